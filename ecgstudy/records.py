@@ -1,0 +1,195 @@
+"""ECG records in memory and on disk: the one form that every other module reads."""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ecgstudy.errors import StudyError
+from ecgstudy.files import whole_file, write_json
+
+SPLITS = ("train", "validation", "test", "sensitivity")
+"""`sensitivity` records are scored beside the test set but stay out of the primary analysis."""
+
+
+@dataclass(frozen=True)
+class EcgRecords:
+    """ECGs of one data set, in mV, with labels, patients and splits.
+
+    Attributes
+    ----------
+    name
+        Data set name, for example ``"mitdb"``.
+    signals
+        float32 (records, leads, samples) in mV. May be a read-only memory map.
+    fs
+        Sampling rate in Hz.
+    leads
+        Lead names, in the order of `signals`.
+    labels
+        Class index int64 (records,), or multi-hot float32 (records, classes).
+    classes
+        Class names.
+    table
+        One row a record, index 0…n-1: `record` (unique id, str), `patient` (str), `split` (one of
+        `SPLITS`), `attacked` (bool: belongs to the sample that is attacked), and metadata such as
+        `age` (years) and `sex` (``"female"``, ``"male"``); missing values stay missing.
+    card
+        Where the data come from: source, version, licence, checksums, counts, adaptations.
+        JSON-serialisable. ``card["synthetic"]`` is True for simulated ECGs.
+        ``card["adc_mv"]`` is the amplitude of one ADC unit in mV (None if there is none).
+    """
+
+    name: str
+    signals: np.ndarray
+    fs: float
+    leads: tuple[str, ...]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    table: pd.DataFrame
+    card: dict = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.signals)
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether a record may have several classes or none."""
+        return self.labels.ndim == 2
+
+    def multi_hot(self) -> np.ndarray:
+        """Labels as float32 (records, classes), also for single-label data."""
+        if self.multilabel:
+            return self.labels
+        return np.eye(len(self.classes), dtype=np.float32)[self.labels]
+
+    def select(self, mask: np.ndarray) -> "EcgRecords":
+        """The records where the boolean (records,) `mask` holds, order kept."""
+        rows = np.flatnonzero(np.asarray(mask))
+        return replace(
+            self,
+            signals=self.signals[rows],
+            labels=self.labels[rows],
+            table=self.table.iloc[rows].reset_index(drop=True),
+        )
+
+    def split(self, *names: str) -> "EcgRecords":
+        """The records whose split is one of `names`."""
+        return self.select(self.table["split"].isin(names).to_numpy())
+
+
+def check_records(records: EcgRecords) -> EcgRecords:
+    """Return `records` if they are fit for the study.
+
+    Raises
+    ------
+    StudyError
+        Naming the record, class or split: wrong shapes, non-finite samples, flat leads, duplicate
+        ids, patients in two splits, a split or (in the training and test split) a class without
+        records.
+    """
+    _check_shapes(records)
+    _check_signals(records)
+    _check_splits(records)
+    return records
+
+
+def _check_shapes(records: EcgRecords) -> None:
+    n = len(records)
+    if records.signals.ndim != 3 or records.signals.dtype != np.float32:
+        raise StudyError(
+            f"{records.name}: signals are {records.signals.dtype} of shape {records.signals.shape};"
+            " they must be float32 (records, leads, samples) in mV"
+        )
+    if records.signals.shape[1] != len(records.leads):
+        raise StudyError(
+            f"{records.name}: {records.signals.shape[1]} leads in the signals, "
+            f"{len(records.leads)} lead names"
+        )
+    if len(records.labels) != n or len(records.table) != n:
+        raise StudyError(
+            f"{records.name}: {n} signals, {len(records.labels)} labels and "
+            f"{len(records.table)} table rows; they must be equal in number"
+        )
+    duplicate = records.table["record"][records.table["record"].duplicated()]
+    if len(duplicate):
+        raise StudyError(f"{records.name}: record {duplicate.iloc[0]!r} occurs twice")
+
+
+def _check_signals(records: EcgRecords, block: int = 4096) -> None:
+    for start in range(0, len(records), block):
+        signals = np.asarray(records.signals[start : start + block])
+        bad = ~np.isfinite(signals).all(axis=2)
+        if not bad.any():
+            bad = np.ptp(signals, axis=2) == 0
+        if bad.any():
+            row, lead = np.argwhere(bad)[0]
+            what = "is flat" if np.isfinite(signals[row, lead]).all() else "has NaN or Inf samples"
+            record = records.table["record"].iloc[start + row]
+            raise StudyError(
+                f"{records.name}: record {record!r}, lead {records.leads[lead]!r} {what}; "
+                "leave the record out or repair it"
+            )
+
+
+def _check_splits(records: EcgRecords) -> None:
+    table, labels = records.table, records.multi_hot()
+    unknown = sorted(set(table["split"]) - set(SPLITS))
+    if unknown:
+        raise StudyError(f"{records.name}: unknown split {unknown[0]!r}; known: {', '.join(SPLITS)}")
+    for name in ("train", "validation", "test"):
+        rows = (table["split"] == name).to_numpy()
+        if not rows.any():
+            raise StudyError(f"{records.name}: the {name} split has no records")
+        absent = [c for c, count in zip(records.classes, labels[rows].sum(0), strict=True) if not count]
+        if absent and name != "validation":
+            raise StudyError(f"{records.name}: class {absent[0]!r} has no record in the {name} split")
+    # `sensitivity` records may belong to a training patient: that is why they are set apart.
+    parts = table[table["split"] != "sensitivity"].groupby("patient")["split"].nunique()
+    if (parts > 1).any():
+        patient = parts.index[parts > 1][0]
+        where = sorted(table.loc[table["patient"] == patient, "split"].unique())
+        raise StudyError(
+            f"{records.name}: patient {patient!r} is in {' and '.join(where)}; splits must not share patients"
+        )
+
+
+def save_records(records: EcgRecords, folder: str | Path) -> None:
+    """Write `records` to `folder`; ``card.json`` comes last, so its presence means all is there."""
+    folder = Path(folder)
+    for name, array in (("signals", records.signals), ("labels", records.labels)):
+        with whole_file(folder / f"{name}.npy") as partial, open(partial, "wb") as stream:
+            np.save(stream, array, allow_pickle=False)
+    with whole_file(folder / "table.parquet") as partial:
+        records.table.to_parquet(partial)
+    form = {"name": records.name, "fs": records.fs, "leads": records.leads, "classes": records.classes}
+    write_json(folder / "card.json", {**form, **records.card})
+
+
+def load_records(folder: str | Path) -> EcgRecords:
+    """Read what `save_records` wrote; the signals stay on disk as a memory map.
+
+    Raises
+    ------
+    StudyError
+        When `folder` does not hold prepared records.
+    """
+    folder = Path(folder)
+    try:
+        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        return EcgRecords(
+            name=card.pop("name"),
+            signals=np.load(folder / "signals.npy", mmap_mode="r", allow_pickle=False),
+            fs=card.pop("fs"),
+            leads=tuple(card.pop("leads")),
+            labels=np.load(folder / "labels.npy", allow_pickle=False),
+            classes=tuple(card.pop("classes")),
+            table=pd.read_parquet(folder / "table.parquet"),
+            card=card,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise StudyError(
+            f"{folder} holds no prepared records ({error}); run 01_prepare_data first"
+        ) from error

@@ -1,0 +1,228 @@
+"""What ``params/*.yaml`` may say, the grid of runs it spans, and where every output goes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
+
+from ecgstudy.errors import StudyError
+
+ROOT = Path(__file__).resolve().parent.parent
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    """A part of a params file: unknown keys and ill-typed values are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatasetOptions(_Section):
+    """One data set: where it is, and how records are cut from it."""
+
+    headline_epsilon_mv: PositiveFloat
+    """Headline budget in mV, set by ``make headline`` from validation records only; also ε in training."""
+    data_root: str | None = None
+    """Folder with PhysioNet's own layout; else ``ECGSTUDY_DATA/<name>``; else it is downloaded."""
+    options: dict[str, int | float | str | bool] = {}
+    """Keyword arguments of the data set's loader (window, number of records, …)."""
+
+
+class EncoderOptions(_Section):
+    """Which network: a name in `ecgstudy.encoders.ENCODERS` and its keyword arguments."""
+
+    name: str = "resnet1d"
+    options: dict[str, int | float | str | bool] = {"size": "small"}
+    projection: PositiveInt = 128
+
+
+class ViewOptions(_Section):
+    """Strengths of the augmentations (`ecgstudy.views`); 0 switches one off."""
+
+    crop_s: PositiveFloat | None = None
+    """Length of each view in s; None keeps the whole record."""
+    centred: bool = False
+    """Crop around the middle (beats) instead of anywhere (strips)."""
+    stretch: Fraction = 0.1
+    shift_s: NonNegativeFloat = 0.05
+    amplitude: Fraction = 0.2
+    noise_mv: NonNegativeFloat = 0.02
+    wander_mv: NonNegativeFloat = 0.1
+    powerline_mv: NonNegativeFloat = 0.02
+    timeout: Fraction = 0.3
+    lead_dropout: Fraction = 0.0
+
+
+class TrainingOptions(_Section):
+    """Optimisation, shared by every arm (AdamW, linear warm-up, cosine decay)."""
+
+    epochs: PositiveInt
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    records_per_epoch: PositiveInt | None = None
+    """Records drawn without replacement each epoch; None: all training records."""
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 1e-4
+    warmup: Fraction = 0.05
+    temperature: PositiveFloat = 0.5
+    attack_steps: PositiveInt = 3
+    attack_step: PositiveFloat = 0.5
+    """Step of the training adversary, in units of ε."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+class ProbeOptions(_Section):
+    """Linear probe on frozen features: zero-initialised, clean cross-entropy, no class weights."""
+
+    epochs: PositiveInt = 50
+    batch_size: PositiveInt = 512
+    learning_rate: PositiveFloat = 0.01
+    weight_decay: NonNegativeFloat = 1e-4
+
+
+class AttackOptions(_Section):
+    """Budgets of the evaluation attacks."""
+
+    attacks: list[str] = ["fgsm", "pgd-ce", "pgd-margin"]
+    epsilons_mv: list[PositiveFloat] = [0.005, 0.01, 0.02, 0.05, 0.1]
+    steps: PositiveInt = 20
+    restarts: PositiveInt = 1
+    label_steps: PositiveInt = 20
+    """Steps of the per-label attack (view `label`)."""
+    batch_size: PositiveInt = 256
+    max_records: PositiveInt | None = None
+    """Attack at most this many test records (drawn once, the same for all arms)."""
+
+
+class StatisticsOptions(_Section):
+    """Levels of the intervals."""
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    resamples: PositiveInt = 1000
+
+
+class Study(_Section):
+    """One study: the grid data sets × arms × seeds × protocols and every setting."""
+
+    study: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    title: str
+    datasets: dict[str, DatasetOptions]
+    arms: list[str]
+    seeds: list[int]
+    protocols: list[Literal["slf"]] = ["slf"]
+    encoder: EncoderOptions = EncoderOptions()
+    views: ViewOptions = ViewOptions()
+    training: TrainingOptions
+    probe: ProbeOptions = ProbeOptions()
+    evaluation: AttackOptions = AttackOptions()
+    statistics: StatisticsOptions = StatisticsOptions()
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def runs(self) -> Iterator["Run"]:
+        """Every (data set, arm, seed) of the grid, in the order of the params file."""
+        for dataset in self.datasets:
+            for arm in self.arms:
+                for seed in self.seeds:
+                    yield Run(self, dataset, arm, seed)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of the grid: an encoder that is pretrained once and evaluated under each protocol."""
+
+    study: Study
+    dataset: str
+    arm: str
+    seed: int
+
+    def parameters(self) -> dict:
+        """Everything that decides the run's encoder, as plain JSON types."""
+        study = self.study.model_dump(mode="json")
+        kept = ("encoder", "views", "training", "device")
+        return {
+            "study": self.study.study,
+            "dataset": {"name": self.dataset, **study["datasets"][self.dataset]},
+            "arm": self.arm,
+            "seed": self.seed,
+            **{key: study[key] for key in kept},
+        }
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where a study's outputs are (one place decides, notebooks and rules ask)."""
+
+    study: str
+    root: Path = ROOT / "outputs"
+
+    @property
+    def home(self) -> Path:
+        """Folder of the whole study."""
+        return self.root / self.study
+
+    def data(self, dataset: str) -> Path:
+        """Prepared records of one data set."""
+        return self.home / "data" / dataset
+
+    def run(self, dataset: str, arm: str, seed: int) -> Path:
+        """Folder of one run: encoder, history, notebooks."""
+        return self.home / "runs" / dataset / arm / f"seed{seed}"
+
+    def protocol(self, dataset: str, arm: str, seed: int, protocol: str) -> Path:
+        """Folder of one run's evaluation under one protocol."""
+        return self.run(dataset, arm, seed) / protocol
+
+    @property
+    def tables(self) -> Path:
+        """CSV tables."""
+        return self.home / "tables"
+
+    @property
+    def figures(self) -> Path:
+        """Figures as PNG and SVG, each with its values as CSV."""
+        return self.home / "figures"
+
+    @property
+    def report(self) -> Path:
+        """Self-contained HTML pages."""
+        return self.home / "report"
+
+
+def load_study(path: str | Path) -> Study:
+    """Read and check a params file.
+
+    Raises
+    ------
+    StudyError
+        Naming the file and each key that is unknown, missing, ill-typed or out of range.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
+        raise StudyError(f"{path}: no such params file (studies there: {known})") from None
+    except yaml.YAMLError as error:
+        raise StudyError(f"{path}: not valid YAML: {error}") from error
+    try:
+        return Study.model_validate(content)
+    except ValidationError as error:
+        problems = "; ".join(_problem(item) for item in error.errors())
+        raise StudyError(f"{path}: {problems}") from error
+
+
+def _problem(item: dict) -> str:
+    where = ".".join(str(part) for part in item["loc"]) or "the whole file"
+    if item["type"] == "extra_forbidden":
+        return f"unknown key {where!r} (value {item['input']!r})"
+    return f"{where}: {item['msg']} (found {item['input']!r})"
