@@ -1,0 +1,79 @@
+"""Data sets by name: find or download, read, check.
+
+A data set of one's own is one line, ``DATASETS["mine"] = load``, where `load` returns `EcgRecords`. Its
+keyword arguments are what ``options`` in the params file may set, checked against their annotations; if
+one is called `root`, it gets the data set's folder.
+"""
+
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import ConfigDict, ValidationError, validate_call
+
+from ecgstudy.datasets import builtin, mitdb, ptbxl
+from ecgstudy.datasets.download import SOURCES, download
+from ecgstudy.errors import StudyError
+from ecgstudy.records import EcgRecords, check_records
+from ecgstudy.study import DatasetOptions
+
+DATASETS: dict[str, Callable[..., EcgRecords]] = {
+    "builtin": builtin.load,
+    "mitdb": mitdb.load,
+    "ptbxl": ptbxl.load,
+}
+
+
+def prepare(name: str, options: DatasetOptions, cache: str | Path) -> EcgRecords:
+    """Load the data set `name`, checked.
+
+    Parameters
+    ----------
+    name
+        A key of `DATASETS`.
+    options
+        Where the data are, and the loader's keyword arguments.
+    cache
+        Folder in which a data set that is not on disk is downloaded, as ``cache/<name>``.
+
+    Raises
+    ------
+    StudyError
+        Naming the unknown data set or option, the file or the record.
+    """
+    if name not in DATASETS:
+        raise StudyError(f"unknown data set {name!r}; known: {', '.join(sorted(DATASETS))}")
+    load = DATASETS[name]
+    arguments = dict(options.options)
+    if "root" in inspect.signature(load).parameters:
+        arguments["root"] = find_folder(name, options.data_root, cache)
+    try:
+        checked = validate_call(load, config=ConfigDict(arbitrary_types_allowed=True))
+        return check_records(checked(**arguments))
+    except ValidationError as error:
+        known = [option for option in inspect.signature(load).parameters if option != "root"]
+        problem = error.errors()[0]
+        option = ".".join(str(part) for part in problem["loc"])
+        raise StudyError(
+            f"datasets.{name}.options.{option}: {problem['msg']} (found {problem['input']!r}); "
+            f"known options: {', '.join(known) or 'none'}"
+        ) from error
+
+
+def find_folder(name: str, data_root: str | None, cache: str | Path) -> Path:
+    """Folder of a data set: `data_root`, else ``ECGSTUDY_DATA/<name>``, else downloaded to `cache`.
+
+    `data_root` may be the data set's own folder or the one above it.
+    """
+    if data_root is not None:
+        root = Path(data_root).expanduser()
+        if not root.is_dir():
+            raise StudyError(f"datasets.{name}.data_root: {root} is no folder; it should hold {name}/")
+        return root / name if (root / name).is_dir() else root
+    shared = os.environ.get("ECGSTUDY_DATA")
+    if shared and (Path(shared) / name).is_dir():
+        return Path(shared) / name
+    if name not in SOURCES:
+        raise StudyError(f"datasets.{name}: set data_root, there is no address to download it from")
+    return download(name, Path(cache) / name)

@@ -1,0 +1,159 @@
+"""Fetch PhysioNet data sets: resumable, checked against the official checksums, file by file."""
+
+import os
+import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+from tqdm import tqdm
+
+from ecgstudy.datasets.reading import SUMS, read_sums
+from ecgstudy.errors import StudyError
+from ecgstudy.files import sha256
+
+MAX_FILE_BYTES = 32 * 2**20
+"""The largest file needed has 6 MB; a server that sends more than this is stopped."""
+GIVE_UP_AFTER = 25
+"""With so many failed files it is the server or the network, and the rest is not tried."""
+ATTEMPTS = 3
+PAUSE_S = 1.0
+TIMEOUT_S = 30
+CHUNK = 2**16
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set is, and which of its files (a regular expression of the whole name) are needed."""
+
+    base: str
+    needed: str
+
+
+SOURCES = {
+    "mitdb": Source("https://physionet.org/files/mitdb/1.0.0/", r"\d{3}\.(hea|dat|atr)"),
+    "ptbxl": Source(
+        "https://physionet.org/files/ptb-xl/1.0.3/",
+        r"records100/\d{5}/\d{5}_lr\.(hea|dat)|ptbxl_database\.csv|scp_statements\.csv|LICENSE\.txt",
+    ),
+}
+
+
+def download(name: str, folder: str | Path, source: Source | None = None, workers: int = 8) -> Path:
+    """Complete the files of a data set in `folder`; whole files already there are not fetched again.
+
+    Parameters
+    ----------
+    name
+        Data set, for messages; a key of `SOURCES` unless `source` is given.
+    folder
+        Where the files go. An interrupted file stays there as ``<file>.part`` and is resumed.
+    source
+        Another address than PhysioNet.
+    workers
+        Number of connections.
+
+    Returns
+    -------
+    Path
+        `folder`.
+
+    Raises
+    ------
+    StudyError
+        Naming the files that could not be fetched, after all others have been.
+    """
+    folder, source = Path(folder), source or SOURCES[name]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(
+            f"{folder} cannot be made ({error.strerror}); choose a folder to write to"
+        ) from error
+    if not (folder / SUMS).exists():
+        with requests.Session() as session:
+            problem = _fetch(session, source.base, SUMS, None, folder)
+        if problem:
+            raise StudyError(f"{name}: {source.base}{SUMS} {problem}; run again, or set data_root")
+    sums = read_sums(folder / SUMS)
+    needed = {file: digest for file, digest in sums.items() if re.fullmatch(source.needed, file)}
+    if not needed:
+        raise StudyError(f"{folder / SUMS} lists none of the files of {name}; delete it and run again")
+    failed = _fetch_all(source.base, needed, folder, workers, name)
+    if failed:
+        shown = "; ".join(f"{file} {problem}" for file, problem in sorted(failed.items())[:5])
+        raise StudyError(
+            f"{name}: {len(failed)} of {len(needed)} files failed: {shown}{'; …' * (len(failed) > 5)}; "
+            f"run again to fetch what is missing in {folder}"
+        )
+    return folder
+
+
+def _fetch_all(base: str, needed: dict[str, str], folder: Path, workers: int, name: str) -> dict[str, str]:
+    """Fetch every file; return file → problem of those that failed."""
+    failed: dict[str, str] = {}
+    local = threading.local()
+
+    def fetch(item: tuple[str, str]) -> None:
+        file, digest = item
+        if not hasattr(local, "session"):
+            local.session = requests.Session()  # one connection a thread, kept alive: files are small
+        gave_up = len(failed) >= GIVE_UP_AFTER
+        problem = "was not tried" if gave_up else _fetch(local.session, base, file, digest, folder)
+        if problem:
+            failed[file] = problem
+
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for _ in tqdm(pool.map(fetch, needed.items()), name, len(needed), unit="file", disable=None):
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C only the files under way are finished
+    return failed
+
+
+def _fetch(session: requests.Session, base: str, file: str, digest: str | None, folder: Path) -> str | None:
+    """Complete one file, in several attempts; return what went wrong, or None."""
+    target = folder / file
+    if target.exists() and digest == sha256(target):
+        return None
+    part, problem = target.with_name(f"{target.name}.part"), None
+    for attempt in range(ATTEMPTS):
+        time.sleep(attempt * PAUSE_S)
+        try:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            if digest is None:
+                part.unlink(missing_ok=True)  # nothing to check a resumed file against
+            _transfer(session, base + file, part)
+            if digest in (None, sha256(part)):
+                os.replace(part, target)
+                return None
+            part.unlink()
+            problem = "has a wrong checksum"
+        except OSError as error:  # those of requests are OSErrors too
+            problem = f"could not be fetched ({str(error)[:120]})"
+    return problem
+
+
+def _transfer(session: requests.Session, url: str, part: Path) -> None:
+    """Append what is missing to `part`; start over if the server does not resume."""
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    # No redirects: the data come from the named host or not at all.
+    with session.get(url, headers=headers, stream=True, timeout=TIMEOUT_S, allow_redirects=False) as answer:
+        status, span = answer.status_code, answer.headers.get("Content-Range", "")
+        resumes = status == 206 and span.startswith(f"bytes {have}-")
+        if status == 416:  # `part` is as long as the file or longer, and yet was not taken
+            part.unlink()
+        if status != 200 and not resumes:
+            raise OSError(f"HTTP status {status}")
+        size = have if resumes else 0
+        with open(part, "ab" if resumes else "wb") as stream:
+            for chunk in answer.iter_content(CHUNK):
+                size += len(chunk)
+                if size > MAX_FILE_BYTES:
+                    raise OSError(f"over {MAX_FILE_BYTES} bytes")
+                stream.write(chunk)
