@@ -1,5 +1,6 @@
 """What ``params/*.yaml`` may say, the grid of runs it spans, and where every output goes."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from pydantic import (
     ValidationError,
 )
 
+from ecgstudy.arms import arm_row
 from ecgstudy.errors import StudyError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -153,6 +155,7 @@ class Run:
             "study": self.study.study,
             "dataset": {"name": self.dataset, **study["datasets"][self.dataset]},
             "arm": self.arm,
+            "factors": arm_row(self.arm),
             "seed": self.seed,
             **{key: study[key] for key in kept},
         }
@@ -226,3 +229,12 @@ def _problem(item: dict) -> str:
     if item["type"] == "extra_forbidden":
         return f"unknown key {where!r} (value {item['input']!r})"
     return f"{where}: {item['msg']} (found {item['input']!r})"
+
+
+def derived_seed(*parts: str | int) -> int:
+    """A seed from names and numbers: equal parts give equal streams, on every machine.
+
+    Streams that arms must share (initial weights, batches, views) leave the arm's name out.
+    """
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:7], "big")

@@ -1,0 +1,178 @@
+"""Weights and training state on disk: safetensors only, so that loading never runs code."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Generator, Tensor, nn
+
+from ecgstudy.encoders import Encoder, build_encoder
+from ecgstudy.errors import StudyError
+from ecgstudy.files import whole_file, write_json
+from ecgstudy.supervised import Classifier
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], note: dict | None = None) -> None:
+    """Write `tensors` and a JSON-serialisable `note` to a safetensors file, whole."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with whole_file(path) as partial:
+        save_file(plain, partial, metadata={"note": json.dumps(note or {})})
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Read what `save_tensors` wrote.
+
+    Raises
+    ------
+    StudyError
+        When the file is missing or damaged, naming it.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return tensors, json.loads((file.metadata() or {}).get("note", "{}"))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise StudyError(
+            f"{path}: not a readable safetensors file ({error}); delete it to make it anew"
+        ) from error
+
+
+def halved(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights (2 and more dimensions) as float16; biases, batch-norm statistics and scales stay float32."""
+    return {name: t.half() if t.is_floating_point() and t.ndim > 1 else t for name, t in state.items()}
+
+
+def load_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Load `state` into `module`, in the module's own precision.
+
+    Raises
+    ------
+    StudyError
+        When names or shapes do not match (a checkpoint of another encoder).
+    """
+    own = module.state_dict()
+    wrong = sorted(set(own) ^ set(state)) or [name for name in own if own[name].shape != state[name].shape]
+    if wrong:
+        raise StudyError(
+            f"{path}: made for another encoder or head ({wrong[0]!r} does not match); "
+            "use the options in the encoder.json beside it"
+        )
+    module.load_state_dict(state)
+
+
+def save_encoder(folder: Path, encoder: Encoder, head: nn.Linear | None, form: dict) -> None:
+    """Write ``encoder.safetensors`` (float16 weights) and ``encoder.json``, which says how to build it.
+
+    The study evaluates the encoder *as stored*, so that these files give its scores exactly. A
+    supervised arm's own `head` is stored with the encoder.
+    """
+    state = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    if head is not None:
+        state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+    save_tensors(folder / "encoder.safetensors", halved(state))
+    write_json(folder / "encoder.json", form)
+
+
+def load_encoder(folder: str | Path, device: str = "cpu") -> tuple[Encoder, nn.Linear | None, dict]:
+    """The encoder that a run stored in `folder`, its head if it was trained with one, and its form.
+
+    Examples
+    --------
+    >>> encoder, head, form = load_encoder("outputs/mitdb/runs/mitdb/rocl/seed0")  # doctest: +SKIP
+    >>> features = encoder(signals_mv)  # (records, leads, samples) in mV  # doctest: +SKIP
+
+    Raises
+    ------
+    StudyError
+        When a file is missing, damaged or made for another encoder.
+    """
+    folder = Path(folder)
+    try:
+        form = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StudyError(
+            f"{folder / 'encoder.json'}: missing or damaged ({error}); pretrain the run first"
+        ) from error
+    path = folder / "encoder.safetensors"
+    state, _ = load_tensors(path)
+    scale = torch.zeros(len(form["leads"])), torch.ones(())
+    encoder = build_encoder(form["encoder"]["name"], form["encoder"]["options"], *scale, dual=form["dual"])
+    own = {name.removeprefix("encoder."): t for name, t in state.items() if name.startswith("encoder.")}
+    load_state(encoder, own, path)
+    head = None
+    if "head.weight" in state:
+        head = nn.Linear(encoder.features, len(form["classes"]))
+        load_state(head, {name: state[f"head.{name}"] for name in ("weight", "bias")}, path)
+    encoder = encoder.to(device).eval().requires_grad_(False)
+    return encoder, head if head is None else head.to(device).requires_grad_(False), form
+
+
+def load_classifier(folder: str | Path, device: str = "cpu") -> tuple[Classifier, dict]:
+    """Encoder and head of one evaluated run, ready to attack: signals in mV → logits.
+
+    Parameters
+    ----------
+    folder
+        A protocol folder, such as ``outputs/mitdb/runs/mitdb/rocl/seed0/slf``.
+
+    Returns
+    -------
+    model : Classifier
+        (records, leads, samples) in mV → logits (records, classes), in evaluation mode.
+    form : dict
+        Leads, sampling rate in Hz, classes, whether multi-label, and the encoder's options.
+    """
+    folder = Path(folder)
+    encoder, _, form = load_encoder(folder.parent, device)
+    state, _ = load_tensors(folder / "head.safetensors")
+    head = nn.Linear(encoder.features, len(form["classes"]))
+    load_state(head, state, folder / "head.safetensors")
+    return Classifier(encoder, head.to(device)).eval().requires_grad_(False), form
+
+
+def save_progress(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, streams: dict[str, Generator], note: dict
+) -> None:
+    """Write everything that an exact continuation needs: weights, optimiser, random streams, `note`."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
+    tensors |= {f"stream.{name}": stream.get_state() for name, stream in streams.items()}
+    save_tensors(path, tensors, note)
+
+
+def load_progress(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, streams: dict[str, Generator]
+) -> dict:
+    """Restore what `save_progress` wrote and return its note.
+
+    Raises
+    ------
+    StudyError
+        When the file is damaged or belongs to another model.
+    """
+    tensors, note = load_tensors(path)
+    part = {prefix: {} for prefix in ("model", "optimizer", "stream")}
+    for name, tensor in tensors.items():
+        prefix, rest = name.split(".", 1)
+        part[prefix][rest] = tensor
+    load_state(model, part["model"], path)
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in part["optimizer"].items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for (
+        index,
+        values,
+    ) in state.items():  # the fused optimiser walks memory: moments need their weight's layout
+        like = parameters[index]
+        state[index] = {
+            k: torch.empty_like(like).copy_(v) if v.shape == like.shape else v for k, v in values.items()
+        }
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for name, stream in streams.items():
+        stream.set_state(part["stream"][name])
+    return note

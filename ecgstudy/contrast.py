@@ -1,0 +1,275 @@
+"""The one weighted contrastive loss; every contrastive arm of the study is a choice of its weights."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ecgstudy.errors import StudyError
+
+Denominator = Literal["own", "all", "mean", "none"]
+
+MASKED = -1e30
+"""Stands for log 0: exp gives exactly 0, and unlike -inf it leaves no NaN in gradients."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is known of each embedded view; all tensors are (rows,).
+
+    Attributes
+    ----------
+    record
+        Index of the ECG record that the view shows.
+    patient
+        Index of its patient.
+    adversarial
+        Whether the view was perturbed by an attack.
+    metadata
+        Named float tensors for clinical weighting, for example ``risk`` and ``missing``.
+    """
+
+    record: Tensor
+    patient: Tensor
+    adversarial: Tensor
+    metadata: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.record)
+
+    def __getitem__(self, rows: slice | Tensor) -> "Rows":
+        metadata = {name: values[rows] for name, values in self.metadata.items()}
+        return Rows(self.record[rows], self.patient[rows], self.adversarial[rows], metadata)
+
+    @staticmethod
+    def of_views(views: list["Rows"]) -> "Rows":
+        """Stack the rows of several views."""
+        joined = {name: torch.cat([v.metadata[name] for v in views]) for name in views[0].metadata}
+        stacked = (
+            torch.cat([getattr(v, key) for v in views]) for key in ("record", "patient", "adversarial")
+        )
+        return Rows(*stacked, joined)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Anchors (A rows) against candidates (C rows); `first` is the candidate index of the first anchor."""
+
+    anchors: Rows
+    candidates: Rows
+    first: int | None = 0
+    """None when no candidate is an anchor itself (a queue, prototypes)."""
+
+    def match(self, key: str) -> Tensor:
+        """(A, C) booleans: whether anchor and candidate agree in `key`, e.g. ``"patient"``."""
+        return getattr(self.anchors, key)[:, None] == getattr(self.candidates, key)[None, :]
+
+    def itself(self) -> Tensor:
+        """(A, C) booleans: whether the candidate is the anchor's own row."""
+        mask = torch.zeros(
+            len(self.anchors), len(self.candidates), dtype=torch.bool, device=self.anchors.record.device
+        )
+        if self.first is not None:
+            mask.diagonal(self.first).fill_(True)
+        return mask
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Who pulls, who pushes and how strongly; all tensors are (A, C) and carry no gradient.
+
+    Attributes
+    ----------
+    pull
+        P >= 0. Zero on the anchor itself.
+    eligible
+        N: which candidates are negatives. Never the anchor, a positive, or the same patient.
+    log_push
+        log W. Only its values on N matter; the loss scales W to a mean of 1 over each row's N.
+    positive
+        ω, factor of the positive logit; None is 1.
+    """
+
+    pull: Tensor
+    eligible: Tensor
+    log_push: Tensor
+    positive: Tensor | None = None
+
+    def with_push(self, log_factor: Tensor) -> "Weights":
+        """Push weights multiplied by exp(`log_factor`)."""
+        return replace(self, log_push=self.log_push + log_factor)
+
+    def with_pull(self, factor: Tensor) -> "Weights":
+        """Pull weights multiplied by `factor`."""
+        return replace(self, pull=self.pull * factor)
+
+
+Weighting = Callable[[Tensor, Pairs], Weights]
+"""(similarities S (A, C) without gradient, pairs) -> weights."""
+
+
+def weighted_contrastive_loss(
+    embeddings: Tensor,
+    rows: Rows,
+    weighting: Weighting,
+    *,
+    temperature: float,
+    tau_plus: float = 0.0,
+    denominator: Denominator = "own",
+    detach_candidates: bool = False,
+    block: int | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    r"""Weighted contrastive loss among the rows of one batch.
+
+    With S = a·cᵀ/τ, push weights W of row mean 1 over the negatives N, w_i = Σ_{k∈N} W_ik and pull
+    weights P,
+
+        D_i = Σ_{k∈N} W_ik exp(S_ik),   debiased: max{(D_i − τ⁺ w_i pos_i)/(1 − τ⁺), w_i e^(−1/τ)}
+        L = Σ_ip P_ip (−ω_ip S_ip + log den_ip) / Σ_ip P_ip
+
+    where pos_i is the mean positive exp(S) and den is exp(S_ip) + D_i (`own`), Σ_p exp(S_ip) + D_i
+    (`all`), pos_i + D_i (`mean`) or D_i (`none`). Uniform weights give NT-Xent (Chen et al. 2020);
+    W = exp(βS) with τ⁺ gives HCL (Robinson et al. 2021, eq. 4 and 5) with detached weights; τ⁺ alone
+    gives the debiased loss (Chuang et al. 2020, eq. 8).
+
+    Parameters
+    ----------
+    embeddings
+        (rows, dimensions), unit length.
+    rows
+        What each row shows.
+    weighting
+        Gives P, N, W and ω from the similarities (without gradient).
+    temperature
+        τ > 0.
+    tau_plus
+        τ⁺ in [0, 1): the assumed probability that a negative has the anchor's class.
+    detach_candidates
+        Gradient through the anchors only (RoCL's rule, needed by inferior positives).
+    block
+        Anchors at a time, recomputed in the backward pass, so that memory grows linearly in the rows.
+
+    Returns
+    -------
+    loss : Tensor
+        Scalar; 0 with zero gradients when no row has a positive.
+    log : dict of Tensor
+        `effective_negatives` (Σw)²/Σw², `negatives`, `positive_similarity`, `negative_similarity`
+        (cosines) and `floor_fraction`, each a detached scalar.
+
+    Raises
+    ------
+    StudyError
+        For τ ≤ 0, τ⁺ outside [0, 1), or τ⁺ > 0 with the denominator `none`.
+    """
+    _check(temperature, tau_plus, denominator)
+    embeddings = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
+    candidates = embeddings.detach() if detach_candidates else embeddings
+    block = block or len(rows)
+
+    def part(anchors: Tensor, candidates: Tensor, first: int) -> Tensor:
+        similarity = anchors @ candidates.T / temperature
+        pairs = Pairs(rows[first : first + len(anchors)], rows, first)
+        with torch.no_grad():
+            weights = weighting(similarity.detach(), pairs)
+        return _sums(similarity, weights, temperature, tau_plus, denominator)
+
+    starts = range(0, len(rows), block)
+    if len(starts) == 1:
+        sums = part(embeddings, candidates, 0)
+    else:
+        pieces = [embeddings[start : start + block] for start in starts]
+        sums = sum(
+            checkpoint(part, a, candidates, s, use_reentrant=False)
+            for a, s in zip(pieces, starts, strict=True)
+        )
+    return sums[0] / sums[1].clamp(min=1e-12), _log(sums.detach())
+
+
+def _check(temperature: float, tau_plus: float, denominator: str) -> None:
+    if not temperature > 0:
+        raise StudyError(f"temperature {temperature} must be positive")
+    if not 0 <= tau_plus < 1:
+        raise StudyError(f"tau_plus {tau_plus} must be in [0, 1)")
+    if tau_plus > 0 and denominator == "none":
+        raise StudyError("tau_plus > 0 needs the positive in the denominator; 'none' leaves it out")
+
+
+def _sums(
+    similarity: Tensor, weights: Weights, temperature: float, tau_plus: float, denominator: str
+) -> Tensor:
+    """Sums over a block of anchors: the loss, its weight, and what the log needs (see `_log`)."""
+    pull, positives = weights.pull, weights.pull > 0
+    log_push, count = _scaled_push(weights)
+    log_positives = torch.logsumexp(similarity.masked_fill(~positives, MASKED), 1)
+    log_mean = log_positives - positives.sum(1).clamp(min=1).log()
+    log_negatives = torch.logsumexp(similarity + log_push, 1)
+    floor = count.clamp(min=1).log() - 1 / temperature
+    log_d, on_floor = log_negatives, torch.zeros_like(count, dtype=torch.bool)
+    if tau_plus > 0:
+        log_d, on_floor = _debiased(log_negatives, count.clamp(min=1).log() + log_mean, floor, tau_plus)
+        log_d = torch.where(count > 0, log_d, log_negatives)
+    if denominator == "none":  # a row without negatives has no denominator left: it drops out
+        pull = pull * (count > 0)[:, None]
+        log_den = log_d[:, None]
+    else:
+        positive = {"own": similarity, "all": log_positives[:, None], "mean": log_mean[:, None]}[denominator]
+        log_den = torch.logaddexp(positive, log_d[:, None])
+    logit = similarity if weights.positive is None else weights.positive * similarity
+    terms = torch.where(pull > 0, pull * (log_den - logit), 0.0)
+    active, eligible = positives.any(1), weights.eligible
+    push = log_push.exp()
+    effective = push.sum(1) ** 2 / (push**2).sum(1).clamp(min=1e-30)
+    cosine = similarity.detach() * temperature
+    return torch.stack(
+        [
+            terms.sum(),
+            pull.sum(),
+            effective.sum(),
+            count.sum(),
+            (count > 0).sum(),
+            (cosine * positives).sum(),
+            positives.sum(),
+            (cosine * eligible).sum(),
+            eligible.sum(),
+            (on_floor & active).sum(),
+            active.sum(),
+        ]
+    )
+
+
+def _scaled_push(weights: Weights) -> tuple[Tensor, Tensor]:
+    """log W scaled to a row mean of 1 over the negatives, `MASKED` elsewhere; and their number."""
+    eligible = weights.eligible
+    count = eligible.sum(1).to(weights.log_push.dtype)
+    masked = weights.log_push.masked_fill(~eligible, MASKED)
+    scale = count.clamp(min=1).log() - torch.logsumexp(masked, 1)
+    return (masked + scale[:, None]).masked_fill(~eligible, MASKED), count
+
+
+def _debiased(
+    log_negatives: Tensor, log_bias: Tensor, floor: Tensor, tau_plus: float
+) -> tuple[Tensor, Tensor]:
+    """log max{(R − τ⁺ w pos)/(1 − τ⁺), floor} and whether the floor holds, in log space."""
+    tau = torch.tensor(tau_plus, dtype=log_negatives.dtype, device=log_negatives.device)
+    ratio = tau.log() + log_bias - log_negatives  # log of (τ⁺ w pos / R); the difference is positive below 0
+    safe = ratio.clamp(max=-1e-6)
+    log_d = log_negatives + torch.log(-torch.expm1(safe)) - torch.log1p(-tau)
+    on_floor = (ratio >= -1e-6) | (log_d <= floor)
+    return torch.where(on_floor, floor, log_d), on_floor
+
+
+def _log(sums: Tensor) -> dict[str, Tensor]:
+    def ratio(numerator: int, denominator: int) -> Tensor:
+        return sums[numerator] / sums[denominator].clamp(min=1)
+
+    return {
+        "effective_negatives": ratio(2, 4),
+        "negatives": ratio(3, 4),
+        "positive_similarity": ratio(5, 6),
+        "negative_similarity": ratio(7, 8),
+        "floor_fraction": ratio(9, 10),
+    }

@@ -1,0 +1,329 @@
+"""Pretraining: one loop for every arm, with checkpoints that continue exactly."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.optim import AdamW
+from tqdm.auto import tqdm
+
+from ecgstudy.arms import Arm, get_arm
+from ecgstudy.attacks.gradient import Budget, ascend, random_start
+from ecgstudy.checkpoints import load_progress, save_encoder, save_progress
+from ecgstudy.contrast import Rows, weighted_contrastive_loss
+from ecgstudy.encoders import Projector, build_encoder, count_parameters
+from ecgstudy.errors import StudyError
+from ecgstudy.files import write_text
+from ecgstudy.records import EcgRecords
+from ecgstudy.risk import clinical_risk
+from ecgstudy.study import Run, TrainingOptions, derived_seed
+from ecgstudy.supervised import label_loss, zero_head
+from ecgstudy.views import view
+from ecgstudy.weighting import compose, uniform
+
+Log = dict[str, Tensor]
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device called `wanted`; ``"auto"`` is a GPU where there is one.
+
+    Raises
+    ------
+    StudyError
+        When a GPU is asked for and there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise StudyError("device 'cuda' was asked for, but torch finds no GPU; use 'cpu' or 'auto'")
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)
+
+
+def pick_precision(wanted: str, device: torch.device) -> str:
+    """Precision of the encoder in training: ``"auto"`` is bfloat16 where the hardware multiplies in it."""
+    if wanted != "auto":
+        return wanted
+    native = (
+        torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    )
+    return "bfloat16" if native else "float32"
+
+
+@dataclass
+class Data:
+    """The training records on the device; every tensor is (records, …)."""
+
+    signals: Tensor
+    labels: Tensor
+    rows: Rows
+    fs: float
+    multilabel: bool
+
+    @staticmethod
+    def of(records: EcgRecords, device: torch.device) -> "Data":
+        """Move the training split of `records` to `device`."""
+        train = records.split("train")
+        patients = train.table["patient"].astype("category").cat.codes.to_numpy()
+        risk, missing = clinical_risk(train.table, train.table["split"].eq("train").to_numpy())
+        metadata = {
+            "risk": torch.tensor(risk, device=device),
+            "missing": torch.tensor(missing, device=device),
+        }
+        n = torch.arange(len(train), device=device)
+        rows = Rows(
+            n, torch.tensor(patients, device=device).long(), torch.zeros_like(n, dtype=torch.bool), metadata
+        )
+        signals = torch.tensor(train.signals, device=device)
+        return Data(signals, torch.tensor(train.multi_hot(), device=device), rows, train.fs, train.multilabel)
+
+
+@dataclass
+class State:
+    """All that changes during pretraining, and what the arm's objective needs to know."""
+
+    arm: Arm
+    run: Run
+    model: nn.ModuleDict
+    optimizer: AdamW
+    streams: dict[str, Generator]
+    device: torch.device
+    precision: str
+
+    @property
+    def options(self) -> TrainingOptions:
+        """The study's training options."""
+        return self.run.study.training
+
+    def features(self, signals: Tensor, adversarial: bool) -> Tensor:
+        """Encoder output in the training precision."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            return self.model["encoder"](signals, adversarial)
+
+    def embed(self, signals: Tensor, adversarial: bool) -> Tensor:
+        """Unit vectors of the projector, float32."""
+        return self.model["projector"](self.features(signals, adversarial).float(), adversarial)
+
+    def view(self, data: Data, index: Tensor) -> Tensor:
+        """A random view of the chosen records, from the stream that arms share."""
+        return view(data.signals[index], data.fs, self.run.study.views, self.streams["views"])
+
+    def attack(self, signals: Tensor, value: Callable[[Tensor], Tensor]) -> Tensor:
+        """`signals` perturbed to raise `value`: K steps from a uniform start, in evaluation mode."""
+        epsilon = self.run.study.datasets[self.run.dataset].headline_epsilon_mv
+        budget = Budget(epsilon, self.options.attack_steps, step=self.options.attack_step)
+        with _evaluating(self.model):
+            start = random_start(signals, epsilon, self.streams["attack"])
+            return signals + ascend(value, signals, start, budget)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()
+
+
+def label_objective(state: State, data: Data, index: Tensor) -> tuple[Tensor, Log]:
+    """Cross-entropy of a view of each record; of an attacked view if the arm has an adversary."""
+    signals, labels = state.view(data, index), data.labels[index]
+
+    def value(x: Tensor) -> Tensor:
+        return label_loss(state.model["head"](state.features(x, True).float()), labels, data.multilabel)
+
+    if state.arm.adversary == "record":
+        signals = state.attack(signals, value)
+    return value(signals).mean(), {}
+
+
+def contrast_objective(state: State, data: Data, index: Tensor) -> tuple[Tensor, Log]:
+    """The weighted contrastive loss of two views, and of an adversarial third if the arm has one."""
+    arm, tau = state.arm, state.options.temperature
+    first, second = state.view(data, index), state.view(data, index)
+    rows = data.rows[index]
+    adversarial = arm.adversary == "first view"
+    attacked = _adversarial_view(state, first, second, rows) if adversarial else None
+    embedded = state.embed(torch.cat([first, second]), adversarial=False)
+    stacked = [rows, rows]
+    if adversarial:
+        embedded = torch.cat([embedded, state.embed(attacked, adversarial=True)])
+        stacked.append(_marked(rows))
+    loss, log = weighted_contrastive_loss(
+        embedded, Rows.of_views(stacked), compose(arm.weighting),
+        temperature=tau, tau_plus=arm.tau_plus, detach_candidates=adversarial,
+    )  # fmt: skip
+    if arm.side:
+        side, _ = _plain(embedded[len(index) :], Rows.of_views([rows, _marked(rows)]), tau)
+        loss = loss + arm.side * side
+    return loss, log
+
+
+def _marked(rows: Rows) -> Rows:
+    return Rows(rows.record, rows.patient, torch.ones_like(rows.adversarial), rows.metadata)
+
+
+def _plain(embedded: Tensor, rows: Rows, tau: float) -> tuple[Tensor, Log]:
+    """NT-Xent with detached candidates: what RoCL attacks, and its side term."""
+    return weighted_contrastive_loss(embedded, rows, uniform, temperature=tau, detach_candidates=True)
+
+
+def _adversarial_view(state: State, first: Tensor, second: Tensor, rows: Rows) -> Tensor:
+    """`first` perturbed so that its embedding leaves that of `second` (Kim et al. 2020, eq. 4)."""
+    with torch.no_grad(), _evaluating(state.model):
+        fixed = state.embed(second, adversarial=False)
+    both = Rows.of_views([_marked(rows), rows])
+
+    def value(x: Tensor) -> Tensor:
+        return _plain(torch.cat([state.embed(x, adversarial=True), fixed]), both, state.options.temperature)[
+            0
+        ]
+
+    return state.attack(first, value)
+
+
+OBJECTIVES = {"labels": label_objective, "contrast": contrast_objective}
+
+
+def new_state(run: Run, data: Data, records: EcgRecords) -> State:
+    """Fresh weights, optimiser and random streams; weights and views depend on the seed, not the arm."""
+    study, arm = run.study, get_arm(run.arm)
+    device = data.signals.device
+    mean, std = data.signals.mean((0, 2)), data.signals.std()
+    dual = arm.adversary == "first view"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(run.dataset, run.seed, "weights"))
+        encoder = build_encoder(study.encoder.name, study.encoder.options, mean.cpu(), std.cpu(), dual)
+        model = nn.ModuleDict({"encoder": encoder})
+        if arm.objective == "labels":
+            model["head"] = zero_head(encoder.features, len(records.classes))
+        else:
+            model["projector"] = Projector(encoder.features, study.encoder.projection, dual)
+    model = model.to(device).train()
+    options = study.training
+    optimizer = AdamW(
+        model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
+    )
+    streams = {
+        name: Generator(device).manual_seed(derived_seed(run.dataset, run.seed, name))
+        for name in ("batches", "views", "attack")
+    }
+    return State(arm, run, model, optimizer, streams, device, pick_precision(options.precision, device))
+
+
+def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
+    """Pretrain one run's encoder, or continue where an interrupted call stopped.
+
+    Writes ``encoder.safetensors``, ``encoder.json`` and ``history.jsonl`` to `folder`, and a
+    checkpoint after every epoch, from which a further call continues exactly.
+
+    Parameters
+    ----------
+    run
+        Which data set, arm and seed.
+    records
+        All records of the data set; only the training split is used.
+    folder
+        The run's folder.
+
+    Returns
+    -------
+    list of dict
+        One entry an epoch: loss, seconds, learning rate, and what the loss logged.
+
+    Raises
+    ------
+    StudyError
+        When there are fewer training records than one batch, the loss stops being finite, or the
+        checkpoint is damaged or of another run.
+    """
+    device = pick_device(run.study.device)
+    data = Data.of(records, device)
+    state = new_state(run, data, records)
+    progress = Path(folder) / "checkpoint.safetensors"
+    history = _resume(state, progress) if progress.exists() else []
+    epochs = run.study.training.epochs if state.arm.objective != "none" else 0
+    for epoch in tqdm(range(len(history), epochs), f"{run.arm} seed {run.seed}", disable=None):
+        history.append({"epoch": epoch + 1, **_epoch(state, data, epoch)})
+        save_progress(
+            progress,
+            state.model,
+            state.optimizer,
+            state.streams,
+            {"run": run.parameters(), "history": history},
+        )
+    _finish(state, data, records, history, Path(folder))
+    progress.unlink(missing_ok=True)
+    return history
+
+
+def _resume(state: State, path: Path) -> list[dict]:
+    note = load_progress(path, state.model, state.optimizer, state.streams)
+    if note["run"] != state.run.parameters():
+        raise StudyError(f"{path}: checkpoint of other parameters; delete it to start this run anew")
+    return note["history"]
+
+
+def _epoch(state: State, data: Data, epoch: int) -> dict:
+    """Train for one epoch; returns means over its steps."""
+    options, started = state.options, time.perf_counter()
+    count = min(options.records_per_epoch or len(data.signals), len(data.signals))
+    steps = count // options.batch_size
+    if not steps:
+        raise StudyError(
+            f"{state.run.dataset}: {count} training records are fewer than one batch "
+            f"of {options.batch_size}; lower training.batch_size"
+        )
+    order = torch.randperm(len(data.signals), generator=state.streams["batches"], device=state.device)
+    totals: dict[str, Tensor] = {}
+    for step in range(steps):
+        rate = _learning_rate(options, epoch * steps + step, options.epochs * steps)
+        index = order[step * options.batch_size : (step + 1) * options.batch_size]
+        for name, value in _step(state, data, index, rate).items():
+            totals[name] = totals.get(name, 0) + value
+    means = {name: float(total) / steps for name, total in totals.items()}
+    if not math.isfinite(means["loss"]):
+        raise StudyError(
+            f"{state.run.arm} seed {state.run.seed}: the loss became {means['loss']} in epoch {epoch + 1}; "
+            "lower training.learning_rate"
+        )
+    seconds = time.perf_counter() - started
+    return {**means, "learning_rate": rate, "steps": steps, "seconds": seconds}
+
+
+def _step(state: State, data: Data, index: Tensor, rate: float) -> Log:
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    loss, log = OBJECTIVES[state.arm.objective](state, data, index)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    state.optimizer.step()
+    return {"loss": loss.detach(), **log}
+
+
+def _learning_rate(options: TrainingOptions, step: int, steps: int) -> float:
+    """Linear warm-up, then cosine decay to zero."""
+    warmup = max(1, round(options.warmup * steps))
+    if step < warmup:
+        return options.learning_rate * (step + 1) / warmup
+    return options.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def _finish(state: State, data: Data, records: EcgRecords, history: list[dict], folder: Path) -> None:
+    run, encoder = state.run, state.model["encoder"]
+    form = {
+        "encoder": run.study.encoder.model_dump(), "dual": state.arm.adversary == "first view",
+        "leads": list(records.leads), "fs": records.fs, "classes": list(records.classes),
+        "multilabel": records.multilabel, "arm": run.arm, "dataset": run.dataset, "seed": run.seed,
+        "parameters": count_parameters(encoder), "precision": state.precision,
+        "training_records": len(data.signals),
+    }  # fmt: skip
+    write_text(folder / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
+    head = dict(state.model.items()).get("head")
+    save_encoder(folder, encoder, head, form)
