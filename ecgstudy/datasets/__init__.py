@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ConfigDict, ValidationError, validate_call
 
 from ecgstudy.datasets import builtin, mitdb, ptbxl
-from ecgstudy.datasets.download import SOURCES, download
+from ecgstudy.datasets.download import SOURCES, fetch_dataset
 from ecgstudy.errors import StudyError
 from ecgstudy.records import EcgRecords, check_records
 from ecgstudy.study import DatasetOptions
@@ -76,4 +76,4 @@ def find_folder(name: str, data_root: str | None, cache: str | Path) -> Path:
         return Path(shared) / name
     if name not in SOURCES:
         raise StudyError(f"datasets.{name}: set data_root, there is no address to download it from")
-    return download(name, Path(cache) / name)
+    return fetch_dataset(name, Path(cache) / name)

@@ -42,7 +42,7 @@ SOURCES = {
 }
 
 
-def download(name: str, folder: str | Path, source: Source | None = None, workers: int = 8) -> Path:
+def fetch_dataset(name: str, folder: str | Path, source: Source | None = None, workers: int = 8) -> Path:
     """Complete the files of a data set in `folder`; whole files already there are not fetched again.
 
     Parameters

@@ -6,15 +6,18 @@ table I. The unclassifiable beats (Q) are dropped, and so are the four paced rec
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from ecgstudy.datasets.reading import DAMAGE, count_classes, read_leads, verify_checksums
 from ecgstudy.errors import StudyError
 from ecgstudy.records import EcgRecords
+
+Seconds = Annotated[float, Field(ge=0.05, le=10)]
 
 FS = 360.0
 LEAD = "MLII"
@@ -35,8 +38,8 @@ SENSITIVITY = ("202",)
 def load(
     root: Path,
     *,
-    before_s: NonNegativeFloat = 0.9,
-    after_s: PositiveFloat = 0.9,
+    before_s: Seconds = 0.9,
+    after_s: Seconds = 0.9,
     max_train_per_class_and_record: PositiveInt | None = None,
     attacked_per_class_and_record: NonNegativeInt = 50,
 ) -> EcgRecords:
@@ -114,7 +117,7 @@ def _read_annotations(path: Path) -> tuple[np.ndarray, np.ndarray]:
     unknown = set(symbols[beat]) - set(AAMI) - UNCLASSIFIABLE
     if unknown:
         known = " ".join([*AAMI, *sorted(UNCLASSIFIABLE)])
-        raise StudyError(f"{path}: unknown beat symbol {min(unknown)!r}; known beats: {known}")
+        raise StudyError(f"{path}: unknown beat symbol {str(min(unknown))!r}; known beats: {known}")
     return symbols[beat], annotation.sample[beat].astype(np.int64)
 
 

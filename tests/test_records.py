@@ -1,0 +1,141 @@
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ecgstudy.errors import StudyError
+from ecgstudy.records import EcgRecords, check_records, load_records, save_records
+
+SPLITS = ["train", "train", "validation", "validation", "test", "test", "sensitivity"]
+
+
+def tiny(**changes):
+    """Seven records of two leads, classes A and B alternating, one patient each but for the last."""
+    n = len(SPLITS)
+    table = pd.DataFrame(
+        {
+            "record": [f"r{i}" for i in range(n)],
+            "patient": ["p0", "p1", "p2", "p3", "p4", "p5", "p0"],
+            "split": SPLITS,
+            "attacked": [split != "train" for split in SPLITS],
+            "age": [50.0, np.nan, 60.0, 61.0, 62.0, 63.0, 50.0],
+            "sex": ["female", None, "male", "male", "male", "female", "female"],
+        }
+    )
+    signals = np.random.default_rng(0).normal(size=(n, 2, 20)).astype(np.float32)
+    records = EcgRecords(
+        "tiny", signals, 100.0, ("I", "II"), np.arange(n) % 2, ("A", "B"), table, {"adc_mv": 0.001}
+    )
+    return dataclasses.replace(records, **changes)
+
+
+def with_column(column, row, value):
+    table = tiny().table
+    table.loc[row, column] = value
+    return tiny(table=table)
+
+
+def with_sample(value, index):
+    signals = tiny().signals
+    signals[index] = value
+    return tiny(signals=signals)
+
+
+def test_fit_records_pass_unchanged():
+    records = tiny()
+    assert check_records(records) is records
+
+
+BAD = {
+    "float64 signals": (lambda: tiny(signals=tiny().signals.astype(float)), "float64 of shape"),
+    "no lead axis": (lambda: tiny(signals=tiny().signals[:, 0]), r"shape \(7, 20\)"),
+    "lead names": (lambda: tiny(leads=("I",)), "2 leads in the signals, 1 lead names"),
+    "row count": (lambda: tiny(labels=np.zeros(6, np.int64)), "7 signals, 6 labels and 7 table rows"),
+    "duplicate": (lambda: with_column("record", 3, "r1"), "record 'r1' occurs twice"),
+    "NaN": (lambda: with_sample(np.nan, (5, 1, 3)), "record 'r5', lead 'II' has NaN or Inf"),
+    "Inf": (lambda: with_sample(np.inf, (5, 0, 3)), "record 'r5', lead 'I' has NaN or Inf"),
+    "flat lead": (lambda: with_sample(0.25, (4, 1)), "record 'r4', lead 'II' is flat"),
+    "unknown split": (lambda: with_column("split", 0, "dev"), "unknown split 'dev'; known: train"),
+    "empty split": (lambda: tiny().split("train", "test"), "the validation split has no records"),
+    "class absent": (
+        lambda: with_column("split", 5, "sensitivity"),
+        "class 'B' has no record in the test split",
+    ),
+    "shared patient": (lambda: with_column("patient", 4, "p1"), "patient 'p1' is in test and train"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_unfit_records_are_one_error_that_names_what_is_wrong(case):
+    make, message = BAD[case]
+    with pytest.raises(StudyError, match=message):
+        check_records(make())
+
+
+def test_a_sensitivity_record_may_be_of_a_training_patient():
+    assert tiny().table["patient"].iloc[[0, 6]].nunique() == 1
+    check_records(tiny())
+
+
+def test_a_class_may_be_absent_from_validation_only():
+    check_records(tiny(labels=np.array([0, 1, 0, 0, 0, 1, 0])))
+
+
+def test_select_keeps_signals_labels_and_rows_together():
+    records, rows = tiny(), np.array([1, 5])
+    part = records.select(np.isin(np.arange(7), rows))
+    np.testing.assert_array_equal(part.signals, records.signals[rows])
+    np.testing.assert_array_equal(part.labels, records.labels[rows])
+    assert part.table["record"].tolist() == ["r1", "r5"]
+    assert part.table.index.tolist() == [0, 1]
+
+
+def test_split_takes_one_or_several_splits_in_record_order():
+    assert tiny().split("test", "sensitivity").table["record"].tolist() == ["r4", "r5", "r6"]
+
+
+def test_single_labels_become_multi_hot():
+    assert tiny().multi_hot().tolist() == [[1, 0] if i % 2 == 0 else [0, 1] for i in range(7)]
+    several = np.ones((7, 2), np.float32)
+    assert tiny(labels=several).multilabel
+    assert tiny(labels=several).multi_hot() is several
+
+
+def test_saved_records_come_back_equal(tmp_path):
+    records = tiny()
+    save_records(records, tmp_path)
+    again = load_records(tmp_path)
+    np.testing.assert_array_equal(again.signals, records.signals)
+    np.testing.assert_array_equal(again.labels, records.labels)
+    pd.testing.assert_frame_equal(again.table, records.table)
+    fields = ("name", "fs", "leads", "classes", "card")
+    assert [getattr(again, field) for field in fields] == [getattr(records, field) for field in fields]
+    assert not again.signals.flags.writeable
+
+
+@pytest.mark.parametrize("name", ["signals.npy", "labels.npy", "table.parquet", "card.json"])
+@pytest.mark.parametrize("size", [None, 40])
+def test_missing_or_truncated_files_are_one_error_that_names_the_folder(tmp_path, name, size):
+    save_records(tiny(), tmp_path / "data")
+    path = tmp_path / "data" / name
+    content = path.read_bytes()
+    path.unlink()
+    if size is not None:
+        path.write_bytes(content[:size])
+    with pytest.raises(StudyError, match=r"data holds no prepared records .*run 01_prepare_data first"):
+        load_records(tmp_path / "data")
+
+
+def test_the_card_is_written_last(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        save_records(tiny(card={"age": float("nan")}), tmp_path)
+    assert (tmp_path / "signals.npy").exists()
+    assert not (tmp_path / "card.json").exists()
+
+
+def test_the_card_is_plain_json(tmp_path):
+    save_records(tiny(), tmp_path)
+    card = json.loads((tmp_path / "card.json").read_text(encoding="utf-8"))
+    assert card == {"name": "tiny", "fs": 100.0, "leads": ["I", "II"], "classes": ["A", "B"], "adc_mv": 0.001}
