@@ -229,6 +229,12 @@ def test_real_table_agrees_with_the_card(real):
 
 
 @needs_data
+def test_real_attacked_beats_are_the_committed_ones(real):
+    committed = Path(__file__).parent.parent / "params" / "mitdb_attacked_beats.txt"
+    assert real.table["record"][real.table["attacked"]].tolist() == committed.read_text().split()
+
+
+@needs_data
 def test_real_window_equals_format_212_decoded_by_hand(real):
     raw = np.fromfile(REAL / "114.dat", dtype=np.uint8).reshape(-1, 3).astype(int)
     second = raw[:, 2] + ((raw[:, 1] & 0xF0) << 4)  # MLII is the second channel of 114
