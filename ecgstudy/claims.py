@@ -1,0 +1,229 @@
+"""Claims from the literature, judged on ECGs by one table: claim → comparisons and rule."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+from ecgstudy.statistics import MIN_SEEDS
+
+COLUMNS = ["claim", "verdict", "effect", "ci_low", "ci_high", "evidence"]
+RATIOS = ("step_ms",)
+"""Measures compared as a ratio (adaptive over standard) rather than as a difference."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One comparison of a claim: `adaptive` against `standard` must lie on one side of `margin`.
+
+    `measure` is ``"robust"`` or ``"clean"`` (macro AUROC; a difference), or a numeric column of the cost
+    table. `side` is ``"above"``, ``"below"`` or ``"differs"`` (either side of 0). `protocol` is that of
+    the scores; ``"@"`` means every transfer.
+    """
+
+    adaptive: str
+    standard: str
+    measure: str = "robust"
+    side: str = "above"
+    margin: float = 0.0
+    protocol: str = "slf"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence from the literature and what decides it.
+
+    Without `needs_all`, the parts at hand decide (a claim about "any base" is tested on the bases run).
+    `same_sign` asks for the same sign of all parts, one of them beyond doubt and none contradicted.
+    """
+
+    text: str
+    parts: tuple[Part, ...]
+    needs_all: bool = True
+    same_sign: bool = False
+
+
+def _both(adaptive: str, standard: str) -> tuple[Part, Part]:
+    return Part(adaptive, standard, "robust"), Part(adaptive, standard, "clean")
+
+
+def _robust_at_equal_clean(adaptive: str, *standards: str) -> tuple[Part, ...]:
+    return tuple(
+        part
+        for standard in standards
+        for part in (Part(adaptive, standard), Part(adaptive, standard, "clean", margin=-0.01))
+    )
+
+
+CLAIMS = {
+    1: Claim("Inferior positives raise clean and robust AUROC over the same base",
+             _both("rocl-ip", "rocl") + _both("advcl-ip", "advcl"), needs_all=False),
+    2: Claim("Hard negatives raise clean and robust AUROC over RoCL", _both("rocl-hn", "rocl")),
+    3: Claim("Inferior positives beat AdvCL", (Part("advcl-ip", "advcl"),)),
+    4: Claim("Inferior positives with hard negatives beat each alone, and the base",
+             tuple(Part("rocl-ip-hn", base) for base in ("rocl-ip", "rocl-hn", "rocl"))),
+    5: Claim("Longer adversarial pretraining (2.5 times) overfits", (Part("rocl", "rocl-long"),)),
+    6: Claim("Adaptive weights cost no extra time (step-time ratio at most 1.05)",
+             tuple(Part(a, "rocl", "step_ms", "below", 1.05) for a in ("rocl-ip", "rocl-hn", "rocl-ip-hn"))),
+    7: Claim("Replacing the loss is all that is needed, whatever the framework",
+             (Part("claf-ip-hn", "claf"), Part("acl-hn", "acl"))),
+    8: Claim("The gain has the same sign under SLF, ALF and AFF",
+             tuple(Part("rocl-ip-hn", "rocl", protocol=p) for p in ("slf", "alf", "aff")), same_sign=True),
+    9: Claim("The gain carries over to transfer", (Part("rocl-ip-hn", "rocl", protocol="@"),)),
+    10: Claim("Clinical weights (CLEF) raise clean AUROC over standard contrastive learning",
+              (Part("clef", "simclr", "clean"),)),
+    11: Claim("ANCHOR is more robust than adversarial training, AdvCL, ASCL and TRADES at equal clean AUROC",
+              _robust_at_equal_clean("anchor", "pgd-at", "advcl", "ascl", "trades")),
+    12: Claim("Label-free adversarial positives give robustness without clean loss, and their making matters",
+              _robust_at_equal_clean("adv-supcon", "supcon")
+              + tuple(Part("adv-supcon", f"adv-supcon-{x}", side="differs") for x in ("labels", "noise"))),
+    13: Claim("CLAE's adversaries raise clean AUROC on SimCLR, SupCon and HCL",
+              (Part("clae", "simclr", "clean"), Part("clae-supcon", "supcon", "clean"),
+               Part("clae-hcl", "hcl", "clean"))),
+    14: Claim("Adversaries cause identity confusion, and inferior positives reduce it",
+              (Part("rocl", "simclr", "identity_confusion"),
+               Part("rocl-ip", "rocl", "identity_confusion", "below"))),
+}  # fmt: skip
+
+
+def claimed_pairs() -> list[tuple[str, str]]:
+    """Every (adaptive, standard) pair whose AUROC a claim compares."""
+    parts = [part for claim in CLAIMS.values() for part in claim.parts]
+    return list(dict.fromkeys((p.adaptive, p.standard) for p in parts if p.measure in ("robust", "clean")))
+
+
+def judge(contrasts: pd.DataFrame, cost: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
+    """Verdict on every claim: supported, contradicted, inconclusive or not tested.
+
+    Parameters
+    ----------
+    contrasts, cost
+        Tables of `ecgstudy.tables`.
+    confidence
+        Of a claim's intervals jointly: Bonferroni over its parts and data sets.
+
+    Returns
+    -------
+    DataFrame
+        One row a claim; `effect` and its adjusted interval are those of the part that decided.
+    """
+    rows = [_judge(n, claim, contrasts, cost, confidence) for n, claim in CLAIMS.items()]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """One part on one data set: estimate, adjusted interval and verdict."""
+
+    part: Part
+    where: str
+    value: float
+    low: float
+    high: float
+    verdict: str
+    remark: str
+
+    def __str__(self) -> str:
+        link = "/" if self.part.measure in RATIOS else "−"
+        named = f"{self.part.adaptive} {link} {self.part.standard}, {self.part.measure}, {self.where}"
+        return f"{named}: {self.value:.4f} [{self.low:.4f}, {self.high:.4f}] {self.verdict}{self.remark}"
+
+
+def _judge(number: int, claim: Claim, contrasts: pd.DataFrame, cost: pd.DataFrame, confidence: float) -> list:
+    estimates = {part: list(_estimates(part, contrasts, cost)) for part in claim.parts}
+    tests = max(1, sum(map(len, estimates.values())))
+    level = 1 - (1 - confidence) / tests / 2
+    found = {part: [_found(part, level, *row) for row in rows] for part, rows in estimates.items()}
+    verdict = _verdict(claim, found)
+    results = [result for rows in found.values() for result in rows]
+    missing = [
+        f"{p.adaptive} against {p.standard} ({p.measure}, {p.protocol})" for p in found if not found[p]
+    ]
+    evidence = "; ".join([*map(str, results), *(["missing: " + ", ".join(missing)] if missing else [])])
+    shown = _deciding(verdict, results)
+    numbers = [shown.value, shown.low, shown.high] if shown else [np.nan] * 3
+    return [f"{number}. {claim.text}", verdict, *numbers, evidence]
+
+
+def _estimates(part: Part, contrasts: pd.DataFrame, cost: pd.DataFrame) -> Iterator[tuple]:
+    """(where, value, se, df, beyond seeds, masking) of a part on each data set and protocol."""
+    if part.measure not in ("robust", "clean"):
+        yield from _measured(part, cost)
+        return
+    pair = (contrasts["adaptive"] == part.adaptive) & (contrasts["standard"] == part.standard)
+    kind = contrasts["headline"] if part.measure == "robust" else contrasts["attack"] == "none"
+    rows = contrasts[pair & kind.astype(bool) & _under(part, contrasts)]
+    for row in rows.itertuples():
+        where = row.dataset if part.protocol == "slf" else f"{row.dataset} {row.protocol}"
+        yield where, row.delta, row.se, row.df, row.beyond_seeds, row.masking_ok
+
+
+def _measured(part: Part, cost: pd.DataFrame) -> Iterator[tuple]:
+    """The same of a measured quantity, paired by seed; a ratio is treated on the log scale."""
+    if part.measure not in cost:
+        return
+    for dataset, rows in cost[_under(part, cost)].groupby("dataset", sort=False):
+        values = rows.pivot(index="seed", columns="arm", values=part.measure)
+        if not {part.adaptive, part.standard} <= set(values):
+            continue
+        pairs = values[[part.adaptive, part.standard]].dropna().to_numpy(float)
+        pairs = np.log(pairs) if part.measure in RATIOS else pairs
+        change = pairs[:, 0] - pairs[:, 1]
+        n = len(change)
+        if n:
+            se = change.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
+            yield dataset, change.mean(), se, n - 1, n >= MIN_SEEDS, None
+
+
+def _under(part: Part, table: pd.DataFrame) -> pd.Series:
+    if part.protocol == "@":
+        return table["protocol"].str.contains("@").astype(bool)
+    return table["protocol"] == part.protocol
+
+
+def _found(
+    part: Part, level: float, where: str, value: float, se: float, df: float, beyond: bool, masking: object
+) -> _Found:
+    half = stdtrit(df, level) * se if df > 0 else np.nan
+    scale = np.exp if part.measure in RATIOS else float
+    value, low, high = (float(scale(x)) for x in (value, value - half, value + half))
+    above, below = low > part.margin, high < part.margin
+    right, wrong = {
+        "above": (above, below),
+        "below": (below, above),
+        "differs": (above or below, False),
+    }[part.side]
+    verdict = "supported" if right else "contradicted" if wrong else "inconclusive"
+    remark = " (gradient masking suspected)" if masking in (False,) else ""
+    if not beyond:
+        verdict, remark = "inconclusive", remark + f" (fewer than {MIN_SEEDS} seeds)"
+    return _Found(part, where, value, low, high, verdict, remark)
+
+
+def _verdict(claim: Claim, found: dict[Part, list[_Found]]) -> str:
+    verdicts = [{result.verdict for result in rows} for rows in found.values() if rows]
+    if not verdicts or (claim.needs_all and len(verdicts) < len(claim.parts)):
+        return "not tested"
+    if {"contradicted"} in verdicts:
+        return "contradicted"
+    if claim.same_sign:
+        gains = all(result.value > 0 for rows in found.values() for result in rows)
+        return "supported" if gains and {"supported"} in verdicts else "inconclusive"
+    return "supported" if all(v == {"supported"} for v in verdicts) else "inconclusive"
+
+
+def _deciding(verdict: str, results: list[_Found]) -> _Found | None:
+    """The part shown beside the verdict: the first contradicted one, else the weakest."""
+    if verdict == "not tested" or not results:
+        return None
+    if verdict == "contradicted":
+        return next(r for r in results if r.verdict == "contradicted")
+
+    def strength(result: _Found) -> float:
+        sides = {"above": result.low - result.part.margin, "below": result.part.margin - result.high}
+        room = sides.get(result.part.side, max(result.low, -result.high))
+        return -np.inf if np.isnan(room) else room
+
+    return min(results, key=strength)

@@ -1,0 +1,383 @@
+"""From stored scores to the study's tables: no model, no GPU, the same bytes each time."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+
+from ecgstudy import statistics as st
+from ecgstudy.claims import claimed_pairs, judge
+from ecgstudy.errors import StudyError
+from ecgstudy.files import whole_file
+from ecgstudy.scores import Sample, Scores, ScoreSet, read_scores, target
+from ecgstudy.study import Paths, Study
+
+PRIMARY = {arm: "rocl" for arm in ("rocl-ip", "rocl-hn", "rocl-ip-hn", "rocl-clef")}
+"""The pre-specified comparisons (adaptive → standard); all others are exploratory."""
+EQUAL_CLEAN = -0.01
+"""Clean AUROC counts as equal when the difference's lower bound is above this."""
+AGES = {"<50": (0, 50), "50–69": (50, 70), "≥70": (70, np.inf)}
+CHANCE = 0.5
+ALL = "all"
+
+RUN = ["dataset", "arm", "seed", "protocol"]
+SET = [*RUN, "attack", "epsilon_mv"]
+WHERE = ["dataset", "protocol", "attack", "epsilon_mv"]
+COLUMNS = {
+    "robust_auroc": [*SET, "auroc_shared", "auroc_label", "ci_low", "ci_high", "n_records", "n_patients",
+                     "masking_ok", "labels_absent", "severity"],
+    "per_class": [*SET, "class", "auroc", "auroc_label", "auprc", "positives", "patients", "largest_share",
+                  "dominated", "masking_ok", "severity"],
+    "subgroups": [*SET, "group", "value", "auroc_shared", "labels", "n_records", "n_patients", "masking_ok"],
+    "contrasts": [*WHERE, "adaptive", "standard", "delta", "ci_low", "ci_high", "p", "p_holm", "family",
+                  "headline", "se", "df", "mde", "seeds", "beyond_seeds", "error_reduction", "clean_delta",
+                  "clean_ci_low", "equal_clean", "masking_ok", "severity"],
+    "factor_effects": [*WHERE, "effect", "delta", "ci_low", "ci_high", "p", "se", "df", "mde", "seeds",
+                       "beyond_seeds", "arms", "masking_ok", "severity"],
+    "masking_checks": [*RUN, "check", "value", "limit", "verdict"],
+    "cost": [*RUN, "training_seconds", "step_ms", "attack_steps_per_second", "peak_memory_mb", "parameters"],
+    "sensitivity": ["dataset", "arm", "protocol", "attack", "epsilon_mv", "variant", "auroc", "ci_low",
+                    "ci_high", "note", "masking_ok"],
+    "headline_check": [*WHERE, "auroc_shared", "seeds", "chosen", "in_params"],
+}  # fmt: skip
+
+Group = dict[str, dict[int, ScoreSet]]
+"""arm → seed → the score set, all under one attack at one ε."""
+
+
+def _table(name: str, rows: list[dict]) -> pd.DataFrame:
+    """Rows as a table with the columns of its contract, in their order, and any that `cost` adds."""
+    extra = dict.fromkeys(k for row in rows for k in row if name == "cost" and k not in COLUMNS[name])
+    return pd.DataFrame(rows, columns=[*COLUMNS[name], *extra])
+
+
+def _groups(
+    scores: Scores, split: str = "test", view: str = "shared", **wanted: object
+) -> dict[tuple, Group]:
+    """(data set, protocol, attack, ε, severity) → arm → seed → set; runs keep the order of the study."""
+    groups: dict[tuple, Group] = {}
+    for s in scores.select(split, view, **wanted):
+        key = s.dataset, s.protocol, s.attack, s.epsilon_mv, s.severity
+        groups.setdefault(key, {}).setdefault(s.arm, {})[s.seed] = s
+    places = list(dict.fromkeys(key[:2] for key in groups))
+    return dict(sorted(groups.items(), key=lambda kv: (places.index(kv[0][:2]), *kv[0][2:4], kv[0][4] or 0)))
+
+
+def _at(key: tuple) -> dict:
+    return dict(zip([*WHERE, "severity"], key, strict=True))
+
+
+def _is_headline(key: tuple, headline: dict[str, float], attack: str) -> bool:
+    return key[2] == attack and key[3] == headline[target(*key[:2])]
+
+
+def _mean(sets: list[ScoreSet]) -> float:
+    """Mean macro AUROC; NaN of none."""
+    return float(np.mean([s.macro for s in sets])) if sets else np.nan
+
+
+def _masking(sets: list[ScoreSet]) -> bool | None:
+    """Whether all models passed their masking checks; None where that is unknown or not applicable."""
+    flags = [s.masking_ok for s in sets]
+    return False if False in flags else None if None in flags else True
+
+
+def _combined(
+    group: Group, weights: dict[str, float], confidence: float, seeds: list[int] | None = None
+) -> tuple[dict, list[ScoreSet]] | None:
+    """Columns (estimate, interval, masking flag) of a linear combination of arms over their common seeds.
+
+    With the sets it used; None where an arm is missing or no seed is common.
+    """
+    if not set(weights) <= set(group):
+        return None
+    common = seeds or sorted(set.intersection(*(set(group[arm]) for arm in weights)))
+    if not common:
+        return None
+    sets = [[group[arm][seed] for seed in common] for arm in weights]
+    flat = [s for row in sets for s in row]
+    sample = _one_sample(flat)
+    by_seed = np.array([[s.macro for s in row] for row in sets])
+    left_out = np.array([[s.left_out for s in row] for row in sets])
+    factors = np.array(list(weights.values()))
+    found = asdict(st.combination_t(by_seed, left_out, factors, sample.df, confidence))
+    return {"delta": found.pop("value"), **found, "masking_ok": _masking(flat)}, flat
+
+
+def _one_sample(sets: list[ScoreSet]) -> Sample:
+    for s in sets:
+        if s.sample is not sets[0].sample:
+            raise StudyError(
+                f"{s.dataset}, {s.attack}: {s.arm} seed {s.seed} scored other records than {sets[0].arm} seed"
+                f" {sets[0].seed} (or in another order); evaluate both on the same sample"
+            )
+    return sets[0].sample
+
+
+def _by_seed_and_all(arm: dict[int, ScoreSet]) -> Iterator[tuple[int | str, list[ScoreSet]]]:
+    """Each seed alone, then all together."""
+    yield from ((seed, [arm[seed]]) for seed in sorted(arm))
+    yield ALL, [arm[seed] for seed in sorted(arm)]
+
+
+def _shared_and_label(scores: Scores) -> Iterator[tuple[dict, Group, str, list[ScoreSet], list[ScoreSet]]]:
+    """(key columns, group, arm, shared sets, the label sets beside them or none) of every table row."""
+    label = _groups(scores, view="label")
+    for key, group in _groups(scores).items():
+        for name, arm in group.items():
+            for seed, sets in _by_seed_and_all(arm):
+                own = label.get(key, {}).get(name, {})
+                paired = sets if key[2] == "none" else [own[s.seed] for s in sets if s.seed in own]
+                columns = _at(key) | {"arm": name, "seed": seed, "masking_ok": _masking(sets)}
+                yield columns, group, name, sets, paired if len(paired) == len(sets) else []
+
+
+def robust_auroc(scores: Scores, confidence: float = 0.95) -> pd.DataFrame:
+    """Macro AUROC, clean and under each attack, of each seed and of all; intervals as in `two_way_t`.
+
+    The interval of one seed speaks of the patients only.
+    """
+    rows = []
+    for columns, group, arm, sets, paired in _shared_and_label(scores):
+        found, _ = _combined(group, {arm: 1.0}, confidence, [s.seed for s in sets])
+        sample = sets[0].sample
+        rows.append({
+            **columns,
+            "auroc_shared": found["delta"],
+            "auroc_label": _mean(paired),
+            "ci_low": np.maximum(found["ci_low"], 0),
+            "ci_high": np.minimum(found["ci_high"], 1),
+            "n_records": len(sample.y),
+            "n_patients": len(sample.names),
+            "labels_absent": sample.named(~sample.labels),
+        })  # fmt: skip
+    return _table("robust_auroc", rows)
+
+
+def per_class(scores: Scores) -> pd.DataFrame:
+    """AUROC and average precision of each class; `dominated` marks labels that hang on one patient."""
+    rows = []
+    for columns, _, _, sets, paired in _shared_and_label(scores):
+        sample = sets[0].sample
+        auroc = np.mean([s.auroc for s in sets], axis=0)
+        auroc_label = np.mean([s.auroc for s in paired], axis=0) if paired else np.full(len(auroc), np.nan)
+        auprc = np.mean([s.auprc for s in sets], axis=0)
+        for c, name in enumerate(sample.classes):
+            positive = sample.y[:, c] > 0
+            held = {
+                "class": name,
+                "positives": int(positive.sum()),
+                "patients": len(np.unique(sample.patients[positive])),
+                "largest_share": sample.shares[c],
+                "dominated": bool(sample.shares[c] > st.DOMINANCE),
+            }
+            rows.append(
+                columns | held | {"auroc": auroc[c], "auroc_label": auroc_label[c], "auprc": auprc[c]}
+            )
+    return _table("per_class", rows)
+
+
+def subgroups(scores: Scores, attack: str) -> pd.DataFrame:
+    """Macro AUROC by age band and sex, clean and under `attack`; `labels` are those the subgroup defines."""
+    rows = []
+    for columns, _, _, sets, _ in _shared_and_label(scores):
+        if columns["attack"] not in ("none", attack):
+            continue
+        sample = sets[0].sample
+        for kind, value, mask in sample.subgroups(AGES):
+            labels = st.defined_labels(sample.y[mask])
+            member = {
+                "group": kind,
+                "value": value,
+                "auroc_shared": np.mean([s.macro_of(mask) for s in sets]),
+                "labels": sample.named(labels),
+                "n_records": int(mask.sum()),
+                "n_patients": len(np.unique(sample.patients[mask])),
+            }
+            rows.append(columns | member)
+    return _table("subgroups", rows)
+
+
+def contrasts(
+    scores: Scores, pairs: list[tuple[str, str]], headline: dict[str, float], attack: str, confidence: float
+) -> pd.DataFrame:
+    """Paired differences of macro AUROC (adaptive − standard), clean and under every attack.
+
+    Parameters
+    ----------
+    pairs
+        Exploratory pairs (adaptive, standard); the primary ones are added.
+    headline, attack
+        Headline ε in mV of each data set tested on, and the headline attack.
+    """
+    pairs = list(dict.fromkeys([*PRIMARY.items(), *pairs]))
+    clean = {key[:2]: group for key, group in _groups(scores, attack="none").items()}
+    rows = []
+    for key, group in _groups(scores).items():
+        for adaptive, standard in pairs:
+            weights = {adaptive: 1.0, standard: -1.0}
+            if (found := _combined(group, weights, confidence)) is None:
+                continue
+            main = _is_headline(key, headline, attack)
+            primary = main and key[1] == "slf" and PRIMARY.get(adaptive) == standard
+            errors = 1 - _mean([s for s in found[1] if s.arm == standard])
+            row = _at(key) | found[0] | {"adaptive": adaptive, "standard": standard, "headline": main}
+            row["family"] = "primary" if primary else "exploratory"
+            row["error_reduction"] = row["delta"] / errors if errors else np.nan
+            if beside := _combined(clean.get(key[:2], {}), weights, confidence):
+                low = beside[0]["ci_low"]
+                row |= {
+                    "clean_delta": beside[0]["delta"],
+                    "clean_ci_low": low,
+                    "equal_clean": low > EQUAL_CLEAN,
+                }
+            rows.append(row)
+    table = _table("contrasts", rows)
+    first = (table["family"] == "primary").to_numpy()
+    table.loc[first, "p_holm"] = st.holm(table.loc[first, "p"].to_numpy(float))
+    return table
+
+
+def factor_effects(scores: Scores, factors: pd.DataFrame, confidence: float) -> pd.DataFrame:
+    """Least-squares effects of the arms' factors on macro AUROC, over the seeds common to all arms."""
+    rows = []
+    for key, group in _groups(scores).items():
+        arms = [arm for arm in factors.index if arm in group]
+        effects = st.effect_weights(factors.loc[arms]) if len(arms) > 1 else factors.iloc[:0]
+        for effect, weights in effects.iterrows():
+            if found := _combined(group, weights.to_dict(), confidence):
+                rows.append(_at(key) | found[0] | {"effect": effect, "arms": len(arms)})
+    return _table("factor_effects", rows)
+
+
+def masking_checks(scores: Scores) -> pd.DataFrame:
+    """Every gradient-masking check of every evaluated model."""
+    runs = ((dict(zip(RUN, run, strict=True)), e) for run, e in scores.evaluations.items())
+    return _table("masking_checks", [run | check for run, e in runs for check in e.get("checks") or []])
+
+
+def cost(scores: Scores) -> pd.DataFrame:
+    """Seconds per stage and every other number that an evaluation measured, one row a run and protocol."""
+    rows = []
+    for run, evaluation in scores.evaluations.items():
+        stages = {f"seconds_{name}": value for name, value in (evaluation.get("seconds") or {}).items()}
+        numbers = {k: v for k, v in evaluation.items() if type(v) in (int, float)}
+        rows.append(dict(zip(RUN, run, strict=True)) | numbers | stages)
+    return _table("cost", rows)
+
+
+def sensitivity(
+    scores: Scores, headline: dict[str, float], attack: str, resamples: int, confidence: float
+) -> pd.DataFrame:
+    """The primary outcome of each arm, and clean AUROC, under other choices than the analysis makes."""
+    added = _groups(scores, "sensitivity")
+    rounded = {key[:2]: group for key, group in _groups(scores, attack=f"{attack}-adc").items()}
+    rows = []
+    for key, group in _groups(scores).items():
+        if key[2] != "none" and not _is_headline(key, headline, attack):
+            continue
+        for arm, seeds in group.items():
+            found, sets = _combined(group, {arm: 1.0}, confidence)
+            at = _at(key) | {"arm": arm, "masking_ok": found["masking_ok"]}
+            variants = [_variant("primary analysis", found["delta"], found["ci_low"], found["ci_high"])]
+            variants += [*_without_some(sets), _bootstrapped(sets, resamples, confidence)]
+            if set(more := added.get(key, {}).get(arm, {})) >= set(seeds):
+                both = [s.joined(more[s.seed]) for s in sets]
+                note = f"{len(both[0].sample.y) - len(sets[0].sample.y)} records added"
+                variants.append(_variant("with sensitivity records", _mean(both), note=note))
+            after = rounded.get(key[:2], {}).get(arm, {})
+            if key[2] != "none" and set(after) >= set(seeds):
+                variants.append(_variant("rounded to ADC units", _mean([after[s.seed] for s in sets])))
+            whole = [(scores.evaluations[s.run].get("clean_all") or {}).get("macro") for s in sets]
+            if key[2] == "none" and None not in whole:
+                variants.append(_variant("all test records", np.mean(whole)))
+            rows += [at | variant for variant in variants]
+    return _table("sensitivity", rows)
+
+
+def _variant(name: str, auroc: float, low: float = np.nan, high: float = np.nan, note: str = "") -> dict:
+    return {"variant": name, "auroc": auroc, "ci_low": low, "ci_high": high, "note": note}
+
+
+def _without_some(sets: list[ScoreSet]) -> Iterator[dict]:
+    """Without the labels that hang on one patient; and without each patient, at the extremes."""
+    sample = sets[0].sample
+    dominated = sample.labels & (sample.shares > st.DOMINANCE)
+    kept = sample.labels & ~dominated
+    if dominated.any() and kept.any():
+        value = np.mean([s.auroc[kept].mean() for s in sets])
+        yield _variant("without dominated labels", value, note=f"without {sample.named(dominated)}")
+    left_out = np.mean([s.left_out for s in sets], axis=0)
+    for name, i in (("lowest", np.argmin(left_out)), ("highest", np.argmax(left_out))):
+        yield _variant(f"one patient left out, {name}", left_out[i], note=f"without {sample.names[i]}")
+
+
+def _bootstrapped(sets: list[ScoreSet], resamples: int, confidence: float, seed: int = 0) -> dict:
+    sample, rng = sets[0].sample, np.random.default_rng(seed)
+    drawn, redrawn = st.patient_resamples(sample.y, sample.patients, resamples, rng)
+    each = [st.macro(st.resampled_auroc(sample.y, s.scores, sample.patients, drawn)) for s in sets]
+    low, high = np.quantile(np.mean(each, axis=0), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return _variant(
+        "percentile bootstrap of patients", _mean(sets), low, high, f"{redrawn} resamples redrawn"
+    )
+
+
+def headline_check(scores: Scores, headline: dict[str, float], arm: str = "supervised") -> pd.DataFrame:
+    """Which ε the rule picks on validation records, beside the one that the params file names.
+
+    The smallest ε at which the seed-mean shared AUROC of `arm` under PGD margin is at most 0.5, else the
+    largest.
+    """
+    grids: dict[tuple, dict[float, list[ScoreSet]]] = {}
+    for key, group in _groups(scores, "validation", attack="pgd-margin").items():
+        if arm in group:
+            grids.setdefault(key[:3], {})[key[3]] = list(group[arm].values())
+    rows = []
+    for key, grid in grids.items():
+        pick = min((e for e in grid if _mean(grid[e]) <= CHANCE), default=max(grid))
+        for epsilon, sets in grid.items():
+            row = dict(zip(WHERE, (*key, epsilon), strict=True)) | {"auroc_shared": _mean(sets)}
+            named = epsilon == headline[target(*key[:2])]
+            rows.append(row | {"seeds": len(sets), "chosen": epsilon == pick, "in_params": named})
+    return _table("headline_check", rows)
+
+
+def write_tables(
+    study: Study, paths: Paths, factors: pd.DataFrame, bases: dict[str, str], attack: str | None = None
+) -> dict[str, pd.DataFrame]:
+    """Compute every table of `study` from its stored scores and write ``tables/*.csv``, each whole.
+
+    Parameters
+    ----------
+    factors
+        Booleans, one row an arm (`ecgstudy.arms.factor_table`).
+    bases
+        Adaptive arm → the arm it is compared with (`ecgstudy.arms.bases`).
+    attack
+        Headline attack; by default the last of the study.
+
+    Returns
+    -------
+    dict
+        Name → table.
+    """
+    attack, level = attack or study.evaluation.attacks[-1], study.statistics.confidence
+    headline = {name: options.headline_epsilon_mv for name, options in study.datasets.items()}
+    scores = read_scores(paths, study.runs(), study.protocols)
+    tables = {
+        "robust_auroc": robust_auroc(scores, level),
+        "per_class": per_class(scores),
+        "subgroups": subgroups(scores, attack),
+        "contrasts": contrasts(scores, [*bases.items(), *claimed_pairs()], headline, attack, level),
+        "factor_effects": factor_effects(scores, factors, level),
+        "masking_checks": masking_checks(scores),
+        "cost": cost(scores),
+        "sensitivity": sensitivity(scores, headline, attack, study.statistics.resamples, level),
+        "headline_check": headline_check(scores, headline),
+    }
+    tables["claims"] = judge(tables["contrasts"], tables["cost"], level)
+    for name, table in tables.items():
+        with whole_file(paths.tables / f"{name}.csv") as partial:
+            table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
+    return tables

@@ -1,0 +1,249 @@
+"""AUROC and its uncertainty against scikit-learn, pair enumeration, brute-force jackknifes and t-tests."""
+
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+from scipy import stats
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from ecgstudy import statistics as st
+
+
+@some.composite
+def scored(draw, classes=2):
+    """(y, scores with many ties, patients): small random data sets."""
+    rng = np.random.default_rng(draw(some.integers(0, 2**32 - 1)))
+    n, patients = draw(some.integers(4, 40)), draw(some.integers(1, 8))
+    y = (rng.random((n, classes)) < draw(some.floats(0.1, 0.9))).astype(float)
+    scores = rng.integers(0, draw(some.integers(1, 12)), (n, classes)).astype(float)
+    codes = np.unique(rng.integers(0, patients, n), return_inverse=True)[1]
+    return y, scores, codes
+
+
+def pairwise(y, score):
+    """AUROC by looking at every pair of a positive and a negative."""
+    difference = score[y > 0][:, None] - score[y <= 0][None]
+    return np.mean((difference > 0) + 0.5 * (difference == 0)) if difference.size else np.nan
+
+
+@settings(max_examples=60, deadline=None)
+@given(scored())
+def test_auroc_and_average_precision_equal_scikit_learn_and_pair_enumeration(data):
+    y, scores, _ = data
+    defined = st.defined_labels(y)
+    found, precision = st.auroc(y, scores), st.average_precision(y, scores)
+    assert np.array_equal(np.isnan(found), ~defined)
+    assert np.array_equal(np.isnan(precision), ~defined)
+    for c in np.flatnonzero(defined):
+        assert found[c] == pytest.approx(roc_auc_score(y[:, c], scores[:, c]), abs=1e-12)
+        assert found[c] == pytest.approx(pairwise(y[:, c], scores[:, c]), abs=1e-12)
+        assert precision[c] == pytest.approx(average_precision_score(y[:, c], scores[:, c]), abs=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(scored(classes=1))
+def test_auroc_of_negated_scores_is_the_complement_and_order_alone_counts(data):
+    y, scores, _ = data
+    found = st.auroc(y[:, 0], scores[:, 0])
+    np.testing.assert_allclose(st.auroc(y[:, 0], -scores[:, 0]), 1 - found, atol=1e-12)
+    np.testing.assert_array_equal(st.auroc(y[:, 0], np.exp(scores[:, 0])), found)
+
+
+def test_auroc_of_perfectly_wrong_scores_is_zero_and_not_clipped():
+    assert st.auroc(np.array([0, 0, 1, 1]), np.array([3.0, 4.0, 1.0, 2.0])) == 0
+
+
+def test_macro_leaves_out_absent_classes_only():
+    assert st.macro(np.array([0.2, np.nan, 0.6])) == pytest.approx(0.4)
+    assert np.isnan(st.macro(np.array([np.nan, np.nan])))
+
+
+@settings(max_examples=60, deadline=None)
+@given(scored())
+def test_leave_one_out_equals_recomputing_without_each_patient(data):
+    y, scores, patients = data
+    found = st.leave_one_out(y, scores, patients)
+    brute = [st.auroc(y[patients != g], scores[patients != g]) for g in range(patients.max() + 1)]
+    brute = np.where(st.defined_labels(y), np.array(brute), np.nan)
+    np.testing.assert_allclose(found, brute, atol=1e-12)
+
+
+def test_a_label_undefined_without_a_patient_keeps_its_value_there():
+    y = np.array([[1, 1], [0, 0], [1, 0], [0, 0]])
+    scores, patients = np.array([[4, 2], [1, 3], [0, 1], [2, 4]]) * 1.0, np.array([0, 0, 1, 1])
+    whole, left_out = st.auroc(y, scores), st.leave_one_out(y, scores, patients)
+    assert np.isnan(left_out[0, 1])
+    expected = [(left_out[0, 0] + whole[1]) / 2, left_out[1].mean()]
+    np.testing.assert_allclose(st.macro_without_each(whole, left_out), expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(scored(), some.integers(0, 1000))
+def test_resampled_auroc_equals_that_of_repeated_records(data, seed):
+    y, scores, patients = data
+    drawn, _ = st.patient_resamples(y, patients, 5, np.random.default_rng(seed))
+    found = st.resampled_auroc(y, scores, patients, drawn, block=2)
+    for row, counts in zip(found, drawn, strict=True):
+        again = np.repeat(np.arange(len(y)), counts[patients].astype(int))
+        expected = np.where(st.defined_labels(y), st.auroc(y[again], scores[again]), np.nan)
+        np.testing.assert_allclose(row, expected, atol=1e-12)
+
+
+def test_resamples_without_the_only_positive_patient_are_redrawn_and_counted():
+    y, patients = np.array([[1], [0], [0], [0]]), np.arange(4)
+    drawn, redrawn = st.patient_resamples(y, patients, 500, np.random.default_rng(0))
+    assert drawn.shape == (500, 4)
+    assert (drawn[:, 0] > 0).all()
+    assert (drawn.sum(axis=1) == 4).all()
+    # A draw misses patient 0 with probability (3/4)^4, or holds nothing else with (1/4)^4.
+    bad = 0.75**4 + 0.25**4
+    assert redrawn == pytest.approx(500 * bad / (1 - bad), rel=0.2)
+
+
+def test_even_patients_give_patients_minus_one_degrees_of_freedom():
+    patients = np.repeat(np.arange(22), 10)
+    y = np.tile(np.array([[1, 0], [0, 1]]), (110, 1))
+    assert st.patient_df(y, patients) == pytest.approx(21)
+
+
+def test_two_dominating_patients_give_about_two_degrees_of_freedom():
+    patients = np.r_[np.zeros(1000, int), np.ones(1000, int), np.arange(2, 22)]
+    y = np.tile([[1], [0]], (1010, 1))
+    assert st.patient_df(y, patients) == pytest.approx(2, abs=0.01)
+
+
+def test_largest_share_is_that_of_the_patient_with_most_positives():
+    y = np.array([[1, 0], [1, 0], [1, 1], [0, 0]])
+    np.testing.assert_allclose(st.largest_share(y, np.array([0, 0, 1, 1])), [2 / 3, 1])
+    assert np.isnan(st.largest_share(np.zeros((3, 1)), np.arange(3)))
+
+
+def left_out_means(values):
+    return (values.sum() - values) / (len(values) - 1)
+
+
+def test_two_way_t_without_seed_variance_is_the_one_sample_t_over_patients():
+    values = np.random.default_rng(0).normal(0.3, 1, 15)
+    found = st.two_way_t(np.full(4, values.mean()), left_out_means(values), 14)
+    test = stats.ttest_1samp(values, 0)
+    interval = test.confidence_interval(0.95)
+    np.testing.assert_allclose(
+        (found.value, found.ci_low, found.ci_high, found.p, found.df),
+        (values.mean(), interval.low, interval.high, test.pvalue, 14),
+    )
+
+
+def test_two_way_t_without_patient_variance_is_the_one_sample_t_over_seeds():
+    seeds = np.array([0.1, 0.3, 0.2, 0.6])
+    found = st.two_way_t(seeds, np.full(30, seeds.mean()), 29, confidence=0.9)
+    test = stats.ttest_1samp(seeds, 0)
+    np.testing.assert_allclose((found.p, found.df), (test.pvalue, 3))
+    np.testing.assert_allclose((found.ci_low, found.ci_high), tuple(test.confidence_interval(0.9)))
+
+
+def test_two_way_t_adds_variances_and_takes_satterthwaite_degrees_of_freedom():
+    values, seeds = np.arange(10.0), np.array([4.0, 4.5, 5.0])
+    found = st.two_way_t(seeds, left_out_means(values), 9)
+    patients, between = values.var(ddof=1) / 10, seeds.var(ddof=1) / 3
+    assert found.se == pytest.approx(np.sqrt(patients + between))
+    assert found.df == pytest.approx((patients + between) ** 2 / (patients**2 / 9 + between**2 / 2))
+    assert found.beyond_seeds
+
+
+def test_with_two_seeds_the_interval_speaks_of_patients_only():
+    values = np.arange(10.0)
+    found = st.two_way_t(np.array([0.0, 9.0]), left_out_means(values), 9)
+    assert not found.beyond_seeds
+    assert found.se == pytest.approx(values.std(ddof=1) / np.sqrt(10))
+    assert found.df == pytest.approx(9)
+
+
+def test_one_patient_leaves_the_interval_undefined():
+    found = st.two_way_t(np.array([0.7, 0.8, 0.9]), np.array([np.nan]), 0.0)
+    assert found.value == pytest.approx(0.8)
+    assert np.isnan([found.ci_low, found.ci_high, found.p, found.mde]).all()
+
+
+def test_equal_arms_differ_by_exactly_nothing():
+    found = st.two_way_t(np.zeros(3), np.zeros(20), 19)
+    assert (found.value, found.ci_low, found.ci_high, found.p) == (0, 0, 0, 1)
+
+
+def test_the_minimal_detectable_effect_is_found_with_80_percent_power():
+    found = st.two_way_t(np.zeros(1), left_out_means(np.r_[np.full(50, -1.0), np.full(50, 1.0)]), 99)
+    shift = found.mde / found.se
+    power = stats.nct.sf(stats.t.ppf(0.975, 99), 99, shift) + stats.nct.cdf(stats.t.ppf(0.025, 99), 99, shift)
+    assert power == pytest.approx(0.8, abs=0.005)
+
+
+def test_a_contrast_of_arms_is_the_interval_of_their_difference():
+    rng = np.random.default_rng(1)
+    by_seed, left_out = rng.random((3, 4)), rng.random((3, 4, 9))
+    found = st.combination_t(by_seed, left_out, np.array([1.0, -1.0, 0.0]), 8)
+    expected = st.two_way_t(by_seed[0] - by_seed[1], (left_out[0] - left_out[1]).mean(axis=0), 8)
+    assert asdict(found) == pytest.approx(asdict(expected))
+
+
+def test_holm_steps_down_and_ignores_what_was_not_tested():
+    adjusted = st.holm(np.array([0.04, np.nan, 0.01, 0.03]))
+    np.testing.assert_allclose(adjusted, [0.06, np.nan, 0.03, 0.06])
+
+
+@given(some.lists(some.floats(0, 1), min_size=1, max_size=8))
+def test_holm_lies_between_the_raw_and_the_bonferroni_adjusted_p(p):
+    p = np.array(p)
+    adjusted = st.holm(p)
+    assert (adjusted >= p).all()
+    assert (adjusted <= np.minimum(1, p * len(p)) + 1e-12).all()
+    assert (np.diff(adjusted[np.argsort(p, kind="stable")]) >= 0).all()
+
+
+def test_a_two_by_two_design_gives_main_effects_and_the_difference_of_differences():
+    factors = pd.DataFrame({"pull": [0, 1, 0, 1], "push": [0, 0, 1, 1]}, index=list("abcd")).astype(bool)
+    outcome = np.array([0.1, 0.2, 0.4, 0.8])
+    effects = st.effect_weights(factors) @ outcome
+    assert effects.to_dict() == pytest.approx({"pull": 0.25, "push": 0.45, "pull × push": 0.3})
+
+
+def test_effects_that_the_arms_cannot_tell_apart_are_left_out():
+    factors = pd.DataFrame({"a": [0, 1, 1], "b": [0, 1, 1], "c": [0, 0, 1], "d": [1, 1, 1]}).astype(bool)
+    assert list(st.effect_weights(factors).index) == ["c"]
+
+
+def coverage(sizes, seeds, seed_sd, simulations=400, seed=0):
+    """Share of 95 % intervals that hold the true difference of two arms' AUROC (patients as clusters)."""
+    rng, patients = np.random.default_rng(seed), np.repeat(np.arange(len(sizes)), sizes)
+    found = []
+    for _ in range(simulations):
+        y = (rng.random((len(patients), 2)) < [0.3, 0.15]).astype(float)
+        record, offset = rng.normal(size=y.shape), rng.normal(0, 0.7, (2, len(sizes), 2))
+        slope = rng.normal(1, 0.5, (2, len(sizes), 1)) + rng.normal(0, seed_sd, (seeds, 2, 1, 1))
+        scores = (
+            slope[:, :, patients] * y
+            + offset[:, patients]
+            + record
+            + rng.normal(0, 0.7, (seeds, 2, *y.shape))
+        )
+        whole = np.array([[st.auroc(y, arm) for arm in one] for one in scores])
+        each = [[st.leave_one_out(y, arm, patients) for arm in one] for one in scores]
+        left_out = st.macro_without_each(whole[:, :, None], np.array(each)).transpose(1, 0, 2)
+        weights = np.array([1.0, -1.0])
+        found.append(st.combination_t(whole.mean(2).T, left_out, weights, st.patient_df(y, patients)))
+    return np.mean([interval.ci_low <= 0 <= interval.ci_high for interval in found])  # the arms are alike
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [1, 3, 5])
+@pytest.mark.parametrize("sizes", [[40] * 22, [6] * 200], ids=["22 patients", "200 patients"])
+def test_intervals_cover_at_their_nominal_level(sizes, seeds):
+    assert 0.92 <= coverage(sizes, seeds, seed_sd=0.0 if seeds == 1 else 0.2) <= 0.98
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [[200, 200] + [8] * 20, list(range(4, 92, 4))], ids=["two", "uneven"])
+def test_uneven_patients_do_not_make_intervals_too_short(sizes):
+    assert coverage(sizes, seeds=3, seed_sd=0.1) >= 0.93
