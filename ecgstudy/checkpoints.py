@@ -62,16 +62,13 @@ def load_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     module.load_state_dict(state)
 
 
-def save_encoder(folder: Path, encoder: Encoder, head: nn.Linear | None, form: dict) -> None:
+def save_encoder(folder: Path, model: nn.ModuleDict, form: dict) -> None:
     """Write ``encoder.safetensors`` (float16 weights) and ``encoder.json``, which says how to build it.
 
-    The study evaluates the encoder *as stored*, so that these files give its scores exactly. A
-    supervised arm's own `head` is stored with the encoder.
+    The study evaluates the encoder *as stored*, so that these files give its scores exactly. `model`
+    holds the encoder and what it was trained with: a projector, or a supervised arm's head.
     """
-    state = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
-    if head is not None:
-        state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
-    save_tensors(folder / "encoder.safetensors", halved(state))
+    save_tensors(folder / "encoder.safetensors", halved(model.state_dict()))
     write_json(folder / "encoder.json", form)
 
 

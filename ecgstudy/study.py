@@ -15,9 +15,11 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    model_validator,
 )
 
-from ecgstudy.arms import arm_row
+from ecgstudy.arms import arm_row, get_arm
+from ecgstudy.attacks import get_attack
 from ecgstudy.errors import StudyError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,12 +97,17 @@ class ProbeOptions(_Section):
 class AttackOptions(_Section):
     """Budgets of the evaluation attacks."""
 
-    attacks: list[str] = ["fgsm", "pgd-ce", "pgd-margin"]
+    headline_attack: str = "pgd-margin"
+    """Run at every ε; the primary outcome is its shared AUROC at the headline ε."""
+    attacks: list[str] = ["noise", "fgsm", "pgd-ce"]
+    """Further attacks, at the headline ε only."""
     epsilons_mv: list[PositiveFloat] = [0.005, 0.01, 0.02, 0.05, 0.1]
     steps: PositiveInt = 20
     restarts: PositiveInt = 1
     label_steps: PositiveInt = 20
-    """Steps of the per-label attack (view `label`)."""
+    """Steps of the per-label attack (view `label`), started from the shared perturbation."""
+    label_epsilons_mv: list[PositiveFloat] | None = None
+    """Where the per-label attack runs; None: at the headline ε only."""
     batch_size: PositiveInt = 256
     max_records: PositiveInt | None = None
     """Attack at most this many test records (drawn once, the same for all arms)."""
@@ -129,6 +136,22 @@ class Study(_Section):
     evaluation: AttackOptions = AttackOptions()
     statistics: StatisticsOptions = StatisticsOptions()
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    showcase: str | None = None
+    """Arm whose first seed is shown in the report's pages 02 and 03; None: the last arm."""
+
+    @model_validator(mode="after")
+    def _check_names(self) -> "Study":
+        for arm in [*self.arms, *([self.showcase] if self.showcase else [])]:
+            get_arm(arm)
+        for attack in [self.evaluation.headline_attack, *self.evaluation.attacks]:
+            get_attack(attack)
+        for name, options in self.datasets.items():
+            if options.headline_epsilon_mv not in self.evaluation.epsilons_mv:
+                raise StudyError(
+                    f"datasets.{name}.headline_epsilon_mv {options.headline_epsilon_mv} is not in the grid "
+                    f"evaluation.epsilons_mv {self.evaluation.epsilons_mv}"
+                )
+        return self
 
     def runs(self) -> Iterator["Run"]:
         """Every (data set, arm, seed) of the grid, in the order of the params file."""
@@ -147,17 +170,23 @@ class Run:
     arm: str
     seed: int
 
+    @property
+    def headline_epsilon_mv(self) -> float:
+        """Headline budget of the run's data set in mV: ε of the primary outcome and of training."""
+        return self.study.datasets[self.dataset].headline_epsilon_mv
+
     def parameters(self) -> dict:
         """Everything that decides the run's encoder, as plain JSON types."""
-        study = self.study.model_dump(mode="json")
-        kept = ("encoder", "views", "training", "device")
+        study, factors = self.study.model_dump(mode="json"), arm_row(self.arm)
         return {
             "study": self.study.study,
-            "dataset": {"name": self.dataset, **study["datasets"][self.dataset]},
+            "dataset": self.dataset,
+            "options": study["datasets"][self.dataset]["options"],
             "arm": self.arm,
-            "factors": arm_row(self.arm),
+            "factors": factors,
             "seed": self.seed,
-            **{key: study[key] for key in kept},
+            "epsilon_mv": None if factors["adversary"] == "none" else self.headline_epsilon_mv,
+            **{key: study[key] for key in ("encoder", "views", "training", "device")},
         }
 
 
@@ -219,6 +248,8 @@ def load_study(path: str | Path) -> Study:
         raise StudyError(f"{path}: not valid YAML: {error}") from error
     try:
         return Study.model_validate(content)
+    except StudyError as error:
+        raise StudyError(f"{path}: {error}") from None
     except ValidationError as error:
         problems = "; ".join(_problem(item) for item in error.errors())
         raise StudyError(f"{path}: {problems}") from error

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ecgstudy.arms import Arm, get_arm
 from ecgstudy.attacks.gradient import Budget, ascend, random_start
-from ecgstudy.checkpoints import load_progress, save_encoder, save_progress
+from ecgstudy.checkpoints import load_progress, load_state, load_tensors, save_encoder, save_progress
 from ecgstudy.contrast import Rows, weighted_contrastive_loss
 from ecgstudy.encoders import Projector, build_encoder, count_parameters
 from ecgstudy.errors import StudyError
@@ -106,8 +106,11 @@ class State:
             return self.model["encoder"](signals, adversarial)
 
     def embed(self, signals: Tensor, adversarial: bool) -> Tensor:
-        """Unit vectors of the projector, float32."""
-        return self.model["projector"](self.features(signals, adversarial).float(), adversarial)
+        """Unit vectors, float32: of the projector, or of the features where labels were learnt."""
+        features = self.features(signals, adversarial).float()
+        if "projector" not in self.model:
+            return nn.functional.normalize(features, dim=1)
+        return self.model["projector"](features, adversarial)
 
     def view(self, data: Data, index: Tensor) -> Tensor:
         """A random view of the chosen records, from the stream that arms share."""
@@ -117,13 +120,14 @@ class State:
         """`signals` perturbed to raise `value`: K steps from a uniform start, in evaluation mode."""
         epsilon = self.run.study.datasets[self.run.dataset].headline_epsilon_mv
         budget = Budget(epsilon, self.options.attack_steps, step=self.options.attack_step)
-        with _evaluating(self.model):
+        with evaluating(self.model):
             start = random_start(signals, epsilon, self.streams["attack"])
             return signals + ascend(value, signals, start, budget)
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block."""
     model.eval()
     try:
         yield
@@ -146,23 +150,31 @@ def label_objective(state: State, data: Data, index: Tensor) -> tuple[Tensor, Lo
 def contrast_objective(state: State, data: Data, index: Tensor) -> tuple[Tensor, Log]:
     """The weighted contrastive loss of two views, and of an adversarial third if the arm has one."""
     arm, tau = state.arm, state.options.temperature
-    first, second = state.view(data, index), state.view(data, index)
-    rows = data.rows[index]
     adversarial = arm.adversary == "first view"
-    attacked = _adversarial_view(state, first, second, rows) if adversarial else None
-    embedded = state.embed(torch.cat([first, second]), adversarial=False)
-    stacked = [rows, rows]
-    if adversarial:
-        embedded = torch.cat([embedded, state.embed(attacked, adversarial=True)])
-        stacked.append(_marked(rows))
+    embedded, rows = embedded_views(state, data, index, adversarial=adversarial)
     loss, log = weighted_contrastive_loss(
-        embedded, Rows.of_views(stacked), compose(arm.weighting),
+        embedded, rows, compose(arm.weighting),
         temperature=tau, tau_plus=arm.tau_plus, detach_candidates=adversarial,
     )  # fmt: skip
     if arm.side:
-        side, _ = _plain(embedded[len(index) :], Rows.of_views([rows, _marked(rows)]), tau)
-        loss = loss + arm.side * side
+        second_and_adversary = slice(len(index), None)
+        loss = loss + arm.side * _plain(embedded[second_and_adversary], rows[second_and_adversary], tau)[0]
     return loss, log
+
+
+def embedded_views(state: State, data: Data, index: Tensor, *, adversarial: bool) -> tuple[Tensor, Rows]:
+    """Unit vectors of two random views of the chosen records, then of an adversarial one, and their rows.
+
+    The adversary starts from the first view and leaves the second.
+    """
+    first, second = state.view(data, index), state.view(data, index)
+    rows = data.rows[index]
+    attacked = _adversarial_view(state, first, second, rows) if adversarial else None
+    embedded = state.embed(torch.cat([first, second]), adversarial=False)
+    if attacked is None:
+        return embedded, Rows.of_views([rows, rows])
+    embedded = torch.cat([embedded, state.embed(attacked, adversarial=True)])
+    return embedded, Rows.of_views([rows, rows, _marked(rows)])
 
 
 def _marked(rows: Rows) -> Rows:
@@ -176,7 +188,7 @@ def _plain(embedded: Tensor, rows: Rows, tau: float) -> tuple[Tensor, Log]:
 
 def _adversarial_view(state: State, first: Tensor, second: Tensor, rows: Rows) -> Tensor:
     """`first` perturbed so that its embedding leaves that of `second` (Kim et al. 2020, eq. 4)."""
-    with torch.no_grad(), _evaluating(state.model):
+    with torch.no_grad(), evaluating(state.model):
         fixed = state.embed(second, adversarial=False)
     both = Rows.of_views([_marked(rows), rows])
 
@@ -243,8 +255,7 @@ def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
         When there are fewer training records than one batch, the loss stops being finite, or the
         checkpoint is damaged or of another run.
     """
-    device = pick_device(run.study.device)
-    data = Data.of(records, device)
+    data = Data.of(records, pick_device(run.study.device))
     state = new_state(run, data, records)
     progress = Path(folder) / "checkpoint.safetensors"
     history = _resume(state, progress) if progress.exists() else []
@@ -264,10 +275,12 @@ def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
 
 
 def _resume(state: State, path: Path) -> list[dict]:
-    note = load_progress(path, state.model, state.optimizer, state.streams)
-    if note["run"] != state.run.parameters():
-        raise StudyError(f"{path}: checkpoint of other parameters; delete it to start this run anew")
-    return note["history"]
+    """History up to the checkpoint, which is restored; a checkpoint of other parameters is deleted."""
+    if load_tensors(path)[1].get("run") != state.run.parameters():
+        tqdm.write(f"{path}: checkpoint of other parameters; this run starts anew")
+        path.unlink()
+        return []
+    return load_progress(path, state.model, state.optimizer, state.streams)["history"]
 
 
 def _epoch(state: State, data: Data, epoch: int) -> dict:
@@ -325,5 +338,13 @@ def _finish(state: State, data: Data, records: EcgRecords, history: list[dict], 
         "training_records": len(data.signals),
     }  # fmt: skip
     write_text(folder / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
-    head = dict(state.model.items()).get("head")
-    save_encoder(folder, encoder, head, form)
+    save_encoder(folder, state.model, form)
+
+
+def load_trained(run: Run, records: EcgRecords, folder: Path) -> tuple[State, Data]:
+    """The finished run in `folder` as a training state, to look at what its loss does with a batch."""
+    data = Data.of(records, pick_device(run.study.device))
+    state = new_state(run, data, records)
+    path = Path(folder) / "encoder.safetensors"
+    load_state(state.model, load_tensors(path)[0], path)
+    return state, data

@@ -1,0 +1,42 @@
+# `make help` lists the targets.
+PYTHON ?= python3
+STUDY ?= quick
+CORES ?= $(shell $(PYTHON) -c "import os; print(len(os.sched_getaffinity(0)))" 2>/dev/null || echo 2)
+ENV := .venv/installed
+RUN := .venv/bin/python -m ecgstudy.workflow
+.DEFAULT_GOAL := help
+.PHONY: help study figures report headline lab test test-slow lint clean-env
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(ENV): requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --requirement requirements.lock
+	.venv/bin/python -m pip install --quiet --no-deps --editable .
+	touch $(ENV)
+
+study: $(ENV)  ## run a study: data, pretraining, attacks, tables, report (STUDY=quick, CORES=all)
+	$(RUN) study params/$(STUDY).yaml --cores $(CORES)
+
+figures: $(ENV)  ## tables, figures and report again from the stored scores (STUDY=…)
+	$(RUN) figures params/$(STUDY).yaml --cores $(CORES)
+
+report: $(ENV)  ## the report again; with RUNS=1 a page for every run too (STUDY=…)
+	$(RUN) report-pages params/$(STUDY).yaml --cores $(CORES) $(if $(RUNS),--runs)
+
+headline: $(ENV)  ## choose the headline ε of each data set from validation records (STUDY=…)
+	$(RUN) headline params/$(STUDY).yaml --cores $(CORES)
+
+lab: $(ENV)  ## open the notebooks in JupyterLab
+	.venv/bin/jupyter lab --notebook-dir=.
+
+test: $(ENV)  ## the tests (minutes)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n $(CORES)
+
+test-slow: $(ENV)  ## the tests that take longer
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n $(CORES) -m slow
+
+lint: $(ENV)  ## style checks
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check ecgstudy tests

@@ -1,0 +1,136 @@
+"""What the notebooks look at: similarities, weights, embeddings and single attacked ECGs, as tables."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.decomposition import PCA
+from torch import Generator, Tensor
+
+from ecgstudy.attacks.gradient import Budget, Victim, pgd
+from ecgstudy.attacks.objectives import auroc_targets, signed_scores
+from ecgstudy.checkpoints import load_classifier, load_encoder
+from ecgstudy.contrast import Pairs, Rows
+from ecgstudy.records import EcgRecords
+from ecgstudy.robustness import attacked_sample, in_batches, victim_scores
+from ecgstudy.study import Run, derived_seed
+from ecgstudy.training import embedded_views, evaluating, load_trained
+from ecgstudy.weighting import compose
+
+
+def inspect_batch(run: Run, records: EcgRecords, folder: Path, size: int = 256) -> pd.DataFrame:
+    """Every pair of one batch of training records, as the finished run's loss sees it.
+
+    Two clean views and an adversarial one of each record, in evaluation mode, with the run's own ε
+    and statistics; also for arms that never met an adversary.
+
+    Returns
+    -------
+    DataFrame
+        `similarity` (cosine), `kind` of pair, `weight` (W with row mean 1 on the negatives, NaN on
+        other pairs), `same_class` (labels shared, unknown to the loss).
+    """
+    state, data = load_trained(run, records, folder)
+    state.precision = "float32"
+    order = torch.randperm(len(data.signals), generator=state.streams["batches"], device=state.device)
+    index = order[:size]
+    with evaluating(state.model):
+        embedded, rows = embedded_views(state, data, index, adversarial=True)
+    with torch.no_grad():
+        cosine = embedded @ embedded.T
+        pairs = Pairs(rows, rows)
+        weights = compose(state.arm.weighting)(cosine / state.options.temperature, pairs)
+        push = weights.log_push.masked_fill(~weights.eligible, -torch.inf).softmax(1)
+        push = push * weights.eligible.sum(1, keepdim=True)
+        labels = data.labels[index].repeat(3, 1)
+        same = (labels @ labels.T) > 0
+    return _pair_frame(rows, pairs, cosine, push.masked_fill(~weights.eligible, torch.nan), same)
+
+
+def _pair_frame(rows: Rows, pairs: Pairs, cosine: Tensor, push: Tensor, same: Tensor) -> pd.DataFrame:
+    record, patient = pairs.match("record"), pairs.match("patient")
+    mixed = rows.adversarial[:, None] != rows.adversarial[None, :]
+    kinds = np.array(["positive", "clean–adversarial", "negative: same class", "negative: other class"])
+    kind = torch.where(record, mixed.long(), 3 - same.long())
+    upper = torch.triu(~pairs.itself() & (record | ~patient), 1)
+    return pd.DataFrame(
+        {
+            "similarity": cosine[upper].cpu().numpy(),
+            "kind": kinds[kind[upper].cpu().numpy()],
+            "weight": push[upper].cpu().numpy(),
+            "same_class": same[upper].cpu().numpy(),
+        }
+    )
+
+
+def embedding_plane(records: EcgRecords, folder: Path, most: int = 1500) -> pd.DataFrame:
+    """Features of test records on their first two principal components.
+
+    Returns
+    -------
+    DataFrame
+        `x`, `y`, `class` (the first of several), `patient`.
+    """
+    encoder, _, _ = load_encoder(folder)
+    test = attacked_sample(records, "test", most)
+    features = in_batches(encoder, test.signals, torch.device("cpu")).numpy()
+    plane = PCA(2, random_state=0).fit_transform((features - features.mean(0)) / (features.std(0) + 1e-6))
+    labels = test.multi_hot()
+    names = np.array([*test.classes, "none"])[np.where(labels.any(1), labels.argmax(1), len(test.classes))]
+    return pd.DataFrame(
+        {"x": plane[:, 0], "y": plane[:, 1], "class": names, "patient": test.table["patient"]}
+    )
+
+
+@dataclass(frozen=True)
+class AttackedEcg:
+    """One ECG before and after an attack; signals (leads, samples) in mV, `scores` by class."""
+
+    record: str
+    signal: np.ndarray
+    delta: np.ndarray
+    scores: pd.DataFrame
+
+
+def most_fragile(run: Run, records: EcgRecords, folder: Path, scores: pd.DataFrame) -> AttackedEcg:
+    """The test ECG that loses most of its true classes' scores under the headline attack, attacked again.
+
+    Parameters
+    ----------
+    folder
+        The protocol folder of an evaluated run.
+    scores
+        Its stored scores.
+    """
+    options, epsilon = run.study.evaluation, run.headline_epsilon_mv
+    test = attacked_sample(records, "test", options.max_records)
+    row = _largest_loss(scores, options.headline_attack, epsilon, test)
+    model, _ = load_classifier(folder)
+    victim, signals = Victim(model, test.multilabel), torch.tensor(test.signals[row : row + 1])
+    targets = auroc_targets(torch.tensor(test.multi_hot()))[row : row + 1]
+    budget = Budget(epsilon, options.steps, options.restarts)
+    generator = Generator().manual_seed(derived_seed(run.dataset, run.seed, "most fragile"))
+    delta = pgd(victim, signals, signed_scores, targets, budget, generator)
+    both = torch.cat([signals, signals + delta])
+    table = pd.DataFrame(
+        victim_scores(victim, both, options).T.numpy(), list(test.classes), ["before", "after"]
+    )
+    table.insert(0, "true", test.multi_hot()[row].astype(bool))
+    return AttackedEcg(
+        test.table["record"].iloc[row], signals[0].numpy(), delta[0].numpy(), table.rename_axis("class")
+    )
+
+
+def _largest_loss(scores: pd.DataFrame, attack: str, epsilon_mv: float, test: EcgRecords) -> int:
+    """Row of `test` whose true classes' scores fall furthest, among those that score best before."""
+    shared = scores[(scores["view"] == "shared") & (scores["split"] == "test")]
+    before = shared[shared["attack"] == "none"]
+    after = shared[(shared["attack"] == attack) & (shared["epsilon_mv"] == epsilon_mv)]
+    columns, labels = [f"score_{c}" for c in test.classes], test.multi_hot()
+    ranks = before[columns].rank(pct=True).to_numpy()
+    sound = np.where(labels > 0, ranks, np.nan)
+    sound = np.nan_to_num(np.nanmin(np.where(labels.any(1, keepdims=True), sound, 0.0), 1))
+    loss = ((before[columns].to_numpy() - after[columns].to_numpy()) * labels).sum(1)
+    return int(np.where(sound >= 0.5, loss, -np.inf).argmax())

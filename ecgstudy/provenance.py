@@ -1,0 +1,64 @@
+"""What a result rests on: stamps of parameters and code, versions, commit, device."""
+
+import ast
+import hashlib
+import inspect
+import json
+import platform
+import subprocess
+import textwrap
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+PACKAGES = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "wfdb", "neurokit2", "matplotlib")
+
+
+def plain_source(code: ModuleType | Callable) -> str:
+    """Source of a module or function without comments, docstrings and blank lines.
+
+    Works on lines, not on a printed syntax tree, so that every Python version gives the same text.
+    """
+    source = textwrap.dedent(inspect.getsource(code))
+    lines = source.splitlines()
+    for node in ast.walk(ast.parse(source)):
+        body = getattr(node, "body", None)
+        if not isinstance(body, list) or not body or not isinstance(body[0], ast.Expr):
+            continue
+        if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+            for number in range(body[0].lineno - 1, body[0].end_lineno):
+                lines[number] = ""
+    return "\n".join(line.rstrip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+
+
+def stamp(parameters: object, code: Iterable[ModuleType | Callable] = ()) -> str:
+    """Short hash of JSON-serialisable `parameters` and of the `code` that acts on them."""
+    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
+    for part in code:
+        digest.update(plain_source(part).encode())
+    return digest.hexdigest()[:16]
+
+
+def git_commit(folder: str | Path = ".") -> str | None:
+    """Commit of the checkout at `folder`, with ``+`` when files differ from it; None outside git."""
+    try:
+        call = ["git", "-C", str(folder), "describe", "--always", "--abbrev=12", "--dirty=+", "--match="]
+        return subprocess.run(call, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def environment(folder: str | Path = ".") -> dict:
+    """Versions, commit and device of this process, as plain JSON types."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+        "commit": git_commit(folder),
+        "device": device,
+        "machine": f"{platform.system()} {platform.machine()}",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
