@@ -23,7 +23,7 @@ figures: $(ENV)  ## tables, figures and report again from the stored scores (STU
 	$(RUN) figures params/$(STUDY).yaml --cores $(CORES)
 
 report: $(ENV)  ## the report again; with RUNS=1 a page for every run too (STUDY=…)
-	$(RUN) report-pages params/$(STUDY).yaml --cores $(CORES) $(if $(RUNS),--runs)
+	$(RUN) $(if $(RUNS),pages,report) params/$(STUDY).yaml --cores $(CORES)
 
 headline: $(ENV)  ## choose the headline ε of each data set from validation records (STUDY=…)
 	$(RUN) headline params/$(STUDY).yaml --cores $(CORES)

@@ -13,12 +13,25 @@ study = load_study(config["params"])
 paths = Paths(study.study, Path("..").resolve())
 run_notebook = f"{sys.executable} -m ecgstudy.workflow notebook {ROOT}/notebooks/"
 parameters = f"study={config['params']}"
-showcase = study.showcase or study.arms[-1]
 
 PREPARED = ["card.json", "signals.npy", "labels.npy", "table.parquet"]
 RESULTS = "runs/{dataset}/{arm}/seed{seed}"
 GRID = dict(dataset=study.datasets, arm=study.arms, seed=study.seeds)
-TABLES = "robust_auroc per_class subgroups contrasts factor_effects claims masking_checks cost sensitivity headline".split()
+TABLES = "robust_auroc per_class subgroups contrasts factor_effects claims masking_checks cost sensitivity headline_check".split()
+
+# Report page → executed notebook. The report shows those of one run; `make report RUNS=1` all of them.
+PAGES = {
+    **{f"report/01_prepare_data-{d}.html": f"data/{d}/01_prepare_data.ipynb" for d in study.datasets},
+    "report/04_figures.html": "tables/04_figures.ipynb",
+}
+for run in study.runs():
+    name, folder = f"{run.dataset}-{run.arm}-seed{run.seed}", RESULTS.format(**vars(run))
+    PAGES[f"report/02_pretrain-{name}.html"] = f"{folder}/02_pretrain.ipynb"
+    for protocol in study.protocols:
+        PAGES[f"report/03_evaluate-{name}-{protocol}.html"] = f"{folder}/{protocol}/03_evaluate.ipynb"
+
+showcase = f"-{study.showcase or study.arms[-1]}-seed{study.seeds[0]}"
+shown = sorted(page for page in PAGES if "-seed" not in page or f"{showcase}." in page or f"{showcase}-" in page)
 
 
 wildcard_constraints:
@@ -39,6 +52,14 @@ rule all:
         expand(RESULTS + "/{protocol}/{file}", **GRID, protocol=study.protocols, file=["scores.parquet", "evaluation.json", "provenance.json"]),
         expand("tables/{table}.csv", table=TABLES),
         "tables/provenance.json",
+        shown,
+        "report/index.html",
+
+
+# A page for every run, on request.
+rule pages:
+    input:
+        list(PAGES),
         "report/index.html",
 
 
@@ -91,24 +112,24 @@ rule figures:
         run_notebook + "04_figures.ipynb {output.notebook} " + parameters
 
 
-def report_notebooks(wildcards):
-    """01 of each data set, 02 and 03 of the showcased arm's first seed, 04; with runs=all every run's."""
-    wanted = GRID if config.get("runs") == "all" else {**GRID, "arm": [showcase], "seed": study.seeds[:1]}
-    return [
-        *expand("data/{dataset}/01_prepare_data.ipynb", dataset=study.datasets),
-        *expand(RESULTS + "/02_pretrain.ipynb", **wanted),
-        *expand(RESULTS + "/{protocol}/03_evaluate.ipynb", **wanted, protocol=study.protocols),
-        "tables/04_figures.ipynb",
-    ]
+rule page:
+    input:
+        lambda wildcards: PAGES[f"report/{wildcards.page}.html"],
+    output:
+        "report/{page}.html",
+    wildcard_constraints:
+        page="0[1-4]_.+",
+    shell:
+        f"{sys.executable} -m ecgstudy.workflow page {config['params']} " + "{input} {output}"
 
 
-rule report:
+rule index:
     input:
         "tables/provenance.json",
-        ancient(report_notebooks),
+        ancient(shown),
     output:
         "report/index.html",
     params:
-        notebooks=lambda wildcards: report_notebooks(wildcards),
+        pages=" ".join(Path(page).name for page in shown),
     shell:
-        f"{sys.executable} -m ecgstudy.workflow report {config['params']} " + "{params.notebooks}"
+        f"{sys.executable} -m ecgstudy.workflow index {config['params']} " + "{params.pages}"

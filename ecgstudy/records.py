@@ -80,6 +80,18 @@ class EcgRecords:
         return self.select(self.table["split"].isin(names).to_numpy())
 
 
+def count_classes(records: EcgRecords) -> pd.DataFrame:
+    """Records of each class and split, as rows `class`, `split`, `records`."""
+    labels, split = records.multi_hot(), records.table["split"].to_numpy()
+    rows = [
+        {"class": name, "split": part, "records": int(labels[split == part, column].sum())}
+        for part in SPLITS
+        if (split == part).any()
+        for column, name in enumerate(records.classes)
+    ]
+    return pd.DataFrame(rows)
+
+
 def check_records(records: EcgRecords) -> EcgRecords:
     """Return `records` if they are fit for the study.
 
@@ -189,7 +201,7 @@ def load_records(folder: str | Path) -> EcgRecords:
             table=pd.read_parquet(folder / "table.parquet"),
             card=card,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError) as error:
         raise StudyError(
             f"{folder} holds no prepared records ({error}); run 01_prepare_data first"
         ) from error

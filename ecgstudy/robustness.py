@@ -1,5 +1,6 @@
 """Scores of a frozen encoder and linear head, clean and under attack, and checks of the attacks."""
 
+import json
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from ecgstudy.attacks import get_attack
 from ecgstudy.attacks.gradient import Budget, Victim, pgd, random_start
 from ecgstudy.attacks.objectives import auroc_targets, label_targets, signed_scores
 from ecgstudy.checkpoints import halved, load_encoder, load_state, save_tensors
-from ecgstudy.encoders import Encoder, count_parameters
+from ecgstudy.encoders import Encoder
 from ecgstudy.files import whole_file, write_json
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import AttackOptions, Run, derived_seed
@@ -106,6 +107,27 @@ class _Sample:
         self.found.append(self.columns.assign(**how, **named))
 
 
+def frozen_victim(run: Run, records: EcgRecords, folder: Path) -> tuple[Victim, dict[str, Tensor], dict]:
+    """The run's frozen encoder with a linear head, rounded as it is stored, ready to be attacked.
+
+    Parameters
+    ----------
+    folder
+        The run's folder. A supervised arm keeps the head that it was trained with.
+
+    Returns
+    -------
+    victim, head, form
+        The model, the head's state as stored, and the content of ``encoder.json``.
+    """
+    device = pick_device(run.study.device)
+    encoder, own_head, form = load_encoder(folder, str(device))
+    head = own_head if own_head is not None else linear_probe(run, encoder, records, device)
+    stored = halved(head.state_dict())
+    load_state(head, stored, folder)
+    return Victim(Classifier(encoder, head).eval().requires_grad_(False), records.multilabel), stored, form
+
+
 def evaluate(run: Run, records: EcgRecords, folder: Path, protocol: str) -> pd.DataFrame:
     """Score one run's encoder under `protocol`, clean and under every attack of the study.
 
@@ -118,12 +140,8 @@ def evaluate(run: Run, records: EcgRecords, folder: Path, protocol: str) -> pd.D
         What ``scores.parquet`` holds: one row per record, attack, view and ε.
     """
     started, device = time.perf_counter(), pick_device(run.study.device)
-    encoder, own_head, form = load_encoder(folder.parent, str(device))
-    head = own_head if own_head is not None else linear_probe(run, encoder, records, device)
-    stored = halved(head.state_dict())
-    save_tensors(folder / "head.safetensors", stored)
-    load_state(head, stored, folder / "head.safetensors")
-    victim = Victim(Classifier(encoder, head).eval().requires_grad_(False), records.multilabel)
+    victim, head, form = frozen_victim(run, records, folder.parent)
+    save_tensors(folder / "head.safetensors", head)
     probed = time.perf_counter()
     scores, checks, speed = _attack_all(run, records, victim, protocol, device)
     summary = {
@@ -133,13 +151,28 @@ def evaluate(run: Run, records: EcgRecords, folder: Path, protocol: str) -> pd.D
         "seconds": {"probe": probed - started, "attacks": time.perf_counter() - probed},
         "attack_steps_per_second": speed,
         "peak_memory_mb": peak_memory_mb(device),
-        "parameters": count_parameters(encoder),
+        "parameters": form["parameters"],
+        **_training_cost(folder.parent),
         "precision": form["precision"],
     }
     with whole_file(folder / "scores.parquet") as partial:
         scores.to_parquet(partial, compression="zstd", index=False)
     write_json(folder / "evaluation.json", summary)
     return scores
+
+
+def validation_curve(run: Run, records: EcgRecords, folder: Path) -> dict[float, float]:
+    """ε (mV) → shared macro AUROC of the run under PGD margin on validation records: chooses the headline ε."""
+    options, device = run.study.evaluation, pick_device(run.study.device)
+    victim, _, _ = frozen_victim(run, records, folder)
+    sample = _Sample.of(attacked_sample(records, "validation", options.max_records), "", device)
+    generator = Generator(device).manual_seed(derived_seed(run.dataset, run.seed, "evaluation", "validation"))
+    curve = {}
+    for epsilon in options.epsilons_mv:
+        budget = _budget(options, epsilon)
+        delta = get_attack("pgd-margin")(victim, sample.signals, sample.labels, budget, generator)
+        curve[epsilon] = macro_auroc(sample.labels, victim_scores(victim, sample.signals + delta, options))
+    return curve
 
 
 def _attack_all(
@@ -333,6 +366,14 @@ def _clean_all(victim: Victim, records: EcgRecords, device: torch.device) -> dic
     scores, labels = in_batches(victim.scores, test.signals, device).cpu().numpy(), test.multi_hot()
     each = {c: float(roc_auc_score(labels[:, i], scores[:, i])) for i, c in enumerate(records.classes)}
     return {"macro": float(np.mean(list(each.values()))), **each}
+
+
+def _training_cost(folder: Path) -> dict[str, float]:
+    """Seconds of pretraining and median milliseconds of a step, from the run's history."""
+    epochs = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    step_ms = [1000 * epoch["seconds"] / epoch["steps"] for epoch in epochs]
+    total = sum(epoch["seconds"] for epoch in epochs)
+    return {"training_seconds": total, "step_ms": float(np.median(step_ms)) if step_ms else None}
 
 
 def peak_memory_mb(device: torch.device) -> float:

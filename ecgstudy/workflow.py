@@ -11,6 +11,7 @@ import argparse
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -38,7 +39,7 @@ from ecgstudy import (
 from ecgstudy import datasets as datasets_package
 from ecgstudy.attacks import gradient, objectives
 from ecgstudy.errors import StudyError
-from ecgstudy.files import write_json
+from ecgstudy.files import write_json, write_text
 from ecgstudy.provenance import environment, stamp
 from ecgstudy.records import EcgRecords, load_records, save_records
 from ecgstudy.study import ROOT, Paths, Run, Study, load_study
@@ -158,6 +159,13 @@ def prepared_records(study: Study, dataset: str, paths: Paths) -> EcgRecords:
     return load_records(folder)
 
 
+def is_synthetic(study: Study) -> bool:
+    """Whether any of the study's data are simulated."""
+    return any(
+        datasets_package.DATASETS[name] is datasets_package.DATASETS["builtin"] for name in study.datasets
+    )
+
+
 def execute(notebook: Path, executed: Path, parameters: dict) -> None:
     """Execute a notebook with papermill; the executed copy appears at `executed` only when it succeeded.
 
@@ -217,15 +225,19 @@ def study_lock(paths: Paths) -> Iterator[None]:
         yield
 
 
-def run_study(params: Path, *, cores: int, targets: list[str], extra: list[str]) -> None:
+def run_study(study: Study, params: Path, *, cores: int, arguments: list[str]) -> None:
     """Bring the study up to date with Snakemake: only what is missing or out of date is run.
+
+    Parameters
+    ----------
+    arguments
+        Targets (paths inside ``outputs/<study>``) and further options of Snakemake.
 
     Raises
     ------
     StudyError
         When a step failed (Snakemake has printed which and why) or another process runs the study.
     """
-    study = load_study(params)
     paths = Paths(study.study)
     with study_lock(paths):
         plan(study, paths)
@@ -234,10 +246,10 @@ def run_study(params: Path, *, cores: int, targets: list[str], extra: list[str])
         call = [sys.executable, "-m", "snakemake", *where, *how]
         # One thread a job and as many jobs as cores: two threads beside another busy process collapse.
         env = {**os.environ, "OMP_NUM_THREADS": "1", "ECGSTUDY_LOGS": str(paths.home / "logs")}
-        quiet = ["--quiet", "rules", "progress"]
-        subprocess.run([*call, "--unlock", "--quiet", "all"], env=env, check=True, capture_output=True)
+        # No live process holds the study, so a lock of Snakemake's is left over from a killed one.
+        subprocess.run([*call, "--unlock"], env=env, check=True, capture_output=True)
         result = subprocess.run(
-            [*call, "--rerun-incomplete", "--keep-going", *quiet, *extra, *targets], env=env
+            [*call, "--rerun-incomplete", "--keep-going", "--quiet", "rules", *arguments], env=env
         )
     if result.returncode:
         raise StudyError(
@@ -245,24 +257,86 @@ def run_study(params: Path, *, cores: int, targets: list[str], extra: list[str])
         )
 
 
+def choose_headline(study: Study, params: Path, *, cores: int) -> dict[str, float]:
+    """Choose each data set's headline ε on validation records and write it into the params file.
+
+    The smallest ε of the grid at which the seed-mean shared AUROC of the arm that sets it
+    (`supervised`) under PGD margin is at most 0.5; if there is none, the largest.
+    """
+    paths = Paths(study.study)
+    runs = [run for run in study.runs() if arms.get_arm(run.arm).sets_headline]
+    if not runs:
+        raise StudyError(f"{params}: no arm of the study sets the headline ε; add 'supervised' to its arms")
+    folders = [paths.run(run.dataset, run.arm, run.seed) for run in runs]
+    targets = [str((folder / "encoder.json").relative_to(paths.home)) for folder in folders]
+    run_study(study, params, cores=cores, arguments=targets)
+    chosen, text = {}, params.read_text(encoding="utf-8")
+    for dataset in study.datasets:
+        records = prepared_records(study, dataset, paths)
+        curves = [
+            robustness.validation_curve(run, records, folder)
+            for run, folder in zip(runs, folders, strict=True)
+            if run.dataset == dataset
+        ]
+        mean = {epsilon: sum(c[epsilon] for c in curves) / len(curves) for epsilon in sorted(curves[0])}
+        chosen[dataset] = next((epsilon for epsilon, auroc in mean.items() if auroc <= 0.5), max(mean))
+        print(f"{dataset}: {mean} -> {chosen[dataset]} mV")
+        text = re.sub(
+            rf"(^  {re.escape(dataset)}:.*?headline_epsilon_mv: )[0-9.e-]+",
+            rf"\g<1>{chosen[dataset]}", text, flags=re.DOTALL | re.MULTILINE,
+        )  # fmt: skip
+    write_text(params, text)
+    return chosen
+
+
+def write_page(executed: Path, page: Path, params: Path) -> None:
+    """Render one executed notebook as a page of the study's report."""
+    from ecgstudy import report
+
+    study = load_study(params)
+    report.render_notebook(
+        executed, page, title=f"{study.title} · {page.stem}", synthetic=is_synthetic(study)
+    )
+
+
+def write_index(params: Path, pages: list[str]) -> None:
+    """Write the report's index page, with links to `pages` (names inside the report folder)."""
+    from ecgstudy import report
+
+    study = load_study(params)
+    report.write_index(study, Paths(study.study), pages, synthetic=is_synthetic(study))
+
+
+COMMANDS = {
+    "study": [],
+    "figures": ["report/index.html", "--forcerun", "figures", "--allowed-rules", "figures", "page", "index"],
+    "report": ["report/index.html", "--forcerun", "index", "--allowed-rules", "page", "index"],
+    "pages": ["pages"],
+}
+"""What each command asks of Snakemake."""
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: ``study PARAMS``, ``plan PARAMS``, ``notebook NOTEBOOK EXECUTED KEY=VALUE …``."""
+    """Command line of the study; ``--help`` lists the commands."""
     parser = argparse.ArgumentParser(prog="python -m ecgstudy.workflow", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    study = commands.add_parser("study", help="bring a study up to date")
-    study.add_argument("params", type=Path)
-    study.add_argument("--cores", type=int, default=os.cpu_count())
-    study.add_argument("--target", action="append", default=[])
-    study.add_argument("--only", nargs="*", default=[], help="allow only these rules")
-    planning = commands.add_parser("plan", help="write every step's run.json, say what is out of date")
-    planning.add_argument("params", type=Path)
-    notebook = commands.add_parser("notebook", help="execute one notebook")
+    for name in (*COMMANDS, "plan", "headline"):
+        command = commands.add_parser(name)
+        command.add_argument("params", type=Path)
+        command.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
+    notebook = commands.add_parser("notebook", help="execute one notebook (used by the rules)")
     notebook.add_argument("notebook", type=Path)
     notebook.add_argument("executed", type=Path)
     notebook.add_argument("parameters", nargs="*", metavar="KEY=VALUE")
-    chosen = parser.parse_args(arguments)
+    page = commands.add_parser("page", help="render one executed notebook (used by the rules)")
+    page.add_argument("params", type=Path)
+    page.add_argument("executed", type=Path)
+    page.add_argument("page", type=Path)
+    index = commands.add_parser("index", help="write the report's index page (used by the rules)")
+    index.add_argument("params", type=Path)
+    index.add_argument("pages", nargs="*")
     try:
-        _dispatch(chosen)
+        _dispatch(parser.parse_args(arguments))
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -270,21 +344,28 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _dispatch(chosen: argparse.Namespace) -> None:
-    if chosen.command == "study":
-        only = ["--allowed-rules", *chosen.only] if chosen.only else []
-        run_study(chosen.params, cores=chosen.cores, targets=chosen.target, extra=only)
-        home = Paths(load_study(chosen.params).study)
-        print(f"Report: {home.report / 'index.html'}")
-    elif chosen.command == "plan":
-        study = load_study(chosen.params)
-        print(f"{plan(study, Paths(study.study))} steps are out of date")
-    else:
+    if chosen.command == "notebook":
         pairs = dict(item.split("=", 1) for item in chosen.parameters)
-        execute(
-            chosen.notebook,
-            chosen.executed,
-            {k: json.loads(v) if v.isdigit() else v for k, v in pairs.items()},
-        )
+        numbers = {key: int(value) for key, value in pairs.items() if value.lstrip("-").isdigit()}
+        execute(chosen.notebook, chosen.executed, pairs | numbers)
+    elif chosen.command == "page":
+        write_page(chosen.executed, chosen.page, chosen.params)
+    elif chosen.command == "index":
+        write_index(chosen.params, chosen.pages)
+    else:
+        _on_study(chosen.command, chosen.params, chosen.cores)
+
+
+def _on_study(command: str, params: Path, cores: int) -> None:
+    study = load_study(params)
+    paths = Paths(study.study)
+    if command == "plan":
+        print(f"{plan(study, paths)} steps are out of date")
+    elif command == "headline":
+        choose_headline(study, params, cores=cores)
+    else:
+        run_study(study, params, cores=cores, arguments=COMMANDS[command])
+        print(f"Report: {paths.report / 'index.html'}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,101 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: notebooks///ipynb,notebooks/scripts///py:percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 1 · The data
+#
+# Reads one data set of the study, cuts and labels its records, splits them by patient, and shows
+# what there is: how many records of which class, what the ECGs look like, who the patients are, and
+# how large the attack budgets are beside the signals. Every later notebook reads the arrays that
+# this one writes.
+
+# %% tags=["parameters"]
+study = "params/quick.yaml"
+dataset = "builtin"
+
+# %%
+import pandas as pd
+from IPython.display import display
+
+from ecgstudy import ecg_paper, figures
+from ecgstudy.records import count_classes
+from ecgstudy.study import Paths, load_study
+from ecgstudy.workflow import prepared_records
+
+plan = load_study(study)
+paths = Paths(plan.study)
+records = prepared_records(plan, dataset, paths)
+save = {"folder": paths.figures, "synthetic": bool(records.card.get("synthetic"))}
+
+# %% [markdown]
+# ## What was read
+#
+# Source, version, licence and every adaptation, as the loader states them.
+
+# %%
+facts = {key: value for key, value in records.card.items() if isinstance(value, str | int | float)}
+facts |= {"records": len(records), "leads": ", ".join(records.leads), "rate": f"{records.fs:g} Hz"}
+facts["length"] = f"{records.signals.shape[2] / records.fs:.2f} s"
+pd.DataFrame({"": facts}).style.set_properties(**{"text-align": "left", "white-space": "normal"})
+
+# %% [markdown]
+# ## Classes and splits
+#
+# Splits share no patient; this is asserted when the data are prepared. `sensitivity` records, where
+# there are any, are scored beside the test set but stay out of the primary analysis.
+
+# %%
+counts = count_classes(records)
+display(counts.pivot(index="class", columns="split", values="records").fillna(0).astype(int))
+per_split = records.table.groupby("split").agg(patients=("patient", "nunique"), attacked=("attacked", "sum"))
+display(per_split)
+figure = figures.class_counts(counts)
+alt = "Number of records of each class in each split"
+figures.save_figure(figure, name=f"class_counts_{dataset}", values=counts, alt=alt, **save)
+
+# %% [markdown]
+# ## One ECG of each class
+#
+# On ECG paper: 25 mm/s and 10 mm/mV; a large square is 0.2 s by 0.5 mV.
+
+# %%
+chosen = ecg_paper.typical_records(records)
+for row, name in zip(chosen, records.classes, strict=True):
+    ecg = records.signals[row]
+    title = f"{name} (record {records.table['record'][row]})"
+    figure = ecg_paper.draw_ecg(ecg, records.fs, records.leads, title=title)
+    values = ecg_paper.ecg_values(ecg, records.fs, records.leads)
+    safe = name.replace(" ", "_").replace("/", "-")
+    alt = f"ECG of the class {name} on ECG paper"
+    display(figures.save_figure(figure, name=f"ecg_{dataset}_{safe}", values=values, alt=alt, **save))
+
+# %% [markdown]
+# ## Age and sex
+#
+# Known ages only; missing values stay missing.
+
+# %%
+people = records.table.drop_duplicates("patient")[["patient", "age", "sex"]]
+figure = figures.age_sex(people)
+alt = "Age distribution of the patients by sex"
+figures.save_figure(figure, name=f"age_sex_{dataset}", values=people, alt=alt, **save)
+
+# %% [markdown]
+# ## Amplitudes against the attack budgets
+#
+# The attack may change each sample by at most ε. The lines are the study's grid of ε; the headline ε
+# is the budget of the primary outcome.
+
+# %%
+figure = figures.amplitude_against_epsilon(records, plan.evaluation.epsilons_mv)
+amplitudes = figures.record_amplitudes(records).describe().reset_index(names="statistic")
+alt = "Distribution of the records' amplitudes with the attack budgets as lines"
+print(f"headline ε: {plan.datasets[dataset].headline_epsilon_mv:g} mV")
+figures.save_figure(figure, name=f"amplitudes_{dataset}", values=amplitudes, alt=alt, **save)

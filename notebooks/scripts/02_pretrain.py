@@ -1,0 +1,90 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: notebooks///ipynb,notebooks/scripts///py:percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 2 · Pretraining one encoder
+#
+# Trains the encoder of one arm and seed on the training split, or continues where an interrupted
+# run stopped, and looks at what the loss does: who pulls, who pushes, and how strongly.
+
+# %% tags=["parameters"]
+study = "params/quick.yaml"
+dataset = "builtin"
+arm = "rocl-ip-hn"
+seed = 0
+
+# %%
+import pandas as pd
+from IPython.display import display
+
+from ecgstudy import diagnostics, figures
+from ecgstudy.arms import get_arm
+from ecgstudy.study import Paths, Run, load_study
+from ecgstudy.training import pretrain
+from ecgstudy.workflow import prepared_records
+
+plan = load_study(study)
+paths, run = Paths(plan.study), Run(plan, dataset, arm, seed)
+folder, records = paths.run(dataset, arm, seed), prepared_records(plan, dataset, paths)
+
+# %% [markdown]
+# ## The arm
+#
+# An arm is a row of factors. Contrastive arms share one loss,
+# $L = \sum_{ip} P_{ip}\,(-S_{ip} + \log(e^{S_{ip}} + D_i)) / \sum_{ip} P_{ip}$ with
+# $D_i = \sum_{k \in N} W_{ik}\, e^{S_{ik}}$, and differ in the pull weights $P$, the push weights $W$
+# and the adversary.
+
+# %%
+pd.DataFrame({arm: {name: str(value) for name, value in vars(get_arm(arm)).items()}})
+
+# %%
+history = pd.DataFrame(pretrain(run, records, folder))
+
+# %% [markdown]
+# ## Learning curves
+#
+# The effective number of negatives is $(\sum w)^2 / \sum w^2$: a weighting that leaves it at the
+# number of negatives does nothing. The floor fraction is the share of rows whose debiased negatives
+# sit on their lower bound, where they get no gradient.
+
+# %%
+if len(history):
+    display(figures.loss_curves(history))
+    display(history.tail(3))
+
+# %% [markdown]
+# ## Similarities
+#
+# Cosines between views of one batch of training records, in evaluation mode: two clean views of a
+# record, a clean and an adversarial one, and views of different patients, with classes that the
+# loss does not know.
+
+# %%
+pairs = diagnostics.inspect_batch(run, records, folder)
+figures.similarity_distributions(pairs)
+
+# %% [markdown]
+# ## Who is pushed how hard
+#
+# Push weight against similarity, for negatives; 1 is the standard loss.
+
+# %%
+negatives = pairs.dropna(subset="weight")
+display(negatives.groupby("same_class")["weight"].describe()[["mean", "min", "50%", "max"]])
+figures.weight_profile(negatives)
+
+# %% [markdown]
+# ## The embedding
+#
+# Test records on the first two principal components of the encoder's features.
+
+# %%
+figures.embedding_picture(diagnostics.embedding_plane(records, folder))
