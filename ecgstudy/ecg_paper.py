@@ -1,0 +1,234 @@
+"""ECGs on ECG paper: 25 mm/s and 10 mm/mV, so that 1 mV is as high as 0.4 s is long.
+
+All geometry is in mm of paper; a figure of magnification 1 prints at the true size.
+"""
+
+import math
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from ecgstudy.errors import StudyError
+from ecgstudy.records import EcgRecords
+
+MM_PER_S, MM_PER_MV = 25.0, 10.0
+GAP_MM, LABEL_MM, MARGIN_MM = 5.0, 5.0, 10.0
+INK, ATTACKED, DELTA = "#1a1a1a", "#0072B2", "#D55E00"
+STANDARD_LAYOUT = (
+    ("I", "aVR", "V1", "V4"),
+    ("II", "aVL", "V2", "V5"),
+    ("III", "aVF", "V3", "V6"),
+)
+
+
+class Trace(NamedTuple):
+    """One curve on a sheet: samples (mV), left end, baseline and top (mm), label, colour and gain."""
+
+    samples: np.ndarray
+    x: float
+    y: float
+    top: float
+    label: str = ""
+    colour: str = INK
+    gain: float = 1.0
+
+
+def ecg_values(
+    signals: np.ndarray, fs: float, leads: tuple[str, ...], perturbation: np.ndarray | None = None
+) -> pd.DataFrame:
+    """The numbers behind an ECG drawing: `time_s`, one column a lead (mV), `delta_<lead>` (mV)."""
+    frame = {"time_s": np.arange(signals.shape[-1]) / fs, **dict(zip(leads, signals, strict=True))}
+    if perturbation is not None:
+        frame |= {f"delta_{lead}": row for lead, row in zip(leads, perturbation, strict=True)}
+    return pd.DataFrame(frame)
+
+
+def draw_ecg(
+    signals: np.ndarray,
+    fs: float,
+    leads: tuple[str, ...],
+    perturbation: np.ndarray | None = None,
+    title: str = "",
+) -> Figure:
+    """One ECG on paper; with `perturbation` also the attacked ECG and, magnified, δ itself beneath.
+
+    Twelve leads of 5 s or more come in the usual 3 × 4 layout with lead II as rhythm strip, others as strips.
+
+    Parameters
+    ----------
+    signals, perturbation
+        (leads, samples) in mV.
+    fs
+        Sampling rate in Hz.
+
+    Raises
+    ------
+    StudyError
+        When signals, leads and perturbation do not fit together.
+    """
+    signals = np.asarray(signals, dtype=float)
+    if signals.ndim != 2 or len(signals) != len(leads):
+        raise StudyError(f"signals of shape {signals.shape} do not fit the {len(leads)} leads {tuple(leads)}")
+    if perturbation is None:
+        sheets = [("", signals, INK, 1.0)]
+    elif np.shape(perturbation) != signals.shape:
+        raise StudyError(f"perturbation {np.shape(perturbation)} and signals {signals.shape} differ in shape")
+    else:
+        delta = np.asarray(perturbation, dtype=float)
+        peak, gain = np.abs(delta).max(), _magnification(delta)
+        scale = f"perturbation δ × {gain:g}: 5 mm = {500 / gain:g} µV, max |δ| = {1000 * peak:.3g} µV"
+        sheets = [
+            ("clean", signals, INK, 1.0),
+            ("attacked", signals + delta, ATTACKED, 1.0),
+            (scale, delta, DELTA, gain),
+        ]
+    return _draw_sheets(sheets, fs, tuple(leads), title)
+
+
+def fragile_ecg(
+    signals: np.ndarray,
+    perturbation: np.ndarray,
+    fs: float,
+    leads: tuple[str, ...],
+    *,
+    record: str,
+    target: str,
+    scores: tuple[float, float],
+    epsilon_mv: float,
+) -> Figure:
+    """An ECG whose score for class `target` collapses from ``scores[0]`` to ``scores[1]`` within ε (mV)."""
+    clean, attacked = (f"{score:+.2f}".replace("-", "−") for score in scores)
+    found = f"score {clean} clean, {attacked} attacked (ε = {1000 * epsilon_mv:g} µV)"
+    title = f"Record {record}, class {target}: {found}"
+    return draw_ecg(signals, fs, leads, perturbation, title)
+
+
+def typical_records(records: EcgRecords, limit: int = 200) -> np.ndarray:
+    """Row of one typical record a class: of its first `limit` records, that of median amplitude (std)."""
+    labels, rows = records.multi_hot(), []
+    for column in range(len(records.classes)):
+        candidates = np.flatnonzero(labels[:, column] > 0)
+        alone = candidates[labels[candidates].sum(1) == 1]
+        chosen = (alone if len(alone) else candidates)[:limit]
+        if not len(chosen):
+            raise StudyError(f"{records.name}: class {records.classes[column]!r} has no record to draw")
+        amplitude = np.asarray(records.signals[chosen]).std(axis=2).mean(1)
+        rows.append(chosen[np.argsort(amplitude)[len(chosen) // 2]])
+    return np.array(rows)
+
+
+def ecg_gallery(records: EcgRecords, rows: np.ndarray | None = None) -> Figure:
+    """One strip a class (lead II or MLII where there is one), on one sheet of paper."""
+    rows = typical_records(records) if rows is None else rows
+    lead = next((i for i, name in enumerate(records.leads) if name in ("II", "MLII")), 0)
+    width = MM_PER_S * records.signals.shape[2] / records.fs
+    columns = min(len(rows), max(1, int(260 // (width + GAP_MM))))
+    cells = [
+        (
+            np.asarray(records.signals[row, lead], dtype=float),
+            (i % columns) * (width + GAP_MM),
+            f"{name}   (record {records.table['record'].iloc[row]})",
+        )
+        for i, (row, name) in enumerate(zip(rows, records.classes, strict=True))
+    ]
+    grid = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+    traces, height = _traces(grid)
+    sheet = ("", traces, (columns * (width + GAP_MM), height))
+    return _figure([sheet], records.fs, f"One ECG of each class, lead {records.leads[lead]}")
+
+
+def _draw_sheets(sheets: list[tuple], fs: float, leads: tuple[str, ...], title: str) -> Figure:
+    samples = sheets[0][1].shape[1]
+    standard = set(leads) >= {lead for row in STANDARD_LAYOUT for lead in row} and samples / fs >= 5
+    drawn = []
+    for heading, signals, colour, gain in sheets:
+        rows = (_standard_rows if standard else _strip_rows)(signals, leads, fs)
+        traces, height = _traces(rows, colour, gain)
+        drawn.append((heading, traces, (MM_PER_S * samples / fs, height)))
+    return _figure(drawn, fs, title)
+
+
+def _strip_rows(signals: np.ndarray, leads: tuple[str, ...], fs: float) -> list[list[tuple]]:
+    return [[(signal, 0.0, lead)] for signal, lead in zip(signals, leads, strict=True)]
+
+
+def _standard_rows(signals: np.ndarray, leads: tuple[str, ...], fs: float) -> list[list[tuple]]:
+    quarter, by_name = signals.shape[1] // 4, dict(zip(leads, signals, strict=True))
+    rows = [
+        [
+            (by_name[lead][i * quarter : (i + 1) * quarter], MM_PER_S * i * quarter / fs, lead)
+            for i, lead in enumerate(names)
+        ]
+        for names in STANDARD_LAYOUT
+    ]
+    return [*rows, [(by_name["II"], 0.0, "II")]]
+
+
+def _traces(rows: list[list[tuple]], colour: str = INK, gain: float = 1.0) -> tuple[list[Trace], float]:
+    """Stack rows of (samples, x, label): each as high as its amplitude and its label need."""
+    traces, top, scale = [], 0.0, MM_PER_MV * gain
+    for row in rows:
+        low = min(scale * samples.min() for samples, _, _ in row)
+        high = max(scale * samples.max() for samples, _, _ in row)
+        height = 5 * math.ceil(max(15.0, high - low + LABEL_MM + 2) / 5)
+        baseline = top - (height + LABEL_MM) / 2 - (low + high) / 2
+        traces += [Trace(samples, x, baseline, top, label, colour, gain) for samples, x, label in row]
+        top -= height
+    return traces, -top
+
+
+def _magnification(delta: np.ndarray) -> float:
+    """The largest of 1, 2, 5 × 10^k that keeps max |δ| within 5 mm."""
+    room = 5.0 / (MM_PER_MV * max(float(np.abs(delta).max()), 1e-9))
+    decade = 10.0 ** math.floor(math.log10(room))
+    return next(m * decade for m in (5, 2, 1) if m * decade <= room * (1 + 1e-9))
+
+
+def _figure(sheets: list[tuple[str, list[Trace], tuple[float, float]]], fs: float, title: str) -> Figure:
+    """Sheets (heading, traces, (width, height) in mm) above one another, everything to scale."""
+    width = max(size[0] for _, _, size in sheets) + MARGIN_MM + 5
+    scale = min(3.0, max(1.0, 180 / width))  # short strips are enlarged, the aspect is kept
+    above, footer = [6 / scale * bool(heading) for heading, _, _ in sheets], 5 / scale
+    height = (7 / scale if title else 0) + sum(above) + sum(size[1] for _, _, size in sheets) + footer
+    figure = plt.figure(figsize=(width * scale / 25.4, height * scale / 25.4))
+    plt.close(figure)
+    bottom = footer + sum(above) + sum(size[1] for _, _, size in sheets)
+    for (heading, traces, size), room in zip(sheets, above, strict=True):
+        bottom -= size[1] + room
+        box = (0, bottom / height, (size[0] + MARGIN_MM + 5) / width, size[1] / height)
+        axes = figure.add_axes(box, xlim=(-MARGIN_MM, size[0] + 5), ylim=(-size[1], 0))
+        _paper(axes, line=0.25 * scale)
+        _calibration(axes, traces[0])
+        for trace in traces:
+            _draw_trace(axes, trace, fs)
+        axes.set_title(heading, loc="left", fontsize=9, color=traces[0].colour, pad=3)
+    figure.suptitle(title, x=0, y=1, ha="left", va="top", fontsize=10, fontweight="bold")
+    figure.text(1, 0, "25 mm/s   10 mm/mV", ha="right", va="bottom", fontsize=7, color="#666666")
+    return figure
+
+
+def _paper(axes: Axes, line: float) -> None:
+    (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
+    for step, colour, width in ((1, "#f8dcdc", line), (5, "#eeb4b4", 2 * line)):
+        xs, ys = np.arange(x0, x1 + 0.1, step), np.arange(y0, y1 + 0.1, step)
+        grid = [((x, y0), (x, y1)) for x in xs] + [((x0, y), (x1, y)) for y in ys]
+        axes.add_collection(LineCollection(grid, colors=colour, linewidths=width, zorder=0, clip_on=False))
+    axes.set_axis_off()
+
+
+def _calibration(axes: Axes, trace: Trace) -> None:
+    """The usual mark: 1 mV high (0.5 / gain mV for a magnified curve) and 0.2 s long."""
+    high = MM_PER_MV if trace.gain == 1 else 5.0
+    x, y = np.array([-8, -7, -7, -2, -2, -1]), np.array([0, 0, high, high, 0, 0])
+    axes.plot(x, np.clip(trace.y, axes.get_ylim()[0] + 1, -high - 1) + y, color=trace.colour, lw=0.9)
+
+
+def _draw_trace(axes: Axes, trace: Trace, fs: float) -> None:
+    x = trace.x + MM_PER_S * np.arange(len(trace.samples)) / fs
+    axes.plot(x, trace.y + MM_PER_MV * trace.gain * trace.samples, color=trace.colour, lw=0.9)
+    axes.text(trace.x + 1, trace.top - 1, trace.label, fontsize=8, va="top", color=INK)

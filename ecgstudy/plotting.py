@@ -1,0 +1,192 @@
+"""What all plots share: style, colours of the arms, saving, labels that keep clear of one another."""
+
+import zlib
+from base64 import b64encode
+from contextlib import AbstractContextManager
+from itertools import pairwise, product
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ecgstudy.arms import ARMS
+from ecgstudy.files import whole_file
+
+STAMP = "simulated ECGs: proves the machinery only"
+GREY, INK = "#9b9b9b", "#222222"
+# Okabe–Ito and Tol hues, safe for colour-blind readers: one a weighting, whatever it is added to.
+WEIGHTING_COLOURS = {
+    "ip-hn": "#882255", "ip": "#0072B2", "hn": "#D55E00", "hcl": "#D55E00", "debiased": "#56B4E9",
+    "clef": "#009E73", "clef-original": "#44AA99", "dclw": "#E69F00",
+}  # fmt: skip
+ARM_COLOURS = {
+    "random": "#9b9b9b", "supervised": "#000000", "pgd-at": "#8C510A", "trades": "#BF812D",
+    "mart": "#CC79A7", "simclr": "#666666", "rocl": "#666666",
+}  # fmt: skip
+OTHER_COLOURS = ("#332288", "#117733", "#999933", "#AA4499", "#88CCEE", "#DDAA33", "#661100", "#6699CC")
+CLASS_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
+DAGGER_NOTE = "† and hollow: a gradient-masking check fails, robust AUROC may be too high"
+
+
+def style() -> AbstractContextManager:
+    """Matplotlib settings of all figures, as a context (and decorator); nothing global changes."""
+    return mpl.rc_context({
+        "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9,
+        "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
+        "axes.edgecolor": "#666666", "axes.labelcolor": INK, "axes.grid": True, "axes.axisbelow": True,
+        "grid.color": "#e9e9e9", "grid.linewidth": 0.8, "xtick.color": "#444444", "ytick.color": "#444444",
+        "lines.linewidth": 1.6, "lines.markersize": 5, "legend.frameon": False, "figure.dpi": 110,
+        "svg.hashsalt": "ecgstudy", "svg.fonttype": "path",
+    })  # fmt: skip
+
+
+def save_figure(
+    figure: Figure, folder: str | Path, name: str, values: pd.DataFrame, *, alt: str, synthetic: bool
+) -> Figure:
+    """Write ``name.png``, ``name.svg`` and, with the exact values behind it, ``name.csv``.
+
+    The files are the same bytes each time. `alt` describes the figure to those who cannot see it; it is
+    kept in both images and shown by reports. Returns `figure`, which a notebook then displays.
+    """
+    if synthetic and STAMP not in {text.get_text() for text in figure.texts}:
+        figure.text(0.0, -0.01, STAMP, ha="left", va="top", fontsize=7.5, style="italic", color="#8a5a00")
+    about = {"Title": name, "Description": alt}
+    extra = {"png": {"dpi": 160, "metadata": {**about, "Software": None}}}
+    extra["svg"] = {"metadata": {**about, "Date": None, "Creator": None}}
+    for kind, options in extra.items():
+        with style(), whole_file(Path(folder) / f"{name}.{kind}") as partial:
+            figure.savefig(
+                partial, format=kind, bbox_inches="tight", pad_inches=0.08, facecolor="white", **options
+            )
+    with whole_file(Path(folder) / f"{name}.csv") as partial:
+        values.to_csv(partial, index=False, lineterminator="\n", encoding="utf-8")
+    image = b64encode((Path(folder) / f"{name}.png").read_bytes()).decode("ascii")
+    # Notebooks show these bytes and keep the description, whichever matplotlib backend is active.
+    figure._repr_mimebundle_ = lambda **_: ({"image/png": image}, {"image/png": {"alt": alt}})
+    return figure
+
+
+def arm_colour(arm: str) -> str:
+    """The colour of `arm` in every figure: that of its weighting, else its own."""
+    stem = arm.removesuffix("-temperature").removesuffix("-shuffled")
+    if stem in ARM_COLOURS:
+        return ARM_COLOURS[stem]
+    for name, colour in WEIGHTING_COLOURS.items():
+        if stem == name or stem.endswith(f"-{name}"):
+            return colour
+    return OTHER_COLOURS[zlib.crc32(stem.encode()) % len(OTHER_COLOURS)]
+
+
+def arm_marker(arm: str) -> str:
+    """Diamond: reference; square: trained with adversaries; circle: clean views."""
+    row = ARMS.get(arm)
+    if row is not None and row.group == "reference":
+        return "D"
+    return "s" if row is not None and row.adversary != "none" else "o"
+
+
+def new_panels(
+    rows: int, columns: int, width: float, height: float, **shared: bool
+) -> tuple[Figure, np.ndarray]:
+    """Figure and axes (rows, columns), each panel `width` × `height` inches; no window manager knows it."""
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained", **shared
+    )
+    plt.close(figure)
+    return figure, axes
+
+
+def is_true(column: pd.Series) -> pd.Series:
+    """Where `column` is True, also after a round through CSV with missing values."""
+    return column.astype(str) == "True"
+
+
+def fails_masking(rows: pd.DataFrame) -> bool:
+    """Whether a masking check failed in any of `rows` (unknown and not applicable count as no)."""
+    return "masking_ok" in rows and bool((rows["masking_ok"].astype(str) == "False").any())
+
+
+def dagger_note(figure: Figure, table: pd.DataFrame) -> None:
+    """Explain daggers and hollow markers beneath `figure`, if `table` has any."""
+    if fails_masking(table):
+        figure.supxlabel(DAGGER_NOTE, fontsize=8, x=0.01, ha="left")
+
+
+def _spread(values: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
+    """Positions near `values`, in their order, at least `gap` apart and within low … high."""
+    placed = np.array(values, dtype=float)
+    order = np.argsort(placed, kind="stable")
+    for before, after in pairwise(order):
+        placed[after] = max(placed[after], placed[before] + gap)
+    placed[order[-1]] = min(placed[order[-1]], max(high, low + gap * (len(order) - 1)))
+    for after, before in pairwise(order[::-1]):
+        placed[before] = min(placed[before], placed[after] - gap)
+    return placed
+
+
+def label_ends(axes: Axes, x: float, values: list, names: list[str], colours: list[str]) -> None:
+    """Names right of the curves' last points, kept apart, each tied to its curve by a thin line."""
+    (low, high), height = axes.get_ylim(), axes.figure.get_size_inches()[1]
+    rows = axes.get_subplotspec().get_gridspec().nrows
+    gap = 0.19 * (high - low) / (height / rows - 0.8)
+    for value, name, colour, y in zip(values, names, colours, _spread(values, gap, low, high), strict=True):
+        axes.annotate(name, (x, value), (1.06, (y - low) / (high - low)), textcoords="axes fraction",
+                      va="center", annotation_clip=False, **_tied(colour))  # fmt: skip
+
+
+def _tied(colour: str) -> dict:
+    line = {"arrowstyle": "-", "color": colour, "lw": 0.6, "shrinkA": 0, "shrinkB": 3, "relpos": (0, 0.5)}
+    return {"color": colour, "fontsize": 8.5, "arrowprops": line}
+
+
+def label_points(axes: Axes, points: list, names: list[str], colours: list[str]) -> None:
+    """Names beside points, each at the nearest place that covers no point and no other name."""
+    axes.margins(0.12)
+    axes.figure.draw_without_rendering()
+    centres = axes.transData.transform(points) * 72 / axes.figure.dpi
+    taken = [np.array([*(c - 5), *(c + 5)]) for c in centres]
+    for point, centre, name, colour in zip(points, centres, names, colours, strict=True):
+        size = np.array([5.6 * len(name), 10.0])
+        boxes = []
+        for radius, angle in product((9, 16, 26, 40, 58), np.pi * np.arange(3, 27, 2) / 12):
+            direction = np.array([np.cos(angle), np.sin(angle)])
+            middle = centre + radius * direction + direction * size / 2
+            boxes.append(np.concatenate([middle - size / 2, middle + size / 2]))
+        covered = [sum(_overlap(box, other) for other in taken) for box in boxes]
+        box = boxes[int(np.argmin(covered))]
+        taken.append(box)
+        offset = (box[:2] + box[2:]) / 2 - centre
+        box = {"fc": "#ffffffcc", "ec": "none", "pad": 0.8}
+        axes.annotate(name, point, offset, textcoords="offset points", ha="center", va="center", zorder=5,
+                      bbox=box, **_tied(colour))  # fmt: skip
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Area that the boxes (x0, y0, x1, y1) share."""
+    return float(np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None)))
+
+
+def epsilon_axis(axes: Axes, epsilons: pd.Series) -> list[float]:
+    """Evenly spaced budgets, 0 (clean) included; returns them in order."""
+    ordered = sorted(set(epsilons))
+    axes.set_xticks(range(len(ordered)), [f"{e:g}" for e in ordered])
+    axes.set(xlabel="perturbation budget ε (mV)", ylim=(0, 1.02))
+    axes.axhline(0.5, color="#666666", lw=1, ls=":")
+    axes.grid(False, axis="x")
+    return ordered
+
+
+def draw_curve(
+    axes: Axes, rows: pd.DataFrame, epsilons: list[float], colour: str, **look: object
+) -> tuple[float, float]:
+    """Shared AUROC of one model against ε with its band; returns the last point."""
+    rows = rows.sort_values("epsilon_mv")
+    x = [epsilons.index(e) for e in rows["epsilon_mv"]]
+    axes.plot(x, rows["auroc_shared"], color=colour, **({"marker": "o"} | look))
+    if "ci_low" in rows:
+        axes.fill_between(x, rows["ci_low"], rows["ci_high"], color=colour, alpha=0.12, lw=0)
+    return x[-1], rows["auroc_shared"].iloc[-1]
