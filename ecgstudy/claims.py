@@ -107,7 +107,7 @@ def judge(contrasts: pd.DataFrame, cost: pd.DataFrame, confidence: float = 0.95)
     Returns
     -------
     DataFrame
-        One row a claim; `effect` and its adjusted interval are those of the part that decided.
+        One row a claim; `effect` and its adjusted interval are those of the part that decided (the weakest).
     """
     rows = [_judge(n, claim, contrasts, cost, confidence) for n, claim in CLAIMS.items()]
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -142,7 +142,7 @@ def _judge(number: int, claim: Claim, contrasts: pd.DataFrame, cost: pd.DataFram
         f"{p.adaptive} against {p.standard} ({p.measure}, {p.protocol})" for p in found if not found[p]
     ]
     evidence = "; ".join([*map(str, results), *(["missing: " + ", ".join(missing)] if missing else [])])
-    shown = _deciding(verdict, results)
+    shown = min(results, key=_room) if verdict != "not tested" else None
     numbers = [shown.value, shown.low, shown.high] if shown else [np.nan] * 3
     return [f"{number}. {claim.text}", verdict, *numbers, evidence]
 
@@ -214,16 +214,8 @@ def _verdict(claim: Claim, found: dict[Part, list[_Found]]) -> str:
     return "supported" if all(v == {"supported"} for v in verdicts) else "inconclusive"
 
 
-def _deciding(verdict: str, results: list[_Found]) -> _Found | None:
-    """The part shown beside the verdict: the first contradicted one, else the weakest."""
-    if verdict == "not tested" or not results:
-        return None
-    if verdict == "contradicted":
-        return next(r for r in results if r.verdict == "contradicted")
-
-    def strength(result: _Found) -> float:
-        sides = {"above": result.low - result.part.margin, "below": result.part.margin - result.high}
-        room = sides.get(result.part.side, max(result.low, -result.high))
-        return -np.inf if np.isnan(room) else room
-
-    return min(results, key=strength)
+def _room(result: _Found) -> float:
+    """How far the interval is on the right side of the margin: the part with least decides."""
+    above, below = result.low - result.part.margin, result.part.margin - result.high
+    room = {"above": above, "below": below, "differs": max(above, below)}[result.part.side]
+    return -np.inf if np.isnan(room) else room

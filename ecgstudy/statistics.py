@@ -70,7 +70,7 @@ class _Ranked:
     """
 
     def __init__(self, y: np.ndarray, score: np.ndarray, within: np.ndarray | None = None):
-        self.order = np.argsort(score, kind="stable")
+        self.order = np.argsort(score)  # the order within a tie never matters
         if within is not None:
             self.order = self.order[np.argsort(within[self.order], kind="stable")]
         ranked = score[self.order]
@@ -220,19 +220,32 @@ def resampled_auroc(
     np.ndarray
         (resamples, classes).
     """
+    n = drawn.shape[1]
     values = np.full((len(drawn), y.shape[1]), np.nan)
     for c in np.flatnonzero(defined_labels(y)):
         ranked = _Ranked(y[:, c], scores[:, c])
         owner = patients[ranked.order]
-        low, high = (_counts(ranked.negative)[edge[ranked.positive]] for edge in (ranked.start, ranked.stop))
-        for rows in np.array_split(np.arange(len(drawn)), -(-len(drawn) // block)):
-            weight = np.ascontiguousarray(drawn[rows].T)
-            below = np.zeros((ranked.negative.sum() + 1, len(rows)), np.float32)
-            np.cumsum(weight[owner[ranked.negative]], axis=0, out=below[1:])
-            positive = weight[owner[ranked.positive]]
-            won = np.einsum("ib,ib->b", positive, below[low] + below[high], dtype=np.float64) / 2
-            values[rows, c] = won / (positive.sum(axis=0, dtype=np.float64) * below[-1])
+        held = np.stack([np.bincount(owner, kind, n) for kind in (ranked.positive, ranked.negative)], axis=1)
+        if 4 * n < len(drawn):  # few patients: pairs won between each two of them, then a quadratic form
+            won_by = np.zeros((n, n))
+            np.add.at(won_by, owner[ranked.positive], _below(ranked, owner, np.eye(n, dtype=np.float32)))
+            won = np.einsum("bg,bg->b", drawn @ won_by, drawn)
+        else:
+            won = np.empty(len(drawn))
+            for rows in np.array_split(np.arange(len(drawn)), -(-len(drawn) // block)):
+                weight = np.ascontiguousarray(drawn[rows].T)
+                below = _below(ranked, owner, weight)
+                won[rows] = np.einsum("ib,ib->b", weight[owner[ranked.positive]], below, dtype=np.float64)
+        values[:, c] = won / np.prod(drawn @ held, axis=1)
     return values
+
+
+def _below(ranked: _Ranked, owner: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Weight of the negatives below each positive, (positives, columns of `weight` (patients, columns))."""
+    below = np.zeros((ranked.negative.sum() + 1, weight.shape[1]), weight.dtype)
+    np.cumsum(weight[owner[ranked.negative]], axis=0, out=below[1:])
+    low, high = (_counts(ranked.negative)[edge[ranked.positive]] for edge in (ranked.start, ranked.stop))
+    return (below[low] + below[high]) / 2
 
 
 # --- Intervals over patients and seeds ----------------------------------------------------------

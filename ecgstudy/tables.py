@@ -69,7 +69,7 @@ def _at(key: tuple) -> dict:
 
 
 def _is_headline(key: tuple, headline: dict[str, float], attack: str) -> bool:
-    return key[2] == attack and key[3] == headline[target(*key[:2])]
+    return key[2] == attack and key[3] == headline.get(target(*key[:2]))
 
 
 def _mean(sets: list[ScoreSet]) -> float:
@@ -115,19 +115,14 @@ def _one_sample(sets: list[ScoreSet]) -> Sample:
     return sets[0].sample
 
 
-def _by_seed_and_all(arm: dict[int, ScoreSet]) -> Iterator[tuple[int | str, list[ScoreSet]]]:
-    """Each seed alone, then all together."""
-    yield from ((seed, [arm[seed]]) for seed in sorted(arm))
-    yield ALL, [arm[seed] for seed in sorted(arm)]
-
-
 def _shared_and_label(scores: Scores) -> Iterator[tuple[dict, Group, str, list[ScoreSet], list[ScoreSet]]]:
     """(key columns, group, arm, shared sets, the label sets beside them or none) of every table row."""
     label = _groups(scores, view="label")
     for key, group in _groups(scores).items():
         for name, arm in group.items():
-            for seed, sets in _by_seed_and_all(arm):
-                own = label.get(key, {}).get(name, {})
+            own = label.get(key, {}).get(name, {})
+            for seed in (*sorted(arm), ALL):
+                sets = [arm[s] for s in (sorted(arm) if seed == ALL else [seed])]
                 paired = sets if key[2] == "none" else [own[s.seed] for s in sets if s.seed in own]
                 columns = _at(key) | {"arm": name, "seed": seed, "masking_ok": _masking(sets)}
                 yield columns, group, name, sets, paired if len(paired) == len(sets) else []
@@ -338,7 +333,7 @@ def headline_check(scores: Scores, headline: dict[str, float], arm: str = "super
         pick = min((e for e in grid if _mean(grid[e]) <= CHANCE), default=max(grid))
         for epsilon, sets in grid.items():
             row = dict(zip(WHERE, (*key, epsilon), strict=True)) | {"auroc_shared": _mean(sets)}
-            named = epsilon == headline[target(*key[:2])]
+            named = epsilon == headline.get(target(*key[:2]))
             rows.append(row | {"seeds": len(sets), "chosen": epsilon == pick, "in_params": named})
     return _table("headline_check", rows)
 

@@ -82,10 +82,10 @@ def test_a_label_undefined_without_a_patient_keeps_its_value_there():
 
 
 @settings(max_examples=40, deadline=None)
-@given(scored(), some.integers(0, 1000))
-def test_resampled_auroc_equals_that_of_repeated_records(data, seed):
+@given(scored(), some.sampled_from([5, 40]))  # more and fewer resamples than patients: two algorithms
+def test_resampled_auroc_equals_that_of_repeated_records(data, resamples):
     y, scores, patients = data
-    drawn, _ = st.patient_resamples(y, patients, 5, np.random.default_rng(seed))
+    drawn, _ = st.patient_resamples(y, patients, resamples, np.random.default_rng(resamples))
     found = st.resampled_auroc(y, scores, patients, drawn, block=2)
     for row, counts in zip(found, drawn, strict=True):
         again = np.repeat(np.arange(len(y)), counts[patients].astype(int))

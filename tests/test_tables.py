@@ -307,6 +307,14 @@ def test_contrasts_use_only_the_seeds_that_both_arms_have(tmp_path):
     assert set(tb.contrasts(scores, [], {"mitdb": 0.02}, "pgd-margin", 0.95)["seeds"]) == {2}
 
 
+def test_a_single_seed_is_listed_alone_and_as_all(tmp_path):
+    paths = Paths("small", tmp_path)
+    write_run(paths, "mitdb", "rocl", 1)
+    rows = tb.robust_auroc(read_scores(paths, make_study().runs(), ["slf"])).query("attack == 'none'")
+    assert list(rows["seed"]) == [1, "all"]
+    assert rows["auroc_shared"].nunique() == rows["ci_low"].nunique() == 1
+
+
 def test_arms_scored_on_other_records_are_refused(tmp_path):
     paths = Paths("small", tmp_path)
     write_run(paths, "mitdb", "rocl", 0)
