@@ -162,7 +162,7 @@ def evaluate(run: Run, records: EcgRecords, folder: Path, protocol: str) -> pd.D
 
 
 def validation_curve(run: Run, records: EcgRecords, folder: Path) -> dict[float, float]:
-    """ε (mV) → shared macro AUROC of the run under PGD margin on validation records: chooses the headline ε."""
+    """ε (mV) → shared macro AUROC under PGD margin on validation records; it chooses the headline ε."""
     options, device = run.study.evaluation, pick_device(run.study.device)
     victim, _, _ = frozen_victim(run, records, folder)
     sample = _Sample.of(attacked_sample(records, "validation", options.max_records), "", device)

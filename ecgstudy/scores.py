@@ -55,7 +55,7 @@ class Sample:
 
     def named(self, mask: np.ndarray) -> str:
         """Names of the classes where `mask` holds."""
-        return " ".join(np.array(self.classes)[mask])
+        return ", ".join(np.array(self.classes)[mask])
 
 
 @dataclass(frozen=True, eq=False)

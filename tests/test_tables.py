@@ -160,7 +160,7 @@ def test_subgroups_are_those_of_age_and_sex_and_name_their_labels(stored):
     women = (frame["sex"] == "female").to_numpy()
     assert rows.loc["female", "auroc_shared"] == pytest.approx(roc_auc_score(y[women], scores[women]))
     assert rows.loc["female", "n_patients"] == 4
-    assert rows.loc["≥70", "labels"] == "N S"  # no F there
+    assert rows.loc["≥70", "labels"] == "N, S"  # no F there
     elderly = (frame["age"] >= 70).to_numpy()
     expected = np.mean([roc_auc_score(y[elderly, c], scores[elderly, c]) for c in (0, 1)])
     assert rows.loc["≥70", "auroc_shared"] == pytest.approx(expected)
