@@ -11,7 +11,7 @@ from ecgstudy.study import ROOT, Paths, load_study
 
 study = load_study(config["params"])
 paths = Paths(study.study, Path("..").resolve())
-run_notebook = f"{sys.executable} -m ecgstudy.workflow notebook {ROOT}/notebooks/"
+run_notebook = f"{sys.executable} -m ecgstudy.notebooks {ROOT}/notebooks/"
 parameters = f"study={config['params']}"
 
 PREPARED = ["card.json", "signals.npy", "labels.npy", "table.parquet"]

@@ -1,4 +1,4 @@
-"""What a result rests on: stamps of parameters and code, versions, commit, device."""
+"""What a result rests on: stamps of parameters and code, versions, commit, machine."""
 
 import ast
 import hashlib
@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-
-import torch
 
 PACKAGES = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "wfdb", "neurokit2", "matplotlib")
 
@@ -52,13 +50,10 @@ def git_commit(folder: str | Path = ".") -> str | None:
 
 
 def environment(folder: str | Path = ".") -> dict:
-    """Versions, commit and device of this process, as plain JSON types."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    """Versions, commit and machine, as plain JSON types."""
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
         "commit": git_commit(folder),
-        "device": device,
         "machine": f"{platform.system()} {platform.machine()}",
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
     }

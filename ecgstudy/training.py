@@ -335,10 +335,16 @@ def _finish(state: State, data: Data, records: EcgRecords, history: list[dict], 
         "leads": list(records.leads), "fs": records.fs, "classes": list(records.classes),
         "multilabel": records.multilabel, "arm": run.arm, "dataset": run.dataset, "seed": run.seed,
         "parameters": count_parameters(encoder), "precision": state.precision,
-        "training_records": len(data.signals),
+        "training_records": len(data.signals), "device": _device_name(state.device),
     }  # fmt: skip
     write_text(folder / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
     save_encoder(folder, state.model, form)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def load_trained(run: Run, records: EcgRecords, folder: Path) -> tuple[State, Data]:

@@ -21,9 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-import papermill
-from papermill.exceptions import PapermillExecutionError
-
 from ecgstudy import (
     arms,
     attacks,
@@ -40,7 +37,7 @@ from ecgstudy import datasets as datasets_package
 from ecgstudy.attacks import gradient, objectives
 from ecgstudy.errors import StudyError
 from ecgstudy.files import write_json, write_text
-from ecgstudy.provenance import environment, stamp
+from ecgstudy.provenance import stamp
 from ecgstudy.records import EcgRecords, load_records, save_records
 from ecgstudy.study import ROOT, Paths, Run, Study, load_study
 
@@ -166,40 +163,6 @@ def is_synthetic(study: Study) -> bool:
     )
 
 
-def execute(notebook: Path, executed: Path, parameters: dict) -> None:
-    """Execute a notebook with papermill; the executed copy appears at `executed` only when it succeeded.
-
-    While it runs, and for good when it fails, the copy is in the study's ``logs`` folder. Next to
-    `executed`, ``provenance.json`` records the stamp of the step's ``run.json`` and the environment.
-
-    Raises
-    ------
-    StudyError
-        For a parameter that the notebook does not have, and for a failed cell (with its error).
-    """
-    known = papermill.inspect_notebook(str(notebook))
-    unknown = sorted(set(parameters) - set(known))
-    if unknown:
-        raise StudyError(f"{notebook.name} has no parameter {unknown[0]!r}; it has {', '.join(known)}")
-    home = Path(os.environ.get("ECGSTUDY_LOGS", executed.parent))
-    log = home / f"{'-'.join([notebook.stem, *map(str, list(parameters.values())[1:])])}.ipynb"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    folder = executed.parent
-    asked, started = _read(folder / "run.json"), time.time()
-    try:
-        papermill.execute_notebook(
-            str(notebook), str(log), parameters, progress_bar=False, log_output=False, cwd=str(ROOT)
-        )
-    except PapermillExecutionError as error:
-        raise StudyError(
-            f"{notebook.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
-            f"(the notebook is kept: {log})"
-        ) from None
-    os.replace(log, executed)
-    done = {"stamp": asked.get("stamp"), "parameters": parameters, "seconds": time.time() - started}
-    write_json(folder / "provenance.json", {**done, **environment(ROOT)})
-
-
 @contextmanager
 def study_lock(paths: Paths) -> Iterator[None]:
     """Hold the study for this process; the kernel lets go of it when the process dies, however it dies.
@@ -245,9 +208,9 @@ def run_study(study: Study, params: Path, *, cores: int, arguments: list[str]) -
         how = ["--cores", str(cores), "--rerun-triggers", "mtime", "--config", f"params={params.resolve()}"]
         call = [sys.executable, "-m", "snakemake", *where, *how]
         # One thread a job and as many jobs as cores: two threads beside another busy process collapse.
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "ECGSTUDY_LOGS": str(paths.home / "logs")}
-        # No live process holds the study, so a lock of Snakemake's is left over from a killed one.
-        subprocess.run([*call, "--unlock"], env=env, check=True, capture_output=True)
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        if any(paths.home.glob(".snakemake/locks/*")):  # of a killed process: no live one holds the study
+            subprocess.run([*call, "--unlock"], env=env, check=True, capture_output=True)
         result = subprocess.run(
             [*call, "--rerun-incomplete", "--keep-going", "--quiet", "rules", *arguments], env=env
         )
@@ -324,10 +287,6 @@ def main(arguments: list[str] | None = None) -> int:
         command = commands.add_parser(name)
         command.add_argument("params", type=Path)
         command.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
-    notebook = commands.add_parser("notebook", help="execute one notebook (used by the rules)")
-    notebook.add_argument("notebook", type=Path)
-    notebook.add_argument("executed", type=Path)
-    notebook.add_argument("parameters", nargs="*", metavar="KEY=VALUE")
     page = commands.add_parser("page", help="render one executed notebook (used by the rules)")
     page.add_argument("params", type=Path)
     page.add_argument("executed", type=Path)
@@ -344,11 +303,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _dispatch(chosen: argparse.Namespace) -> None:
-    if chosen.command == "notebook":
-        pairs = dict(item.split("=", 1) for item in chosen.parameters)
-        numbers = {key: int(value) for key, value in pairs.items() if value.lstrip("-").isdigit()}
-        execute(chosen.notebook, chosen.executed, pairs | numbers)
-    elif chosen.command == "page":
+    if chosen.command == "page":
         write_page(chosen.executed, chosen.page, chosen.params)
     elif chosen.command == "index":
         write_index(chosen.params, chosen.pages)

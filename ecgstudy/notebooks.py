@@ -1,0 +1,81 @@
+"""Execute a notebook in batch: parameters checked, failures kept, results whole.
+
+Imports little, since every step of a study starts it: the kernel loads torch, this process need not.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import papermill
+from papermill.exceptions import PapermillExecutionError
+
+from ecgstudy.errors import StudyError
+from ecgstudy.files import write_json
+from ecgstudy.provenance import environment
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def execute(notebook: Path, executed: Path, parameters: dict, logs: Path) -> None:
+    """Execute a notebook with papermill; the executed copy appears at `executed` only when it succeeded.
+
+    While it runs, and for good when it fails, the copy is in `logs`. Beside `executed`,
+    ``provenance.json`` records the stamp of the ``run.json`` there, versions, commit and wall time.
+
+    Raises
+    ------
+    StudyError
+        For a parameter that the notebook does not have, a failed cell (with its error), or a kernel
+        that died.
+    """
+    known = papermill.inspect_notebook(str(notebook))
+    unknown = sorted(set(parameters) - set(known))
+    if unknown:  # papermill would only warn, and run with the default
+        raise StudyError(f"{notebook.name} has no parameter {unknown[0]!r}; it has {', '.join(known)}")
+    cell = [str(value) for name, value in parameters.items() if name != "study"]
+    log = logs / ("-".join([notebook.stem, *cell]) + ".ipynb")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    asked = executed.parent / "run.json"
+    stamp = json.loads(asked.read_text())["stamp"] if asked.exists() else None
+    started = time.time()
+    _papermill(notebook, log, parameters)
+    os.replace(log, executed)
+    done = {"stamp": stamp, "parameters": parameters, "seconds": round(time.time() - started, 1)}
+    write_json(executed.parent / "provenance.json", {**done, **environment(ROOT)})
+
+
+def _papermill(notebook: Path, log: Path, parameters: dict) -> None:
+    quiet = {"progress_bar": False, "log_output": False}
+    try:
+        papermill.execute_notebook(str(notebook), str(log), parameters, cwd=str(ROOT), **quiet)
+    except PapermillExecutionError as error:
+        what = f"cell {error.exec_count}: {error.ename}: {error.evalue}"
+        raise StudyError(f"{notebook.name} failed in {what}\n(the notebook is kept: {log})") from None
+    except RuntimeError as error:  # nbclient's DeadKernelError: killed, or out of memory
+        raise StudyError(f"{notebook.name}: {error}\n(the notebook is kept: {log})") from None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line: ``NOTEBOOK EXECUTED KEY=VALUE …``; whole numbers become int."""
+    parser = argparse.ArgumentParser(prog="python -m ecgstudy.notebooks", description=__doc__.splitlines()[0])
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("executed", type=Path)
+    parser.add_argument("parameters", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--logs", type=Path, default=Path("logs"))
+    chosen = parser.parse_args(arguments)
+    pairs = dict(item.split("=", 1) for item in chosen.parameters)
+    numbers = {key: int(value) for key, value in pairs.items() if value.lstrip("-").isdigit()}
+    try:
+        execute(chosen.notebook, chosen.executed, pairs | numbers, chosen.logs)
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
