@@ -19,7 +19,7 @@ from ecgstudy.attacks import get_attack
 from ecgstudy.attacks.gradient import Budget, Victim, pgd, random_start
 from ecgstudy.attacks.objectives import auroc_targets, label_targets, signed_scores
 from ecgstudy.checkpoints import halved, load_encoder, load_state, save_tensors
-from ecgstudy.encoders import Encoder
+from ecgstudy.encoders import Encoder, folded
 from ecgstudy.files import whole_file, write_json
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import AttackOptions, Run, derived_seed
@@ -125,7 +125,11 @@ def frozen_victim(run: Run, records: EcgRecords, folder: Path) -> tuple[Victim, 
     head = own_head if own_head is not None else linear_probe(run, encoder, records, device)
     stored = halved(head.state_dict())
     load_state(head, stored, folder)
-    return Victim(Classifier(encoder, head).eval().requires_grad_(False), records.multilabel), stored, form
+    return (
+        Victim(Classifier(folded(encoder), head).eval().requires_grad_(False), records.multilabel),
+        stored,
+        form,
+    )
 
 
 def evaluate(run: Run, records: EcgRecords, folder: Path, protocol: str) -> pd.DataFrame:
