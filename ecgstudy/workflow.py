@@ -212,7 +212,7 @@ def run_study(study: Study, params: Path, *, cores: int, arguments: list[str]) -
         if any(paths.home.glob(".snakemake/locks/*")):  # of a killed process: no live one holds the study
             subprocess.run([*call, "--unlock"], env=env, check=True, capture_output=True)
         result = subprocess.run(
-            [*call, "--rerun-incomplete", "--keep-going", "--quiet", "rules", *arguments], env=env
+            [*call, *arguments, "--rerun-incomplete", "--keep-going", "--quiet", "rules"], env=env
         )
     if result.returncode:
         raise StudyError(

@@ -98,7 +98,7 @@ def test_every_patient_is_in_one_split_and_every_class_in_each(records):
     assert shares["test"] == pytest.approx(0.25, abs=0.05)
     for name in ("train", "validation", "test"):
         assert set(records.split(name).labels) == set(range(len(CLASSES)))
-    assert (records.table["attacked"] == (records.table["split"] == "test")).all()
+    assert (records.table["attacked"] == (records.table["split"] != "train")).all()
 
 
 def test_the_smallest_population_is_fit_for_the_study():

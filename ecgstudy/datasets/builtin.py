@@ -159,7 +159,8 @@ def load(
             signals[row] = _record(body, condition, np.arange(signals.shape[2]) / fs, rng)
             labels[row] = CLASSES.index(condition)
             known_age = np.nan if p % 20 == 10 else round(body.age)
-            rows.append((f"p{p:04d}-{r}", f"p{p:04d}", splits[p], splits[p] == "test", known_age, body.sex))
+            attacked = splits[p] != "train"
+            rows.append((f"p{p:04d}-{r}", f"p{p:04d}", splits[p], attacked, known_age, body.sex))
     table = pd.DataFrame(rows, columns=["record", "patient", "split", "attacked", "age", "sex"])
     counts = dict(zip(CLASSES, np.bincount(labels, minlength=len(CLASSES)).tolist(), strict=True))
     card = {**_CARD, "rng_seed": rng_seed, "counts": counts}
