@@ -2,6 +2,7 @@
 PYTHON ?= python3
 STUDY ?= quick
 CORES ?= $(shell $(PYTHON) -c "import os; print(len(os.sched_getaffinity(0)))" 2>/dev/null || echo 2)
+export ECGSTUDY_PLUGINS = $(abspath $(PLUGINS))
 ENV := .venv/installed
 RUN := .venv/bin/python -m ecgstudy.workflow
 .DEFAULT_GOAL := help
@@ -16,7 +17,7 @@ $(ENV): requirements.lock pyproject.toml
 	.venv/bin/python -m pip install --quiet --no-deps --editable .
 	touch $(ENV)
 
-study: $(ENV)  ## run a study: data, pretraining, attacks, tables, report (STUDY=quick, CORES=all)
+study: $(ENV)  ## run a study: data, pretraining, attacks, tables, report (STUDY=quick, CORES=all, PLUGINS=)
 	$(RUN) study params/$(STUDY).yaml --cores $(CORES)
 
 figures: $(ENV)  ## tables, figures and report again from the stored scores (STUDY=…)

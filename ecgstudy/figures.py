@@ -92,6 +92,7 @@ def amplitude_against_epsilon(records: EcgRecords, epsilons_mv: list[float]) -> 
     return figure
 
 
+KINDS = ("positive", "clean–adversarial", "negative: other class", "negative: same class")
 HISTORY = (
     (("loss",), "loss"),
     (("positive_similarity", "adversarial_similarity", "negative_similarity"), "cosine similarity"),
@@ -116,7 +117,7 @@ def loss_curves(history: pd.DataFrame) -> Figure:
         if len(columns) > 1:
             names = [column.removesuffix("_similarity") for column in columns]
             pl.label_ends(axes, history["epoch"].iloc[-1], last, names, [colours[c] for c in columns])
-        axes.set(title=title, xlabel="epoch")
+        axes.set(title=title, xlabel="epoch", xlim=(0.5, history["epoch"].max() + 0.5))
         axes.ticklabel_format(axis="y", scilimits=(-2, 4), useMathText=True)
         axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5, integer=True))
     for axes in panels.flat[len(known) :]:
@@ -127,7 +128,7 @@ def loss_curves(history: pd.DataFrame) -> Figure:
 @style()
 def similarity_distributions(frame: pd.DataFrame) -> Figure:
     """Cosine similarities of pairs, one row a kind of pair; columns similarity, kind."""
-    kinds = list(dict.fromkeys(frame["kind"]))
+    kinds = sorted(frame["kind"].unique(), key=lambda kind: (KINDS.index(kind) if kind in KINDS else 9, kind))
     figure, panels = pl.new_panels(len(kinds), 1, 6.2, 0.75, sharex=True)
     bins = np.linspace(-1, 1, 81)
     for axes, kind, colour in zip(panels.flat, kinds, pl.CLASS_COLOURS, strict=False):

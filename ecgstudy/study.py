@@ -1,6 +1,9 @@
 """What ``params/*.yaml`` may say, the grid of runs it spans, and where every output goes."""
 
 import hashlib
+import importlib.util
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -239,6 +242,7 @@ def load_study(path: str | Path) -> Study:
         Naming the file and each key that is unknown, missing, ill-typed or out of range.
     """
     path = Path(path)
+    load_plugins(os.environ.get("ECGSTUDY_PLUGINS", ""))
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -253,6 +257,32 @@ def load_study(path: str | Path) -> Study:
     except ValidationError as error:
         problems = "; ".join(_problem(item) for item in error.errors())
         raise StudyError(f"{path}: {problems}") from error
+
+
+def load_plugins(files: str) -> None:
+    """Run Python files that register one's own schemes, arms, encoders, data sets or attacks.
+
+    Parameters
+    ----------
+    files
+        Paths separated by the system's path separator (``:``); they come from the command line
+        (``make study PLUGINS=my_scheme.py``), never from a params file. Each is run once.
+
+    Raises
+    ------
+    StudyError
+        When a file is missing.
+    """
+    for file in filter(None, files.split(os.pathsep)):
+        path = Path(file).resolve()
+        name = f"ecgstudy_plugin_{path.stem}"
+        if name in sys.modules:
+            continue
+        if not path.is_file():
+            raise StudyError(f"plugin {file}: no such file; PLUGINS takes paths of Python files")
+        spec = importlib.util.spec_from_file_location(name, path)
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
 
 
 def _problem(item: dict) -> str:

@@ -35,6 +35,7 @@ from ecgstudy import (
 )
 from ecgstudy import datasets as datasets_package
 from ecgstudy.attacks import gradient, objectives
+from ecgstudy.datasets import reading
 from ecgstudy.errors import StudyError
 from ecgstudy.files import write_json, write_text
 from ecgstudy.provenance import stamp
@@ -74,7 +75,7 @@ def prepare_step(study: Study, dataset: str, paths: Paths) -> Step:
     """Preparation of one data set."""
     options = study.datasets[dataset].model_dump(mode="json", exclude={"headline_epsilon_mv", "data_root"})
     loader = sys.modules[datasets_package.DATASETS[dataset].__module__]
-    return Step(paths.data(dataset), {"dataset": dataset, **options}, (loader,))
+    return Step(paths.data(dataset), {"dataset": dataset, **options}, (loader, reading))
 
 
 def pretrain_step(run: Run, paths: Paths) -> Step:
@@ -204,16 +205,23 @@ def run_study(study: Study, params: Path, *, cores: int, arguments: list[str]) -
     paths = Paths(study.study)
     with study_lock(paths):
         plan(study, paths)
-        where = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(paths.home)]
-        how = ["--cores", str(cores), "--rerun-triggers", "mtime", "--config", f"params={params.resolve()}"]
-        call = [sys.executable, "-m", "snakemake", *where, *how]
+        where = [
+            "--snakefile",
+            str(ROOT / "Snakefile"),
+            "--directory",
+            str(paths.home),
+            "--cores",
+            str(cores),
+        ]
+        how = ["--rerun-triggers", "mtime", "--rerun-incomplete", "--keep-going", "--quiet", "rules"]
+        config = ["--config", f"params={params.resolve()}"]
         # One thread a job and as many jobs as cores: two threads beside another busy process collapse.
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        snakemake = [sys.executable, "-m", "snakemake"]
         if any(paths.home.glob(".snakemake/locks/*")):  # of a killed process: no live one holds the study
-            subprocess.run([*call, "--unlock"], env=env, check=True, capture_output=True)
-        result = subprocess.run(
-            [*call, *arguments, "--rerun-incomplete", "--keep-going", "--quiet", "rules"], env=env
-        )
+            unlock = [*snakemake, "--unlock", *where, *config]
+            subprocess.run(unlock, env=env, check=True, capture_output=True)
+        result = subprocess.run([*snakemake, *arguments, *where, *how, *config], env=env)
     if result.returncode:
         raise StudyError(
             f"study {study.study!r} is not finished: see the errors above; what was done is kept"
