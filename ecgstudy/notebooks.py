@@ -12,6 +12,7 @@ from pathlib import Path
 
 import papermill
 from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
 
 from ecgstudy.errors import StudyError
 from ecgstudy.files import write_json
@@ -49,9 +50,11 @@ def execute(notebook: Path, executed: Path, parameters: dict, logs: Path) -> Non
 
 
 def _papermill(notebook: Path, log: Path, parameters: dict) -> None:
-    quiet = {"progress_bar": False, "log_output": False}
+    options = {"progress_bar": False, "log_output": False, "cwd": str(ROOT)}
+    if os.name == "posix":  # sockets in files: no ports for parallel jobs to fight over, nobody can listen
+        options["config"] = Config({"KernelManager": {"transport": "ipc"}})
     try:
-        papermill.execute_notebook(str(notebook), str(log), parameters, cwd=str(ROOT), **quiet)
+        papermill.execute_notebook(str(notebook), str(log), parameters, **options)
     except PapermillExecutionError as error:
         what = f"cell {error.exec_count}: {error.ename}: {error.evalue}"
         raise StudyError(f"{notebook.name} failed in {what}\n(the notebook is kept: {log})") from None

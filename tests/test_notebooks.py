@@ -1,0 +1,82 @@
+"""The notebooks as files: paired, without outputs, short cells, no definitions, and they run in batch."""
+
+import ast
+import json
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+
+from ecgstudy.errors import StudyError
+from ecgstudy.notebooks import execute
+from ecgstudy.study import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def sources(path: Path) -> list[tuple[str, str]]:
+    return [(cell.cell_type, cell.source) for cell in jupytext.read(path).cells]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_and_text_twin_agree(path):
+    twin = path.parent / "scripts" / f"{path.stem}.py"
+    assert sources(path) == sources(twin), f"run: jupytext --sync {path.relative_to(ROOT)}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_has_no_outputs_one_parameters_cell_and_short_cells_without_definitions(path):
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
+    for cell in code:
+        assert len(cell.source.splitlines()) <= 18, cell.source
+        defined = (ast.FunctionDef, ast.ClassDef, ast.Lambda)
+        assert not any(isinstance(node, defined) for node in ast.walk(ast.parse(cell.source))), cell.source
+
+
+def small_notebook(path: Path, *cells: str) -> Path:
+    parameters = nbformat.v4.new_code_cell("study = ''\nvalue = 1", metadata={"tags": ["parameters"]})
+    code = [nbformat.v4.new_code_cell(cell) for cell in cells]
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=[parameters, *code], metadata=metadata), path)
+    return path
+
+
+def test_executed_notebook_and_provenance_appear_together(tmp_path):
+    source = small_notebook(tmp_path / "small.ipynb", "print(value * 2)")
+    (tmp_path / "step").mkdir()
+    (tmp_path / "step/run.json").write_text('{"stamp": "abc"}')
+    execute(source, tmp_path / "step/small.ipynb", {"value": 21}, tmp_path / "logs")
+    executed = nbformat.read(tmp_path / "step/small.ipynb", as_version=4)
+    assert executed.cells[-1].outputs[0].text == "42\n"
+    done = json.loads((tmp_path / "step/provenance.json").read_text())
+    assert done["stamp"] == "abc"
+    assert done["parameters"] == {"value": 21}
+    assert not list((tmp_path / "logs").iterdir())
+
+
+def test_unknown_parameter_fails_before_anything_runs(tmp_path):
+    source = small_notebook(tmp_path / "small.ipynb", "print(value)")
+    with pytest.raises(StudyError, match=r"small.ipynb has no parameter 'valu'; it has study, value"):
+        execute(source, tmp_path / "out.ipynb", {"valu": 2}, tmp_path / "logs")
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_failed_notebook_is_kept_and_its_error_named(tmp_path):
+    source = small_notebook(tmp_path / "small.ipynb", "1 / 0")
+    with pytest.raises(StudyError, match=r"ZeroDivisionError: division by zero") as raised:
+        execute(source, tmp_path / "out.ipynb", {"value": 2}, tmp_path / "logs")
+    assert (tmp_path / "logs/small-2.ipynb").exists()
+    assert str(tmp_path / "logs/small-2.ipynb") in str(raised.value)
+    assert not (tmp_path / "out.ipynb").exists()
+    assert not (tmp_path / "provenance.json").exists()
+
+
+def test_dead_kernel_is_one_error(tmp_path):
+    source = small_notebook(tmp_path / "small.ipynb", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(StudyError, match=r"small.ipynb.*\n\(the notebook is kept"):
+        execute(source, tmp_path / "out.ipynb", {"value": 2}, tmp_path / "logs")
+    assert not (tmp_path / "out.ipynb").exists()
