@@ -158,7 +158,7 @@ def pgd(
     for first in range(0, len(signals), budget.batch_size):
         rows = slice(first, first + budget.batch_size)
         clean, wanted = signals[rows], targets[rows]
-        part = mask if mask is None or mask.shape[0] == 1 else mask[rows]
+        part = None if mask is None else mask.expand_as(signals)[rows]
 
         def value(perturbed: Tensor, wanted: Tensor = wanted) -> Tensor:
             return objective(victim.scores(perturbed), wanted)
