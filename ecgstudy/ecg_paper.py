@@ -122,6 +122,15 @@ def typical_records(records: EcgRecords, limit: int = 200) -> np.ndarray:
     return np.array(rows)
 
 
+def record_amplitudes(records: EcgRecords) -> pd.DataFrame:
+    """Per record, in mV: standard deviation and peak-to-peak amplitude, each the median over leads."""
+    blocks = (np.asarray(records.signals[i : i + 2048]) for i in range(0, len(records), 2048))
+    spread = [np.median([block.std(2), np.ptp(block, axis=2)], axis=2).T for block in blocks]
+    return pd.DataFrame(np.concatenate(spread), columns=["std_mv", "peak_to_peak_mv"]).assign(
+        record=records.table["record"].to_numpy()
+    )
+
+
 def ecg_gallery(records: EcgRecords, rows: np.ndarray | None = None) -> Figure:
     """One strip a class (lead II or MLII where there is one), on one sheet of paper."""
     rows = typical_records(records) if rows is None else rows

@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 
 from ecgstudy import plotting as pl
 from ecgstudy.arms import ARMS
-from ecgstudy.ecg_paper import draw_ecg, ecg_gallery, ecg_values, fragile_ecg, typical_records
+from ecgstudy.ecg_paper import record_amplitudes
 from ecgstudy.errors import StudyError
-from ecgstudy.plotting import INK, save_figure, style
+from ecgstudy.plotting import INK, style
+from ecgstudy.plotting import save_figure as save_figure
 from ecgstudy.records import EcgRecords
 
-__all__ = ["draw_ecg", "ecg_gallery", "ecg_values", "fragile_ecg", "save_figure", "style", "typical_records"]
 HUES = (*pl.CLASS_COLOURS, *pl.OTHER_COLOURS)
 
 
@@ -58,15 +58,6 @@ def age_sex(table: pd.DataFrame) -> Figure:
     axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(7, integer=True))
     axes.xaxis.set_major_formatter(lambda x, _: f"{abs(x):,.0f}")
     return figure
-
-
-def record_amplitudes(records: EcgRecords) -> pd.DataFrame:
-    """Per record, in mV: standard deviation and peak-to-peak amplitude, each the median over leads."""
-    blocks = (np.asarray(records.signals[i : i + 2048]) for i in range(0, len(records), 2048))
-    spread = [np.median([block.std(2), np.ptp(block, axis=2)], axis=2).T for block in blocks]
-    return pd.DataFrame(np.concatenate(spread), columns=["std_mv", "peak_to_peak_mv"]).assign(
-        record=records.table["record"].to_numpy()
-    )
 
 
 @style()
@@ -216,7 +207,7 @@ def attack_bars(frame: pd.DataFrame) -> Figure:
     frame = frame[frame["attack"] != "none"].sort_values("auroc", ascending=False, kind="stable")
     figure, panels = pl.new_panels(1, 1, 6, 0.9 + 0.32 * len(frame))
     axes = panels[0, 0]
-    colours = ["#882255" if attack == "ensemble" else "#7aa6c9" for attack in frame["attack"]]
+    colours = ["#7aa6c9"] * (len(frame) - 1) + ["#882255"]
     axes.barh(frame["attack"], frame["auroc"], color=colours, height=0.65)
     if "ci_low" in frame:
         axes.hlines(frame["attack"], frame["ci_low"], frame["ci_high"], color=INK, lw=1.2)
@@ -224,10 +215,9 @@ def attack_bars(frame: pd.DataFrame) -> Figure:
         right = np.nanmax([row["auroc"], row.get("ci_high", np.nan)])
         axes.annotate(f"{row['auroc']:.3f}", (right, y), (4, 0), textcoords="offset points", va="center")
     for value, text in [(0.5, "chance"), *((c, "clean") for c in clean[:1])]:
+        side = "left" if value == max(0.5, *clean[:1]) else "right"
         axes.axvline(value, color="#666666", lw=1, ls=":")
-        axes.text(
-            value, 1.01, text, ha="center", va="bottom", fontsize=8, transform=axes.get_xaxis_transform()
-        )
+        axes.annotate(text, (value, 1.01), xycoords=("data", "axes fraction"), ha=side, va="bottom")
     axes.set(xlim=(0, 1), xlabel="macro AUROC under attack")
     axes.invert_yaxis()
     axes.grid(False, axis="y")
@@ -279,6 +269,11 @@ def contrast_forest(contrasts: pd.DataFrame) -> Figure:
     """
     if "headline" in contrasts and pl.is_true(contrasts["headline"]).any():
         contrasts = contrasts[pl.is_true(contrasts["headline"])]
+    if contrasts.empty:
+        figure, panels = pl.new_panels(1, 1, 5, 0.6)
+        panels[0, 0].set_axis_off()
+        panels[0, 0].text(0, 0.5, "this study has no two arms to compare")
+        return figure
     parts = list(contrasts.groupby(["dataset", "protocol", "attack", "epsilon_mv"], sort=False))
     order = contrasts.sort_values("family", ascending=False, kind="stable")
     pairs = list(dict.fromkeys(order["adaptive"] + " − " + order["standard"]))

@@ -85,21 +85,21 @@ def write_index(
     files = sorted(paths.tables.glob("*.csv"), key=lambda p: _rank(p.stem, MAIN_TABLES))
     tables = {file.stem: pd.read_csv(file) for file in files}
     images = sorted(paths.figures.glob("*.png"), key=lambda p: _rank(p.stem, MAIN_FIGURES))
-    contrasts, claims = tables.get("contrasts"), tables.get("claims")
-    primary = None if contrasts is None else contrasts[contrasts["family"] == "primary"]
+    claims = tables.get("claims")
     _write_page(
         "index.html.j2",
         paths.report / "index.html",
         title=study.title,
         synthetic=synthetic,
         provenance=_read_provenance(paths.tables) if provenance is None else provenance,
-        answer=_answer(study, primary),
-        primary=_primary_table(study, primary),
-        facts=_facts(study, tables.get("robust_auroc")),
+        study=study,
+        min_seeds=MIN_SEEDS,
+        primary=_primary(study, tables.get("contrasts")),
+        samples=_samples(study, tables.get("robust_auroc")),
         pages={name: _page_name(name) for name in pages if (paths.report / name).exists()},
         main_figures=[_index_figure(p, paths, 2000) for p in images if p.stem in MAIN_FIGURES],
         gallery=[_index_figure(p, paths, 640) for p in images if p.stem not in MAIN_FIGURES],
-        claims=None if claims is None else _table(claims.drop(columns="evidence"), "text"),
+        claims=None if claims is None else _table(claims.drop(columns="evidence")),
         tables=[_table_entry(name, frame, paths) for name, frame in tables.items()],
     )
 
@@ -118,69 +118,25 @@ def check_self_contained(html: str) -> list[str]:
     return found
 
 
-def _verdict(row: Mapping, level: float) -> str:
-    if pd.isna(row["p_holm"]) or row["p_holm"] > 1 - level:
-        return "undecided"
-    return "higher" if row["delta"] > 0 else "lower"
-
-
-def _answer(study: Study, primary: pd.DataFrame | None) -> list[str]:
-    """The study's answer in sentences, with what limits it."""
-    if primary is None or primary.empty:
-        return ["This study ran none of the primary comparisons (an adaptive weighting against rocl)."]
-    verdicts = [_verdict(row, study.statistics.confidence) for row in primary.to_dict("records")]
-    higher, lower, undecided = (verdicts.count(word) for word in ("higher", "lower", "undecided"))
-    said = [
-        "Primary comparisons of adaptive with standard weighting: robust AUROC is higher "
-        f"in {higher}, lower in {lower} and undecided in {undecided} of {len(verdicts)}."
-    ]
-    if len(study.seeds) < MIN_SEEDS:
-        said.append(f"Seeds: {len(study.seeds)}; with fewer than {MIN_SEEDS} nothing is claimed beyond them.")
-    if (primary["masking_ok"].astype(str) == "False").any():
-        said.append("† A gradient-masking check fails for one of the two arms: robust AUROC may be too high.")
-    return said
-
-
-def _primary_table(study: Study, primary: pd.DataFrame | None) -> Markup:
-    if primary is None or primary.empty:
-        return Markup()
-    level, rows = study.statistics.confidence, []
-    for row in primary.to_dict("records"):
-        low, high, dagger = row["ci_low"], row["ci_high"], " †" * (str(row.get("masking_ok")) == "False")
-        rows.append({
-            "data": row["dataset"],
-            "comparison": f"{row['adaptive']} − {row['standard']}{dagger}",
-            "result": _verdict(row, level),
-            "Δ robust AUROC": _signed(row["delta"]),
-            f"{level:.0%} interval": "–" if pd.isna(low) else f"{_signed(low)} to {_signed(high)}",
-            "p (Holm)": "–" if pd.isna(row["p_holm"]) else f"{row['p_holm']:.2g}",
-            "Δ clean AUROC": _signed(row.get("clean_delta", float("nan"))),
-            "ε (mV)": f"{row['epsilon_mv']:g}",
-        })  # fmt: skip
-    return _table(pd.DataFrame(rows))
+def _primary(study: Study, contrasts: pd.DataFrame | None) -> list[dict]:
+    """The primary comparisons, each with its `result`: higher, lower or undecided."""
+    rows = [] if contrasts is None else contrasts[contrasts["family"] == "primary"].to_dict("records")
+    for row in rows:
+        clear = row["p_holm"] <= 1 - study.statistics.confidence  # False where p is missing
+        row["result"] = ("higher" if row["delta"] > 0 else "lower") if clear else "undecided"
+        row["dagger"] = " †" if str(row.get("masking_ok")) == "False" else ""
+    return rows
 
 
 def _signed(value: float) -> str:
     return "–" if pd.isna(value) else f"{value:+.3f}".replace("-", "−")
 
 
-def _facts(study: Study, robust: pd.DataFrame | None) -> dict[str, str]:
-    data = []
-    for name in study.datasets:
-        rows = robust[robust["dataset"] == name] if robust is not None else ()
-        size = "{:,} records of {:,} patients attacked"
-        found = len(rows) and size.format(rows["n_records"].max(), rows["n_patients"].max())
-        data.append(f"{name} ({found})" if found else name)
-    budgets = [f"{name}: {options.headline_epsilon_mv:g} mV" for name, options in study.datasets.items()]
-    return {
-        "Data": "; ".join(data),
-        "Headline ε, set on validation records": "; ".join(budgets),
-        "Headline attack": study.evaluation.headline_attack,
-        "Arms": f"{len(study.arms)}: {', '.join(study.arms)}",
-        "Seeds": f"{len(study.seeds)}",
-        "Encoder": f"{study.encoder.name}, {study.training.epochs} epochs of pretraining",
-        "Params file": f"params/{study.study}.yaml",
-    }
+def _samples(study: Study, robust: pd.DataFrame | None) -> dict[str, str]:
+    """Data set → how many of its records were attacked."""
+    sizes = {} if robust is None else robust.groupby("dataset")[["n_records", "n_patients"]].max().T
+    said = "{0[n_records]:,} records of {0[n_patients]:,} patients attacked"
+    return {name: said.format(sizes[name]) if name in sizes else "not evaluated" for name in study.datasets}
 
 
 def _write_page(template: str, out: str | Path, **content: object) -> None:
@@ -190,6 +146,7 @@ def _write_page(template: str, out: str | Path, **content: object) -> None:
         "highlight": lambda source: Markup(Highlight2HTML()(source)),
         "ansi": lambda text: Markup(ansi2html(text)),
         "shown": _shown,
+        "signed": _signed,
     }
     fixed = {"css": _css(), "banner": BANNER, "version": __version__}
     html = environment.get_template(template).render(**content, **fixed)
@@ -308,12 +265,9 @@ def _page_name(name: str) -> str:
     return f"{number} · {steps.get(number, rest)}" + (f": {detail}" if detail else "")
 
 
-def _table(frame: pd.DataFrame, classes: str = "") -> Markup:
-    return Markup(
-        frame.to_html(
-            index=False, border=0, na_rep="–", float_format="{:.4g}".format, classes=["sortable", classes]
-        )
-    )
+def _table(frame: pd.DataFrame) -> Markup:
+    look = {"index": False, "border": 0, "na_rep": "–", "classes": "sortable"}
+    return Markup(frame.to_html(float_format="{:.4g}".format, **look))
 
 
 def _table_entry(name: str, frame: pd.DataFrame, paths: Paths) -> dict[str, object]:

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from ecgstudy import figures
+from ecgstudy import ecg_paper, figures
 from ecgstudy.arms import ARMS
 from ecgstudy.ecg_paper import _magnification
 from ecgstudy.errors import StudyError
@@ -61,7 +61,7 @@ def texts(figure) -> list[str]:
 
 @pytest.mark.parametrize(("leads", "seconds"), [(LEADS, 10.0), (("MLII",), 1.8), (LEADS[:3], 4.0)])
 def test_one_millivolt_is_as_high_as_four_tenths_of_a_second(leads, seconds):
-    figure = figures.draw_ecg(ecg(len(leads), seconds), 50, leads, 0.01 * ecg(len(leads), seconds))
+    figure = ecg_paper.draw_ecg(ecg(len(leads), seconds), 50, leads, 0.01 * ecg(len(leads), seconds))
     figure.canvas.draw()
     for axes in figure.axes:
         curves = [line for line in axes.lines if len(line.get_xdata()) > 6]
@@ -76,13 +76,13 @@ def test_one_millivolt_is_as_high_as_four_tenths_of_a_second(leads, seconds):
 
 
 def test_ten_seconds_print_at_true_size():
-    figure = figures.draw_ecg(ecg(), 50, LEADS)
+    figure = ecg_paper.draw_ecg(ecg(), 50, LEADS)
     axes = figure.axes[0]
     assert axes.get_window_extent().width / figure.dpi * 25.4 == pytest.approx(np.ptp(axes.get_xlim()))
 
 
 def test_twelve_leads_come_in_four_columns_with_a_rhythm_strip():
-    figure = figures.draw_ecg(ecg(), 50, LEADS)
+    figure = ecg_paper.draw_ecg(ecg(), 50, LEADS)
     labels = [text.get_text() for text in figure.axes[0].texts]
     assert sorted(labels) == sorted([*LEADS, "II"])
     assert [len(line.get_xdata()) for line in figure.axes[0].lines[1:]] == [125] * 12 + [500]
@@ -90,7 +90,7 @@ def test_twelve_leads_come_in_four_columns_with_a_rhythm_strip():
 
 def test_the_perturbation_is_drawn_magnified_and_says_so():
     delta = np.clip(ecg(), -0.02, 0.02)
-    figure = figures.fragile_ecg(
+    figure = ecg_paper.fragile_ecg(
         ecg(), delta, 50, LEADS, record="7", target="MI", scores=(1.5, -2.0), epsilon_mv=0.02
     )
     assert any("δ × 20: 5 mm = 25 µV, max |δ| = 20 µV" in text for text in texts(figure))
@@ -105,25 +105,25 @@ def test_magnification_is_the_largest_round_number_that_fits(peak, gain):
 
 def test_ill_fitting_signals_are_refused():
     with pytest.raises(StudyError, match="2 leads"):
-        figures.draw_ecg(ecg(1), 50, ("I", "II"))
+        ecg_paper.draw_ecg(ecg(1), 50, ("I", "II"))
     with pytest.raises(StudyError, match="differ in shape"):
-        figures.draw_ecg(ecg(1), 50, ("I",), np.zeros((1, 3)))
+        ecg_paper.draw_ecg(ecg(1), 50, ("I",), np.zeros((1, 3)))
 
 
 def test_the_gallery_shows_one_typical_record_of_each_class():
     records = some_records()
-    rows = figures.typical_records(records)
+    rows = ecg_paper.typical_records(records)
     assert list(records.labels[rows]) == [0, 1, 2]
     spread = records.signals.std(axis=2).mean(1)
     for column, row in enumerate(rows):
         assert spread[row] == np.sort(spread[records.labels == column])[2]
-    found = texts(figures.ecg_gallery(records))
+    found = texts(ecg_paper.ecg_gallery(records))
     assert all(any(text.startswith(name) for text in found) for name in records.classes)
     assert "One ECG of each class, lead MLII" in found
 
 
 def test_ecg_values_are_the_samples_themselves():
-    frame = figures.ecg_values(ecg(2), 50, ("I", "II"), 0.01 * ecg(2))
+    frame = ecg_paper.ecg_values(ecg(2), 50, ("I", "II"), 0.01 * ecg(2))
     np.testing.assert_array_equal(frame["II"], ecg(2)[1])
     np.testing.assert_array_equal(frame["delta_I"], 0.01 * ecg(2)[0])
     assert frame["time_s"].iloc[-1] == pytest.approx(9.98)
@@ -232,6 +232,12 @@ def test_the_forest_draws_headline_rows_and_tells_families_apart():
 def test_the_forest_draws_differences_without_intervals():
     table = contrast_table().assign(ci_low=np.nan, ci_high=np.nan, p=np.nan, p_holm=np.nan)
     assert "+0.020" in texts(figures.contrast_forest(table))
+
+
+def test_a_study_without_contrasts_gets_a_figure_that_says_so():
+    assert "this study has no two arms to compare" in texts(
+        figures.contrast_forest(contrast_table().iloc[:0])
+    )
 
 
 def test_pareto_puts_clean_against_robust_and_labels_do_not_overlap():

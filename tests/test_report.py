@@ -161,7 +161,8 @@ def paths(tmp_path):
     paths.report.mkdir()
     (paths.report / "04_figures.html").write_text("page")
     row = {"dataset": "builtin", "protocol": "slf", "attack": "pgd-margin", "epsilon_mv": 0.02,
-           "standard": "rocl", "family": "primary", "p": 0.01, "masking_ok": True, "clean_delta": 0.001}  # fmt: skip
+           "standard": "rocl", "family": "primary", "p": 0.01, "masking_ok": True,
+           "clean_delta": 0.001}  # fmt: skip
     rows = [
         {**row, "adaptive": "rocl-ip", "delta": 0.031, "ci_low": 0.01, "ci_high": 0.05, "p_holm": 0.02},
         {**row, "adaptive": "rocl-hn", "delta": -0.004, "ci_low": -0.02, "ci_high": 0.01, "p_holm": 0.6},
