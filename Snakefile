@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ecgstudy.study import ROOT, Paths, load_study
 
-study = load_study(config["params"])
+study = load_study(ROOT / config["params"])
 paths = Paths(study.study, Path("..").resolve())
 run_notebook = f"{sys.executable} -m ecgstudy.notebooks {ROOT}/notebooks/"
 parameters = f"study={config['params']}"
@@ -120,7 +120,7 @@ rule page:
     wildcard_constraints:
         page="0[1-4]_.+",
     shell:
-        f"{sys.executable} -m ecgstudy.workflow page {config['params']} " + "{input} {output}"
+        f"{sys.executable} -m ecgstudy.workflow page {ROOT / config['params']} " + "{input} {output}"
 
 
 rule index:
@@ -132,4 +132,4 @@ rule index:
     params:
         pages=" ".join(Path(page).name for page in shown),
     shell:
-        f"{sys.executable} -m ecgstudy.workflow index {config['params']} " + "{params.pages}"
+        f"{sys.executable} -m ecgstudy.workflow index {ROOT / config['params']} " + "{params.pages}"

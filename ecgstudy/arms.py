@@ -1,5 +1,6 @@
 """The arms of the study: rows of factors, not classes."""
 
+import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -147,7 +148,7 @@ def get_arm(name: str) -> Arm:
 
 def arm_row(name: str) -> dict:
     """The arm's factors as plain JSON types: what `run.json` keeps of it."""
-    return asdict(get_arm(name))
+    return json.loads(json.dumps(asdict(get_arm(name))))  # lists, where the dataclass has tuples
 
 
 def factor_table(names: list[str] | None = None) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -51,10 +52,12 @@ def execute(notebook: Path, executed: Path, parameters: dict, logs: Path) -> Non
 
 def _papermill(notebook: Path, log: Path, parameters: dict) -> None:
     options = {"progress_bar": False, "log_output": False, "cwd": str(ROOT)}
-    if os.name == "posix":  # sockets in files: no ports for parallel jobs to fight over, nobody can listen
-        options["config"] = Config({"KernelManager": {"transport": "ipc"}})
     try:
-        papermill.execute_notebook(str(notebook), str(log), parameters, **options)
+        with tempfile.TemporaryDirectory() as folder:
+            if os.name == "posix":  # sockets are files: no ports for parallel jobs to fight over
+                sockets = {"transport": "ipc", "ip": f"{folder}/kernel"}
+                options["config"] = Config({"KernelManager": sockets})
+            papermill.execute_notebook(str(notebook), str(log), parameters, **options)
     except PapermillExecutionError as error:
         what = f"cell {error.exec_count}: {error.ename}: {error.evalue}"
         raise StudyError(f"{notebook.name} failed in {what}\n(the notebook is kept: {log})") from None

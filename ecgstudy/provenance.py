@@ -3,10 +3,12 @@
 import ast
 import hashlib
 import inspect
+import io
 import json
 import platform
 import subprocess
 import textwrap
+import tokenize
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -21,15 +23,16 @@ def plain_source(code: ModuleType | Callable) -> str:
     Works on lines, not on a printed syntax tree, so that every Python version gives the same text.
     """
     source = textwrap.dedent(inspect.getsource(code))
-    lines = source.splitlines()
+    lines = source.split("\n")
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
     for node in ast.walk(ast.parse(source)):
-        body = getattr(node, "body", None)
-        if not isinstance(body, list) or not body or not isinstance(body[0], ast.Expr):
-            continue
-        if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
-            for number in range(body[0].lineno - 1, body[0].end_lineno):
-                lines[number] = ""
-    return "\n".join(line.rstrip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+        constant = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if constant and isinstance(node.value.value, str):  # of a module, class, function or attribute
+            lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
+    return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
 def stamp(parameters: object, code: Iterable[ModuleType | Callable] = ()) -> str:

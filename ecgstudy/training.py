@@ -49,9 +49,10 @@ def pick_precision(wanted: str, device: torch.device) -> str:
     """Precision of the encoder in training: ``"auto"`` is bfloat16 where the hardware multiplies in it."""
     if wanted != "auto":
         return wanted
-    native = (
-        torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
-    )
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported()
     return "bfloat16" if native else "float32"
 
 
@@ -127,12 +128,13 @@ class State:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block."""
+    """Evaluation mode inside the block; afterwards the mode from before, so that blocks nest."""
+    training = model.training
     model.eval()
     try:
         yield
     finally:
-        model.train()
+        model.train(training)
 
 
 def label_objective(state: State, data: Data, index: Tensor) -> tuple[Tensor, Log]:

@@ -100,13 +100,13 @@ def evaluate_step(run: Run, protocol: str, paths: Paths) -> Step:
 
 def figures_step(study: Study, paths: Paths) -> Step:
     """Tables and figures of the whole study."""
-    from ecgstudy import claims, figures, statistics, tables
+    from ecgstudy import claims, figures, plotting, scores, statistics, tables
 
     evaluated = [
         evaluate_step(run, p, paths).content()["stamp"] for run in study.runs() for p in study.protocols
     ]
     parameters = {"study": study.study, "statistics": study.statistics.model_dump(), "evaluated": evaluated}
-    return Step(paths.tables, parameters, (statistics, tables, claims, figures))
+    return Step(paths.tables, parameters, (statistics, scores, tables, claims, figures, plotting))
 
 
 def steps(study: Study, paths: Paths) -> Iterator[Step]:
@@ -214,7 +214,8 @@ def run_study(study: Study, params: Path, *, cores: int, arguments: list[str]) -
             str(cores),
         ]
         how = ["--rerun-triggers", "mtime", "--rerun-incomplete", "--keep-going", "--quiet", "rules"]
-        config = ["--config", f"params={params.resolve()}"]
+        inside = params.resolve().is_relative_to(ROOT)  # relative paths keep committed files free of ours
+        config = ["--config", f"params={params.resolve().relative_to(ROOT) if inside else params.resolve()}"]
         # One thread a job and as many jobs as cores: two threads beside another busy process collapse.
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         snakemake = [sys.executable, "-m", "snakemake"]
