@@ -1,0 +1,453 @@
+import json
+import math
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+from toy import toy_records, toy_run
+
+from ecgstudy import training
+from ecgstudy.arms import ARMS
+from ecgstudy.checkpoints import load_encoder, load_tensors, save_tensors
+from ecgstudy.errors import StudyError
+from ecgstudy.training import Data, embedded_views, evaluating, load_trained, new_state, pick_device, pretrain
+
+RECORDS = toy_records()
+STEPS = 5  # 80 training records in batches of 16
+CPU = torch.device("cpu")
+
+
+def fresh(arm, **options):
+    """State and data of a run that has not trained yet."""
+    data = Data.of(RECORDS, CPU)
+    return new_state(toy_run(arm, **options), data, RECORDS), data
+
+
+def weights(folder):
+    return (folder / "encoder.safetensors").read_bytes()
+
+
+def nt_xent(first, second, temperature):
+    """SimCLR's loss as a cross-entropy over all other rows, anchor by anchor."""
+    z = torch.cat([first, second]).double()
+    losses = []
+    for i in range(len(z)):
+        others = [j for j in range(len(z)) if j != i]
+        positive = others.index((i + len(first)) % len(z))
+        logits = torch.stack([z[i] @ z[j] / temperature for j in others])
+        losses.append(functional.cross_entropy(logits[None], torch.tensor([positive])))
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("multilabel", [False, True], ids=["single-label", "multi-label"])
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_trains_five_steps_with_a_finite_loss(arm, multilabel, tmp_path):
+    run, records = toy_run(arm), toy_records(multilabel=multilabel)
+    start = new_state(run, Data.of(records, CPU), records).model.state_dict()
+    history = pretrain(run, records, tmp_path)
+    stored, _ = load_tensors(tmp_path / "encoder.safetensors")
+    same = torch.equal(
+        stored["encoder.backbone.stem.conv.weight"], start["encoder.backbone.stem.conv.weight"].half()
+    )
+    assert set(stored) == set(start)
+    if arm == "random":
+        assert history == []
+        assert same
+    else:
+        assert [entry["steps"] for entry in history] == [STEPS]
+        assert all(math.isfinite(value) for value in history[0].values())
+        assert not same
+
+
+@pytest.mark.parametrize("arm", ["supervised", "pgd-at", "simclr", "rocl-ip-hn"])
+def test_the_loss_falls_over_epochs(arm, tmp_path):
+    history = pretrain(toy_run(arm, epochs=6, learning_rate=0.003), RECORDS, tmp_path)
+    assert history[-1]["loss"] < history[0]["loss"] - 0.1
+
+
+def test_supervised_training_learns_the_classes(tmp_path):
+    pretrain(toy_run("supervised", epochs=8, learning_rate=0.005), RECORDS, tmp_path)
+    encoder, head, _ = load_encoder(tmp_path)
+    test = RECORDS.split("test")
+    predicted = head(encoder(torch.tensor(test.signals))).argmax(1)
+    assert (predicted.numpy() == test.labels).mean() > 0.8
+
+
+def test_a_run_writes_its_encoder_form_and_history_and_no_checkpoint(tmp_path):
+    history = pretrain(toy_run("rocl", epochs=2), RECORDS, tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"encoder.safetensors", "encoder.json", "history.jsonl"}
+    lines = (tmp_path / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == history
+    assert [entry["epoch"] for entry in history] == [1, 2]
+    form = json.loads((tmp_path / "encoder.json").read_text())
+    assert (form["leads"], form["fs"], form["classes"]) == (["I", "II"], 100.0, ["A", "B", "C"])
+    assert (form["dual"], form["arm"], form["training_records"]) == (True, "rocl", 80)
+
+
+def test_learning_rate_warms_up_linearly_and_decays_as_a_cosine(tmp_path):
+    run = toy_run("simclr", epochs=8, records_per_epoch=16, learning_rate=0.01, warmup=0.25)
+    rates = [entry["learning_rate"] for entry in pretrain(run, RECORDS, tmp_path)]
+    cosine = [0.005 * (1 + math.cos(math.pi * k / 6)) for k in range(6)]
+    assert rates == pytest.approx([0.005, 0.01, *cosine])
+
+
+def test_records_per_epoch_draws_that_many_without_replacement(monkeypatch, tmp_path):
+    seen, step = [], training._step
+    monkeypatch.setattr(
+        training,
+        "_step",
+        lambda state, data, index, rate: seen.append(index) or step(state, data, index, rate),
+    )
+    pretrain(toy_run("supervised", epochs=2, records_per_epoch=40), RECORDS, tmp_path)
+    epochs = torch.stack(seen).reshape(2, 32)  # two whole batches each
+    assert all(len(epoch.unique()) == 32 for epoch in epochs)
+    assert not torch.equal(epochs[0].sort().values, epochs[1].sort().values)
+
+
+def test_arms_of_one_seed_share_initial_weights_batches_and_views(monkeypatch, tmp_path):
+    seen, drawn = [], training.view
+    monkeypatch.setattr(training, "view", lambda *given: seen.append(drawn(*given)) or seen[-1])
+    views = {}
+    for arm in ("simclr", "rocl", "rocl-ip-hn", "clef"):
+        seen.clear()
+        pretrain(toy_run(arm, epochs=2), RECORDS, tmp_path / arm)
+        views[arm] = torch.stack(seen)
+    assert len(views["simclr"]) == 2 * 2 * STEPS
+    assert all(torch.equal(other, views["simclr"]) for other in views.values())
+    plain = fresh("simclr")[0].model.state_dict()
+    for arm in ("rocl-ip-hn", "supervised", "random", "pgd-at"):
+        other = fresh(arm)[0].model["encoder"].state_dict()
+        shared = [f"encoder.{name}" for name in other if f"encoder.{name}" in plain]
+        assert "encoder.backbone.blocks.3.second.conv.weight" in shared
+        assert all(torch.equal(other[name.removeprefix("encoder.")], plain[name]) for name in shared)
+
+
+def test_supervised_arms_share_batches_with_contrastive_ones(monkeypatch, tmp_path):
+    seen, step = [], training._step
+    monkeypatch.setattr(
+        training,
+        "_step",
+        lambda state, data, index, rate: seen.append(index) or step(state, data, index, rate),
+    )
+    pretrain(toy_run("supervised"), RECORDS, tmp_path / "a")
+    pretrain(toy_run("rocl"), RECORDS, tmp_path / "b")
+    assert torch.equal(torch.stack(seen[:STEPS]), torch.stack(seen[STEPS:]))
+
+
+@pytest.mark.parametrize("arm", ["rocl-ip-hn", "pgd-at"])
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(arm, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        torch.manual_seed(hash(name) % 1000)  # the global generator must not matter
+        pretrain(toy_run(arm, seed), RECORDS, tmp_path / name)
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    assert weights(tmp_path / "a") != weights(tmp_path / "c")
+
+
+def test_training_leaves_the_global_random_state_alone(tmp_path):
+    before = torch.get_rng_state()
+    pretrain(toy_run("rocl"), RECORDS, tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_only_training_records_count_and_contrastive_arms_never_see_labels(tmp_path):
+    pretrain(toy_run("rocl"), RECORDS, tmp_path / "a")
+    other = toy_records()
+    other.signals[80:] = 7.0
+    other.labels[:] = np.roll(other.labels, 1)
+    pretrain(toy_run("rocl"), other, tmp_path / "b")
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+
+
+def interrupt_at(monkeypatch, last):
+    """Ctrl-C in the step after `last` steps; returns the list that counts them."""
+    steps, step = [], training._step
+
+    def counted(*given):
+        if len(steps) == last:
+            raise KeyboardInterrupt
+        steps.append(None)
+        return step(*given)
+
+    monkeypatch.setattr(training, "_step", counted)
+    return steps
+
+
+def pretrain_until(monkeypatch, last, run, folder):
+    """Start the run and interrupt it after `last` steps."""
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, last)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(run, RECORDS, folder)
+
+
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+@pytest.mark.parametrize("arm", ["rocl-ip-hn", "supervised"])
+def test_an_interrupted_run_continues_to_the_same_bits(arm, precision, monkeypatch, tmp_path):
+    run = toy_run(arm, epochs=3, precision=precision)
+    whole = pretrain(run, RECORDS, tmp_path / "whole")
+    pretrain_until(monkeypatch, STEPS + 2, run, tmp_path / "cut")
+    assert not (tmp_path / "cut" / "encoder.safetensors").exists()
+    with monkeypatch.context() as patch:
+        steps = interrupt_at(patch, None)
+        history = pretrain(run, RECORDS, tmp_path / "cut")
+    assert len(steps) == 2 * STEPS, "the first epoch must not be trained again"
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    timeless = [[{**entry, "seconds": 0} for entry in entries] for entries in (history, whole)]
+    assert timeless[0] == timeless[1]
+
+
+def test_an_interruption_right_after_a_checkpoint_loses_nothing(monkeypatch, tmp_path):
+    run, save = toy_run("rocl-hn", epochs=2), training.save_progress
+
+    def save_and_stop(*given):
+        save(*given)
+        raise KeyboardInterrupt
+
+    pretrain(run, RECORDS, tmp_path / "whole")
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "save_progress", save_and_stop)
+            with pytest.raises(KeyboardInterrupt):
+                pretrain(run, RECORDS, tmp_path / "cut")
+    with monkeypatch.context() as patch:
+        steps = interrupt_at(patch, None)
+        assert len(pretrain(run, RECORDS, tmp_path / "cut")) == 2
+    assert steps == [], "both epochs are in the checkpoint"
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+
+KILLED = """
+import sys, torch
+from pathlib import Path
+from toy import toy_records, toy_run
+from ecgstudy.training import pretrain
+torch.set_num_threads(int(sys.argv[2]))
+pretrain(toy_run("rocl-ip", epochs=int(sys.argv[3])), toy_records(), Path(sys.argv[1]))
+"""
+
+
+def test_a_killed_run_continues_to_the_same_bits(monkeypatch, tmp_path):
+    epochs, cut = 25, tmp_path / "cut"
+    command = [sys.executable, "-c", KILLED, str(cut), str(torch.get_num_threads()), str(epochs)]
+    process = subprocess.Popen(command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (cut / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (cut / "encoder.safetensors").exists()
+    run = toy_run("rocl-ip", epochs=epochs)
+    with monkeypatch.context() as patch:
+        steps = interrupt_at(patch, None)
+        assert len(pretrain(run, RECORDS, cut)) == epochs
+    assert len(steps) < epochs * STEPS
+    pretrain(run, RECORDS, tmp_path / "whole")
+    assert weights(cut) == weights(tmp_path / "whole")
+
+
+@pytest.fixture
+def stopped(monkeypatch, tmp_path):
+    """A folder whose run was interrupted after its first epoch, and the run."""
+    run = toy_run("simclr", epochs=2)
+    pretrain_until(monkeypatch, STEPS, run, tmp_path)
+    return tmp_path, run
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def garbage(path):
+    path.write_bytes(np.random.default_rng(0).bytes(2000))
+
+
+def pickled(path):
+    path.write_bytes(pickle.dumps({"model": 1}))
+
+
+def of_another_model(path):
+    tensors, note = load_tensors(path)
+    del tensors["model.projector.out.bias"]
+    save_tensors(path, tensors, note)
+
+
+@pytest.mark.parametrize("damage", [truncated, garbage, pickled, of_another_model])
+def test_a_damaged_checkpoint_is_one_error_that_names_it(damage, stopped):
+    folder, run = stopped
+    damage(folder / "checkpoint.safetensors")
+    with pytest.raises(StudyError, match=r"checkpoint\.safetensors"):
+        pretrain(run, RECORDS, folder)
+
+
+def test_a_checkpoint_of_other_parameters_starts_anew(stopped, tmp_path_factory):
+    folder, _ = stopped
+    other, elsewhere = toy_run("simclr", epochs=2, temperature=0.2), tmp_path_factory.mktemp("other")
+    assert len(pretrain(other, RECORDS, folder)) == 2
+    pretrain(other, RECORDS, elsewhere)
+    assert weights(folder) == weights(elsewhere)
+
+
+def test_fewer_records_than_a_batch_are_an_error(tmp_path):
+    with pytest.raises(StudyError, match="80 training records are fewer than one batch of 128"):
+        pretrain(toy_run("simclr", batch_size=128), RECORDS, tmp_path)
+    with pytest.raises(StudyError, match="8 training records are fewer than one batch of 16"):
+        pretrain(toy_run("simclr", records_per_epoch=8), RECORDS, tmp_path)
+
+
+def test_a_loss_that_explodes_is_an_error_and_leaves_no_encoder(tmp_path):
+    with pytest.raises(
+        StudyError, match=r"supervised seed 0: the loss became .* lower training.learning_rate"
+    ):
+        pretrain(toy_run("supervised", learning_rate=1e30), RECORDS, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gpu_that_is_not_there_is_an_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(StudyError, match="torch finds no GPU"):
+        pick_device("cuda")
+    assert pick_device("auto") == pick_device("cpu") == CPU
+
+
+def test_auto_precision_is_bfloat16_only_where_the_hardware_multiplies_in_it(monkeypatch):
+    for native, expected in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native)
+        assert training.pick_precision("auto", CPU) == expected
+    # An old GPU emulates bfloat16, slower than float32.
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert training.pick_precision("auto", torch.device("cuda")) == "float32"
+    assert training.pick_precision("bfloat16", CPU) == "bfloat16"
+
+
+def caught_attack(monkeypatch, folder, arm, objective):
+    """What the inner attack of one batch was given, gave and left behind, after some training."""
+    run = toy_run(arm, epochs=4, learning_rate=0.003, attack_steps=5)
+    pretrain(run, RECORDS, folder)
+    state, data = load_trained(run, RECORDS, folder)
+    attack, caught = training.State.attack, []
+
+    def watched(self, signals, value):
+        buffers = {name: b.clone() for name, b in self.model.named_buffers()}
+        attacked = attack(self, signals, value)
+        changed = [name for name, b in self.model.named_buffers() if not torch.equal(b, buffers[name])]
+        graded = [name for name, p in self.model.named_parameters() if p.grad is not None]
+        caught.append((signals, attacked, changed, graded, self.model.training))
+        return attacked
+
+    monkeypatch.setattr(training.State, "attack", watched)
+    views = []
+    drawn = training.view
+    monkeypatch.setattr(training, "view", lambda *given: views.append(drawn(*given)) or views[-1])
+    objective(state, data, torch.arange(16))
+    assert len(caught) == 1
+    return state, data, views, caught[0]
+
+
+def check_ball(signals, attacked):
+    delta = attacked - signals
+    assert delta.abs().max() <= 0.05 + 1e-6
+    assert (delta.abs() > 0.049).float().mean() > 0.5
+    assert not attacked.requires_grad
+
+
+def test_the_contrastive_adversary_stays_in_its_ball_and_raises_nt_xent(monkeypatch, tmp_path):
+    state, _, views, (signals, attacked, changed, graded, mode) = caught_attack(
+        monkeypatch, tmp_path, "rocl", training.contrast_objective
+    )
+    first, second = views
+    assert torch.equal(signals, first)
+    check_ball(signals, attacked)
+    assert (changed, graded, mode) == ([], [], True)
+    noise = first + 0.05 * (2 * torch.rand(first.shape, generator=torch.Generator().manual_seed(0)) - 1)
+    with torch.no_grad(), evaluating(state.model):
+        fixed = state.embed(second, False)
+        clean, noisy, worse = (
+            nt_xent(state.embed(x, True), fixed, 0.5).item() for x in (first, noise, attacked)
+        )
+    assert worse > clean + 0.01
+    assert worse - clean > 5 * abs(noisy - clean)
+
+
+def test_the_supervised_adversary_stays_in_its_ball_and_raises_the_cross_entropy(monkeypatch, tmp_path):
+    state, data, (view,), (signals, attacked, changed, graded, mode) = caught_attack(
+        monkeypatch, tmp_path, "pgd-at", training.label_objective
+    )
+    assert torch.equal(signals, view)
+    check_ball(signals, attacked)
+    assert (changed, graded, mode) == ([], [], True)
+    with torch.no_grad(), evaluating(state.model):
+        clean, worse = (
+            functional.cross_entropy(
+                state.model["head"](state.features(x, True)), data.labels[:16].argmax(1), reduction="none"
+            )
+            for x in (signals, attacked)
+        )
+    assert (worse > clean).all()
+
+
+def statistics(model, index):
+    return {n: b.clone() for n, b in model.named_buffers() if f"norms.{index}." in n}
+
+
+def test_clean_views_update_clean_statistics_and_adversaries_theirs():
+    state, data = fresh("rocl")
+    x = data.signals[:16]
+    for adversarial in (False, True):
+        before = [statistics(state.model, index) for index in (0, 1)]
+        state.embed(x, adversarial)
+        after = [statistics(state.model, index) for index in (0, 1)]
+        own, other = int(adversarial), 1 - int(adversarial)
+        assert all(torch.equal(after[other][name], before[other][name]) for name in before[other])
+        assert not any(torch.equal(after[own][name], before[own][name]) for name in before[own])
+
+
+def test_one_step_of_rocl_updates_each_statistics_once():
+    state, data = fresh("rocl")
+    embedded_views(state, data, torch.arange(16), adversarial=True)
+    counts = [b.item() for n, b in state.model.named_buffers() if "num_batches_tracked" in n]
+    assert set(counts) == {1}
+
+
+def test_evaluation_mode_nests_and_is_left_as_it_was():
+    state, data = fresh("rocl")
+    before = {name: b.clone() for name, b in state.model.named_buffers()}
+    with evaluating(state.model):
+        embedded_views(state, data, torch.arange(16), adversarial=True)
+        assert not state.model.training
+    assert state.model.training
+    assert all(torch.equal(b, before[name]) for name, b in state.model.named_buffers())
+
+
+def test_embedded_views_are_two_clean_and_one_adversarial_row_a_record():
+    state, data = fresh("rocl")
+    index = torch.tensor([3, 40, 41])
+    embedded, rows = embedded_views(state, data, index, adversarial=True)
+    assert embedded.shape == (9, 16)
+    torch.testing.assert_close(embedded.norm(dim=1), torch.ones(9))
+    assert rows.record.tolist() == [3, 40, 41] * 3
+    assert rows.adversarial.tolist() == [False] * 6 + [True] * 3
+    assert rows.patient[1] == rows.patient[2] != rows.patient[0]
+
+
+def test_a_finished_run_loads_as_it_was_stored(tmp_path):
+    run = toy_run("rocl")
+    pretrain(run, RECORDS, tmp_path)
+    state, data = load_trained(run, RECORDS, tmp_path)
+    stored, _ = load_tensors(tmp_path / "encoder.safetensors")
+    assert all(torch.equal(t, stored[name].to(t.dtype)) for name, t in state.model.state_dict().items())
+    assert len(data.signals) == 80
+
+
+def test_a_standard_deviation_over_leads_and_a_mean_of_each_standardise_the_signals():
+    state, _ = fresh("simclr")
+    signals = RECORDS.split("train").signals
+    np.testing.assert_allclose(state.model["encoder"].mean_mv, signals.mean((0, 2)), atol=1e-6)
+    np.testing.assert_allclose(state.model["encoder"].std_mv, signals.std(), rtol=1e-4)
