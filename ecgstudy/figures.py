@@ -15,6 +15,7 @@ from ecgstudy.ecg_paper import record_amplitudes
 from ecgstudy.errors import StudyError
 from ecgstudy.plotting import INK, style
 from ecgstudy.plotting import save_figure as save_figure
+from ecgstudy.plotting import stamped as stamped
 from ecgstudy.records import EcgRecords
 
 HUES = (*pl.CLASS_COLOURS, *pl.OTHER_COLOURS)

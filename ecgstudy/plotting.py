@@ -44,6 +44,13 @@ def style() -> AbstractContextManager:
     })  # fmt: skip
 
 
+def stamped(figure: Figure, synthetic: bool) -> Figure:
+    """`figure`, with a note that its ECGs are simulated if they are."""
+    if synthetic and STAMP not in {text.get_text() for text in figure.texts}:
+        figure.text(0.0, -0.01, STAMP, ha="left", va="top", fontsize=7.5, style="italic", color="#8a5a00")
+    return figure
+
+
 def save_figure(
     figure: Figure, folder: str | Path, name: str, values: pd.DataFrame, *, alt: str, synthetic: bool
 ) -> Figure:
@@ -52,8 +59,7 @@ def save_figure(
     The files are the same bytes each time. `alt` describes the figure to those who cannot see it; it is
     kept in both images and shown by reports. Returns `figure`, which a notebook then displays.
     """
-    if synthetic and STAMP not in {text.get_text() for text in figure.texts}:
-        figure.text(0.0, -0.01, STAMP, ha="left", va="top", fontsize=7.5, style="italic", color="#8a5a00")
+    stamped(figure, synthetic)
     about = {"Title": name, "Description": alt}
     extra = {"png": {"dpi": 160, "metadata": {**about, "Software": None}}}
     extra["svg"] = {"metadata": {**about, "Date": None, "Creator": None}}

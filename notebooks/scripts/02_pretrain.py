@@ -33,6 +33,7 @@ from ecgstudy.workflow import prepared_records
 plan = load_study(study)
 paths, run = Paths(plan.study), Run(plan, dataset, arm, seed)
 folder, records = paths.run(dataset, arm, seed), prepared_records(plan, dataset, paths)
+synthetic = bool(records.card.get("synthetic"))
 
 # %% [markdown]
 # ## The arm
@@ -57,7 +58,7 @@ history = pd.DataFrame(pretrain(run, records, folder))
 
 # %%
 if len(history):
-    display(figures.loss_curves(history))
+    display(figures.stamped(figures.loss_curves(history), synthetic))
     display(history.tail(3))
 
 # %% [markdown]
@@ -69,7 +70,7 @@ if len(history):
 
 # %%
 pairs = diagnostics.inspect_batch(run, records, folder)
-figures.similarity_distributions(pairs)
+figures.stamped(figures.similarity_distributions(pairs), synthetic)
 
 # %% [markdown]
 # ## Who is pushed how hard
@@ -79,7 +80,7 @@ figures.similarity_distributions(pairs)
 # %%
 negatives = pairs.dropna(subset="weight")
 display(negatives.groupby("same_class")["weight"].describe()[["mean", "min", "50%", "max"]])
-figures.weight_profile(negatives)
+figures.stamped(figures.weight_profile(negatives), synthetic)
 
 # %% [markdown]
 # ## The embedding
@@ -87,4 +88,4 @@ figures.weight_profile(negatives)
 # Test records on the first two principal components of the encoder's features.
 
 # %%
-figures.embedding_picture(diagnostics.embedding_plane(records, folder))
+figures.stamped(figures.embedding_picture(diagnostics.embedding_plane(records, folder)), synthetic)

@@ -39,6 +39,7 @@ plan = load_study(study)
 paths, run = Paths(plan.study), Run(plan, dataset, arm, seed)
 folder = paths.protocol(dataset, arm, seed, protocol)
 records = prepared_records(plan, dataset, paths)
+synthetic = bool(records.card.get("synthetic"))
 
 # %%
 found = evaluate(run, records, folder, protocol)
@@ -59,7 +60,7 @@ display(robust.style.hide().format(precision=3))
 curve = robust[robust["attack"].isin(["none", plan.evaluation.headline_attack])]
 views = {"auroc_shared": "shared", "auroc_label": "label"}
 curve = curve.rename(columns=views).melt(["epsilon_mv"], list(views.values()), "view", "auroc").dropna()
-figures.epsilon_curve(curve)
+figures.stamped(figures.epsilon_curve(curve), synthetic)
 
 # %% [markdown]
 # ## By class, and by attack at the headline ε
@@ -70,7 +71,7 @@ each = each[each["attack"].isin(["none", plan.evaluation.headline_attack])]
 shown = each[each["epsilon_mv"].isin([0, run.headline_epsilon_mv]) & (each["seed"] == seed)]
 display(shown.drop(columns=["dataset", "arm", "seed", "protocol"]).style.hide().format(precision=3))
 at_headline = robust[robust["epsilon_mv"].isin([0, run.headline_epsilon_mv])]
-figures.attack_bars(at_headline.rename(columns={"auroc_shared": "auroc"}))
+figures.stamped(figures.attack_bars(at_headline.rename(columns={"auroc_shared": "auroc"})), synthetic)
 
 # %% [markdown]
 # ## Does the model only hide its gradients?
@@ -92,7 +93,8 @@ pd.DataFrame(evaluation["checks"]).style.hide().format(precision=4)
 ecg = diagnostics.most_fragile(run, records, folder, found)
 display(ecg.scores.style.format(precision=2))
 title = f"record {ecg.record}, ε = {run.headline_epsilon_mv * 1000:g} µV"
-ecg_paper.draw_ecg(ecg.signal, records.fs, records.leads, perturbation=ecg.delta, title=title)
+figure = ecg_paper.draw_ecg(ecg.signal, records.fs, records.leads, ecg.delta, title)
+figures.stamped(figure, synthetic)
 
 # %% [markdown]
 # ## What it cost
