@@ -254,7 +254,8 @@ class _Attacker:
         """
         sample, candidates = self.sample, [self.sample.clean_scores()]
         delta, main = torch.zeros_like(sample.signals), self.options.headline_attack
-        for name in [*(self.options.attacks if further else []), main]:
+        others = [name for name in self.options.attacks if further and name != main]
+        for name in [*others, main]:
             delta = self._perturbation(name, epsilon_mv)
             candidates.append(victim_scores(self.victim, sample.signals + delta, self.options))
             sample.store(candidates[-1], name, "shared", epsilon_mv)
@@ -364,12 +365,15 @@ def zero_gradients(victim: Victim, signals: Tensor, labels: Tensor) -> float:
     return float((gradient == 0).float().mean())
 
 
-def _clean_all(victim: Victim, records: EcgRecords, device: torch.device) -> dict[str, float]:
-    """Clean AUROC on the whole test split, not only its attacked sample."""
+def _clean_all(victim: Victim, records: EcgRecords, device: torch.device) -> dict[str, float | None]:
+    """Clean AUROC on the whole test split, not only its attacked sample; None where every record agrees."""
     test = records.split("test")
     scores, labels = in_batches(victim.scores, test.signals, device).cpu().numpy(), test.multi_hot()
-    each = {c: float(roc_auc_score(labels[:, i], scores[:, i])) for i, c in enumerate(records.classes)}
-    return {"macro": float(np.mean(list(each.values()))), **each}
+    each = {
+        c: float(roc_auc_score(labels[:, i], scores[:, i])) if 0 < labels[:, i].sum() < len(labels) else None
+        for i, c in enumerate(records.classes)
+    }
+    return {"macro": float(np.mean([value for value in each.values() if value is not None])), **each}
 
 
 def _training_cost(folder: Path) -> dict[str, float]:
