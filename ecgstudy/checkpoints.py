@@ -86,21 +86,20 @@ def load_encoder(folder: str | Path, device: str = "cpu") -> tuple[Encoder, nn.L
         When a file is missing, damaged or made for another encoder.
     """
     folder = Path(folder)
+    file, path = folder / "encoder.json", folder / "encoder.safetensors"
     try:
-        form = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StudyError(
-            f"{folder / 'encoder.json'}: missing or damaged ({error}); pretrain the run first"
-        ) from error
-    path = folder / "encoder.safetensors"
+        form = json.loads(file.read_text(encoding="utf-8"))
+        scale, classes = (torch.zeros(len(form["leads"])), torch.ones(())), len(form["classes"])
+        name, options, dual = form["encoder"]["name"], form["encoder"]["options"], form["dual"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StudyError(f"{file}: missing or damaged ({error}); pretrain the run first") from error
+    encoder = build_encoder(name, options, *scale, dual=dual)
     state, _ = load_tensors(path)
-    scale = torch.zeros(len(form["leads"])), torch.ones(())
-    encoder = build_encoder(form["encoder"]["name"], form["encoder"]["options"], *scale, dual=form["dual"])
     own = {name.removeprefix("encoder."): t for name, t in state.items() if name.startswith("encoder.")}
     load_state(encoder, own, path)
     head = None
     if "head.weight" in state:
-        head = nn.Linear(encoder.features, len(form["classes"]))
+        head = nn.Linear(encoder.features, classes)
         load_state(head, {name: state[f"head.{name}"] for name in ("weight", "bias")}, path)
     encoder = encoder.to(device).eval().requires_grad_(False)
     return encoder, head if head is None else head.to(device).requires_grad_(False), form
