@@ -1,0 +1,69 @@
+import hashlib
+import json
+
+import pytest
+
+from ecgstudy.files import sha256, whole_file, write_json, write_text
+
+
+def names(folder):
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+def test_a_file_appears_whole_in_a_new_folder(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with whole_file(path) as partial:
+        assert partial.parent == path.parent, "a rename is atomic within a file system only"
+        partial.write_text("half")
+        assert not path.exists()
+        partial.write_text("whole")
+    assert path.read_text() == "whole"
+    assert names(tmp_path) == ["file.txt", "new"]
+
+
+@pytest.mark.parametrize("reason", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("written", ["", "half"])
+def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(reason, written, tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def write():
+        with whole_file(path) as partial:
+            if written:
+                partial.write_text(written)
+            raise reason
+
+    with pytest.raises(type(reason)):
+        write()
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["file.txt"]
+
+
+def test_text_is_utf8_and_replaces_what_was_there(tmp_path):
+    write_text(tmp_path / "a.txt", "long enough to leave a rest")
+    write_text(tmp_path / "a.txt", "ε = 5 µV\n")
+    assert (tmp_path / "a.txt").read_bytes() == b"\xce\xb5 = 5 \xc2\xb5V\n"
+
+
+def test_json_comes_back_and_is_readable(tmp_path):
+    content = {"ε": [0.1, None, True], "b": {"c": "µV"}}
+    write_json(tmp_path / "a.json", content)
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(text) == content
+    assert '"ε"' in text
+    assert text.endswith("}\n")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), {1, 2}])
+def test_json_refuses_what_json_cannot_say_and_keeps_the_old_file(bad, tmp_path):
+    write_json(tmp_path / "a.json", 1)
+    with pytest.raises((ValueError, TypeError)):
+        write_json(tmp_path / "a.json", {"value": bad})
+    assert json.loads((tmp_path / "a.json").read_text()) == 1
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_sha256_is_that_of_the_content(tmp_path):
+    content = bytes(range(256)) * 5000
+    (tmp_path / "a").write_bytes(content)
+    assert sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
