@@ -95,7 +95,7 @@ class ResNet1d(nn.Module):
         Taps of the block convolutions.
     """
 
-    def __init__(self, leads: int, dual: bool, width: int, depth: tuple[int, ...], kernel: int = 5):
+    def __init__(self, leads: int, dual: bool, width: int, depth: tuple[int, ...], kernel: int):
         super().__init__()
         self.stem = ConvNorm(leads, width, 7, 2, dual)
         self.pool = nn.MaxPool2d((1, 3), (1, 2), (0, 1))
@@ -123,7 +123,13 @@ def resnet1d(leads: int, dual: bool, size: str = "small", **options: int) -> Res
     """ResNet along time in the sizes of `SIZES`."""
     if size not in SIZES:
         raise StudyError(f"resnet1d has no size {size!r}; known: {', '.join(SIZES)}")
-    return ResNet1d(leads, dual, **{**SIZES[size], **options})
+    settings = {"kernel": 5, **SIZES[size], **options}
+    width, kernel = settings["width"], settings["kernel"]
+    if not (isinstance(width, int) and isinstance(kernel, int) and width > 0 and kernel > 0 and kernel % 2):
+        raise StudyError(
+            f"resnet1d takes a whole width above 0 and an odd kernel, not {width!r} and {kernel!r}"
+        )
+    return ResNet1d(leads, dual, **settings)
 
 
 class Encoder(nn.Module):
@@ -171,6 +177,19 @@ class Projector(nn.Module):
         return nn.functional.normalize(self.out(hidden).float(), dim=1)
 
 
+def get_encoder(name: str) -> Callable[..., nn.Module]:
+    """The backbone factory called `name`.
+
+    Raises
+    ------
+    StudyError
+        When there is none, naming those there are.
+    """
+    if name not in ENCODERS:
+        raise StudyError(f"unknown encoder {name!r}; known: {', '.join(ENCODERS)}")
+    return ENCODERS[name]
+
+
 def build_encoder(name: str, options: dict, mean_mv: Tensor, std_mv: Tensor, dual: bool) -> Encoder:
     """The encoder `name` with freshly drawn weights (from torch's global generator) for `len(mean_mv)` leads.
 
@@ -179,10 +198,9 @@ def build_encoder(name: str, options: dict, mean_mv: Tensor, std_mv: Tensor, dua
     StudyError
         For an unknown encoder or option.
     """
-    if name not in ENCODERS:
-        raise StudyError(f"unknown encoder {name!r}; known: {', '.join(ENCODERS)}")
+    factory = get_encoder(name)
     try:
-        backbone = ENCODERS[name](leads=len(mean_mv), dual=dual, **options)
+        backbone = factory(leads=len(mean_mv), dual=dual, **options)
     except TypeError as error:
         raise StudyError(f"encoder {name!r} does not take the options {options}: {error}") from error
     return Encoder(backbone, mean_mv, std_mv).to(memory_format=torch.channels_last)

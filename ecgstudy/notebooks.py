@@ -51,6 +51,7 @@ def execute(notebook: Path, executed: Path, parameters: dict, logs: Path) -> Non
 
 
 def _papermill(notebook: Path, log: Path, parameters: dict) -> None:
+    os.environ["TQDM_DISABLE"] = "1"  # progress bars are for people, not for logs
     options = {"progress_bar": False, "log_output": False, "cwd": str(ROOT)}
     try:
         with tempfile.TemporaryDirectory() as folder:

@@ -192,7 +192,7 @@ def _attack_all(
         generator = Generator(device).manual_seed(derived_seed(run.dataset, run.seed, "evaluation", split))
         at = _Attacker(victim, samples[split], options, generator, counter)
         at.clean()
-        for epsilon in tqdm(options.epsilons_mv, f"attacks on {split} records", disable=None, leave=False):
+        for epsilon in tqdm(options.epsilons_mv, f"attacks on {split} records", leave=False):
             headline = epsilon == run.headline_epsilon_mv
             full = split == "test"
             labels = epsilon in (options.label_epsilons_mv or [run.headline_epsilon_mv])

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -23,16 +24,30 @@ from pydantic import (
 
 from ecgstudy.arms import arm_row, get_arm
 from ecgstudy.attacks import get_attack
+from ecgstudy.encoders import get_encoder
 from ecgstudy.errors import StudyError
 
 ROOT = Path(__file__).resolve().parent.parent
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Section(BaseModel):
-    """A part of a params file: unknown keys and ill-typed values are errors."""
+def _different(values: list) -> list:
+    twice = [value for index, value in enumerate(values) if value in values[:index]]
+    if twice:
+        raise ValueError(f"{twice[0]!r} occurs twice")
+    return values
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+T = TypeVar("T")
+Different = Annotated[list[T], AfterValidator(_different)]
+Grid = Annotated[Different[T], Field(min_length=1)]
+"""One axis of the grid of runs: values that differ, at least one."""
+
+
+class _Section(BaseModel):
+    """A part of a params file: unknown keys, ill-typed and infinite values are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DatasetOptions(_Section):
@@ -102,9 +117,9 @@ class AttackOptions(_Section):
 
     headline_attack: str = "pgd-margin"
     """Run at every ε; the primary outcome is its shared AUROC at the headline ε."""
-    attacks: list[str] = ["noise", "fgsm", "pgd-ce"]
+    attacks: Different[str] = ["noise", "fgsm", "pgd-ce"]
     """Further attacks, at the headline ε only."""
-    epsilons_mv: list[PositiveFloat] = [0.005, 0.01, 0.02, 0.05, 0.1]
+    epsilons_mv: Grid[PositiveFloat] = [0.005, 0.01, 0.02, 0.05, 0.1]
     steps: PositiveInt = 20
     restarts: PositiveInt = 1
     label_steps: PositiveInt = 20
@@ -128,10 +143,10 @@ class Study(_Section):
 
     study: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     title: str
-    datasets: dict[str, DatasetOptions]
-    arms: list[str]
-    seeds: list[int]
-    protocols: list[Literal["slf"]] = ["slf"]
+    datasets: Annotated[dict[str, DatasetOptions], Field(min_length=1)]
+    arms: Grid[str]
+    seeds: Grid[int]
+    protocols: Grid[Literal["slf"]] = ["slf"]
     encoder: EncoderOptions = EncoderOptions()
     views: ViewOptions = ViewOptions()
     training: TrainingOptions
@@ -144,16 +159,21 @@ class Study(_Section):
 
     @model_validator(mode="after")
     def _check_names(self) -> "Study":
-        for arm in [*self.arms, *([self.showcase] if self.showcase else [])]:
+        for arm in self.arms:
             get_arm(arm)
+        if self.showcase not in (None, *self.arms):
+            raise StudyError(f"showcase {self.showcase!r} is not among the arms {self.arms}")
         for attack in [self.evaluation.headline_attack, *self.evaluation.attacks]:
             get_attack(attack)
-        for name, options in self.datasets.items():
-            if options.headline_epsilon_mv not in self.evaluation.epsilons_mv:
-                raise StudyError(
-                    f"datasets.{name}.headline_epsilon_mv {options.headline_epsilon_mv} is not in the grid "
-                    f"evaluation.epsilons_mv {self.evaluation.epsilons_mv}"
-                )
+        get_encoder(self.encoder.name)
+        grid, labels = self.evaluation.epsilons_mv, self.evaluation.label_epsilons_mv or []
+        budgets = {
+            f"datasets.{name}.headline_epsilon_mv": o.headline_epsilon_mv for name, o in self.datasets.items()
+        }
+        budgets |= {f"evaluation.label_epsilons_mv.{index}": epsilon for index, epsilon in enumerate(labels)}
+        for key, epsilon in budgets.items():
+            if epsilon not in grid:
+                raise StudyError(f"{key} {epsilon} is not in the grid evaluation.epsilons_mv {grid}")
         return self
 
     def runs(self) -> Iterator["Run"]:
@@ -248,6 +268,8 @@ def load_study(path: str | Path) -> Study:
     except FileNotFoundError:
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         raise StudyError(f"{path}: no such params file (studies there: {known})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path}: not a readable params file: {error}") from error
     except yaml.YAMLError as error:
         raise StudyError(f"{path}: not valid YAML: {error}") from error
     try:

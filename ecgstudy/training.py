@@ -234,6 +234,8 @@ def new_state(run: Run, data: Data, records: EcgRecords) -> State:
 def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
     """Pretrain one run's encoder, or continue where an interrupted call stopped.
 
+    A run that `folder` already holds, of the same parameters, is not trained again.
+
     Writes ``encoder.safetensors``, ``encoder.json`` and ``history.jsonl`` to `folder`, and a
     checkpoint after every epoch, from which a further call continues exactly.
 
@@ -257,12 +259,14 @@ def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
         When there are fewer training records than one batch, the loss stops being finite, or the
         checkpoint is damaged or of another run.
     """
+    if (finished := _finished(run, Path(folder))) is not None:
+        return finished
     data = Data.of(records, pick_device(run.study.device))
     state = new_state(run, data, records)
     progress = Path(folder) / "checkpoint.safetensors"
     history = _resume(state, progress) if progress.exists() else []
     epochs = run.study.training.epochs if state.arm.objective != "none" else 0
-    for epoch in tqdm(range(len(history), epochs), f"{run.arm} seed {run.seed}", disable=None):
+    for epoch in tqdm(range(len(history), epochs), f"{run.arm} seed {run.seed}"):
         history.append({"epoch": epoch + 1, **_epoch(state, data, epoch)})
         save_progress(
             progress,
@@ -274,6 +278,17 @@ def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
     _finish(state, data, records, history, Path(folder))
     progress.unlink(missing_ok=True)
     return history
+
+
+def _finished(run: Run, folder: Path) -> list[dict] | None:
+    """History of the finished run in `folder`, if it has the same parameters."""
+    form, history = folder / "encoder.json", folder / "history.jsonl"
+    if not (form.exists() and history.exists() and (folder / "encoder.safetensors").exists()):
+        return None
+    if json.loads(form.read_text(encoding="utf-8")).get("run") != run.parameters():
+        return None
+    tqdm.write(f"{folder}: trained before with these parameters; delete encoder.json to train it again")
+    return [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
 
 
 def _resume(state: State, path: Path) -> list[dict]:
@@ -338,6 +353,7 @@ def _finish(state: State, data: Data, records: EcgRecords, history: list[dict], 
         "multilabel": records.multilabel, "arm": run.arm, "dataset": run.dataset, "seed": run.seed,
         "parameters": count_parameters(encoder), "precision": state.precision,
         "training_records": len(data.signals), "device": _device_name(state.device),
+        "run": run.parameters(),
     }  # fmt: skip
     write_text(folder / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
     save_encoder(folder, state.model, form)

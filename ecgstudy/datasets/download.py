@@ -108,7 +108,7 @@ def _fetch_all(base: str, needed: dict[str, str], folder: Path, workers: int, na
 
     pool = ThreadPoolExecutor(workers)
     try:
-        for _ in tqdm(pool.map(fetch, needed.items()), name, len(needed), unit="file", disable=None):
+        for _ in tqdm(pool.map(fetch, needed.items()), name, len(needed), unit="file"):
             pass
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C only the files under way are finished
