@@ -10,6 +10,7 @@ import subprocess
 import textwrap
 import tokenize
 from collections.abc import Callable, Iterable
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,7 @@ from types import ModuleType
 PACKAGES = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "wfdb", "neurokit2", "matplotlib")
 
 
+@cache
 def plain_source(code: ModuleType | Callable) -> str:
     """Source of a module or function without comments, docstrings and blank lines.
 

@@ -234,7 +234,8 @@ def new_state(run: Run, data: Data, records: EcgRecords) -> State:
 def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
     """Pretrain one run's encoder, or continue where an interrupted call stopped.
 
-    A run that `folder` already holds, of the same parameters, is not trained again.
+    A run that `folder` already holds, of the same parameters and the same stamp of code and data
+    (in ``run.json``, where there is one), is not trained again.
 
     Writes ``encoder.safetensors``, ``encoder.json`` and ``history.jsonl`` to `folder`, and a
     checkpoint after every epoch, from which a further call continues exactly.
@@ -268,33 +269,38 @@ def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
     epochs = run.study.training.epochs if state.arm.objective != "none" else 0
     for epoch in tqdm(range(len(history), epochs), f"{run.arm} seed {run.seed}"):
         history.append({"epoch": epoch + 1, **_epoch(state, data, epoch)})
-        save_progress(
-            progress,
-            state.model,
-            state.optimizer,
-            state.streams,
-            {"run": run.parameters(), "history": history},
-        )
+        note = {"run": _asked(run, progress.parent), "history": history}
+        save_progress(progress, state.model, state.optimizer, state.streams, note)
     _finish(state, data, records, history, Path(folder))
     progress.unlink(missing_ok=True)
     return history
 
 
+def _asked(run: Run, folder: Path) -> dict:
+    """What decides the encoder: the run's parameters, and the stamp of code and data in ``run.json``."""
+    path = folder / "run.json"
+    stamp = json.loads(path.read_text(encoding="utf-8"))["stamp"] if path.exists() else None
+    return {**run.parameters(), "stamp": stamp}
+
+
 def _finished(run: Run, folder: Path) -> list[dict] | None:
-    """History of the finished run in `folder`, if it has the same parameters."""
+    """History of the finished run in `folder`, if it is the one asked for."""
     form, history = folder / "encoder.json", folder / "history.jsonl"
     if not (form.exists() and history.exists() and (folder / "encoder.safetensors").exists()):
         return None
-    if json.loads(form.read_text(encoding="utf-8")).get("run") != run.parameters():
+    try:
+        if json.loads(form.read_text(encoding="utf-8")).get("run") != _asked(run, folder):
+            return None
+    except ValueError:  # damaged
         return None
     tqdm.write(f"{folder}: trained before with these parameters; delete encoder.json to train it again")
     return [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
 
 
 def _resume(state: State, path: Path) -> list[dict]:
-    """History up to the checkpoint, which is restored; a checkpoint of other parameters is deleted."""
-    if load_tensors(path)[1].get("run") != state.run.parameters():
-        tqdm.write(f"{path}: checkpoint of other parameters; this run starts anew")
+    """History up to the checkpoint, which is restored; one of another run is deleted."""
+    if load_tensors(path)[1].get("run") != _asked(state.run, path.parent):
+        tqdm.write(f"{path}: checkpoint of other parameters, code or data; this run starts anew")
         path.unlink()
         return []
     return load_progress(path, state.model, state.optimizer, state.streams)["history"]
@@ -353,7 +359,7 @@ def _finish(state: State, data: Data, records: EcgRecords, history: list[dict], 
         "multilabel": records.multilabel, "arm": run.arm, "dataset": run.dataset, "seed": run.seed,
         "parameters": count_parameters(encoder), "precision": state.precision,
         "training_records": len(data.signals), "device": _device_name(state.device),
-        "run": run.parameters(),
+        "run": _asked(run, folder),
     }  # fmt: skip
     write_text(folder / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
     save_encoder(folder, state.model, form)

@@ -3,7 +3,7 @@
 Every step (prepare, pretrain, evaluate, figures) has a folder with two small files. ``run.json`` is
 what is asked for: parameters and a stamp of them and of the code that acts on them. It is rewritten
 only when its content changes. ``provenance.json`` is what was done: the stamp it was done for,
-versions, commit, device and wall time. A step is up to date when the two stamps agree, whatever the
+versions, commit and wall time. A step is up to date when the two stamps agree, whatever the
 files' times say; `plan` sets the times of ``run.json`` so that Snakemake comes to that conclusion.
 """
 
@@ -64,18 +64,24 @@ class Step:
 
     folder: Path
     parameters: dict
-    code: tuple[ModuleType | Callable, ...] = ()
+    code: tuple[ModuleType | Callable, ...]
+    feeds: tuple[str, ...] = ()
+    """Its files that later steps read."""
 
     def content(self) -> dict:
         """What ``run.json`` says."""
         return {"stamp": stamp(self.parameters, self.code), **self.parameters}
+
+    def is_done(self) -> bool:
+        """Whether the step was done for the stamp that it has now."""
+        return _read(self.folder / "provenance.json").get("stamp") == self.content()["stamp"]
 
 
 def prepare_step(study: Study, dataset: str, paths: Paths) -> Step:
     """Preparation of one data set."""
     options = study.datasets[dataset].model_dump(mode="json", exclude={"headline_epsilon_mv", "data_root"})
     loader = sys.modules[datasets_package.DATASETS[dataset].__module__]
-    return Step(paths.data(dataset), {"dataset": dataset, **options}, (loader, reading))
+    return Step(paths.data(dataset), {"dataset": dataset, **options}, (loader, reading), ("card.json",))
 
 
 def pretrain_step(run: Run, paths: Paths) -> Step:
@@ -83,7 +89,8 @@ def pretrain_step(run: Run, paths: Paths) -> Step:
     schemes = tuple(weighting.SCHEMES[name] for name, _ in arms.get_arm(run.arm).weighting)
     data = prepare_step(run.study, run.dataset, paths).content()
     folder = paths.run(run.dataset, run.arm, run.seed)
-    return Step(folder, {**run.parameters(), "data": data}, PRETRAIN_CODE + schemes)
+    feeds = ("encoder.safetensors", "encoder.json")
+    return Step(folder, {**run.parameters(), "data": data}, PRETRAIN_CODE + schemes, feeds)
 
 
 def evaluate_step(run: Run, protocol: str, paths: Paths) -> Step:
@@ -95,7 +102,8 @@ def evaluate_step(run: Run, protocol: str, paths: Paths) -> Step:
         "probe": study["probe"], "evaluation": study["evaluation"],
         "headline_epsilon_mv": run.headline_epsilon_mv,
     }  # fmt: skip
-    return Step(paths.protocol(run.dataset, run.arm, run.seed, protocol), parameters, EVALUATE_CODE)
+    folder = paths.protocol(run.dataset, run.arm, run.seed, protocol)
+    return Step(folder, parameters, EVALUATE_CODE, ("scores.parquet",))
 
 
 def figures_step(study: Study, paths: Paths) -> Step:
@@ -119,15 +127,22 @@ def steps(study: Study, paths: Paths) -> Iterator[Step]:
 
 
 def plan(study: Study, paths: Paths) -> int:
-    """Write every step's ``run.json``; returns how many steps are not up to date."""
+    """Write every step's ``run.json`` and set file times by content; returns how many steps are out of date.
+
+    ``run.json`` and the files that later steps read get a time long ago, in the steps' order, where
+    the step is done; the ``run.json`` of other steps is new.
+    """
     waiting = 0
-    for step in steps(study, paths):
-        wanted, asked = step.content(), _read(step.folder / "run.json")
-        if asked != wanted:
+    for order, step in enumerate(steps(study, paths)):
+        wanted, done = step.content(), step.is_done()
+        if _read(step.folder / "run.json") != wanted:
             write_json(step.folder / "run.json", wanted)
-        done = _read(step.folder / "provenance.json").get("stamp") == wanted["stamp"]
-        when = LONG_AGO if done else time.time()
-        os.utime(step.folder / "run.json", (when, when))
+        times = {"run.json": LONG_AGO + 2 * order if done else time.time()}
+        if done:
+            times |= {name: LONG_AGO + 2 * order + 1 for name in step.feeds}
+        for name, when in times.items():
+            if (step.folder / name).exists():
+                os.utime(step.folder / name, (when, when))
         waiting += not done
     return waiting
 

@@ -1,0 +1,61 @@
+"""What the README shows works as it stands there."""
+
+import re
+import sys
+
+import pytest
+import torch
+
+from ecgstudy.arms import ARMS, factor_table, get_arm
+from ecgstudy.contrast import Rows, weighted_contrastive_loss
+from ecgstudy.study import ROOT, load_plugins
+from ecgstudy.weighting import SCHEMES, compose, uniform
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def own_scheme(tmp_path):
+    """The README's weighting scheme, loaded as `make study PLUGINS=my_scheme.py` does."""
+    code = re.search(r"```python\n# my_scheme.py\n(.*?)```", README, re.DOTALL).group(1)
+    path = tmp_path / "my_scheme.py"
+    path.write_text(code)
+    known = dict(ARMS), dict(SCHEMES)
+    load_plugins(str(path))
+    yield code
+    sys.modules.pop("ecgstudy_plugin_my_scheme")
+    for registry, before in zip((ARMS, SCHEMES), known, strict=True):
+        registry.clear()
+        registry.update(before)
+
+
+def test_own_weighting_scheme_takes_at_most_fifteen_lines(own_scheme):
+    assert len([line for line in own_scheme.splitlines() if line.strip()]) <= 15
+
+
+def test_own_weighting_scheme_changes_the_loss_as_it_says(own_scheme):
+    generator = torch.Generator().manual_seed(0)
+    z = torch.nn.functional.normalize(torch.randn(18, 8, generator=generator, dtype=torch.float64), dim=1)
+    index = torch.arange(6).repeat(3)
+    rows = Rows(index, index, torch.arange(18) >= 12)
+    weighting = compose(get_arm("rocl-mine").weighting)
+    mine, log = weighted_contrastive_loss(z, rows, weighting, temperature=0.5)
+    standard, _ = weighted_contrastive_loss(z, rows, uniform, temperature=0.5)
+    assert mine != standard
+    pushes = torch.tensor([1.0] * 10 + [torch.e**0.5] * 5, dtype=torch.float64)  # 10 clean, 5 adversarial
+    torch.testing.assert_close(log["effective_negatives"], pushes.sum() ** 2 / (pushes**2).sum())
+    assert factor_table()["adversaries_repel"].loc["rocl-mine"]
+
+
+def test_arms_table_names_every_arm_with_its_idea_and_source():
+    for name, arm in ARMS.items():
+        assert f"| `{name}` | {arm.idea} | {arm.source} |" in README
+
+
+def test_commands_of_the_readme_are_targets_of_the_makefile():
+    makefile = (ROOT / "Makefile").read_text()
+    used = set(re.findall(r"make ([a-z-]+)", README))
+    assert used >= {"study", "test"}
+    assert used <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+
+

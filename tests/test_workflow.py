@@ -1,0 +1,172 @@
+"""Stamps, plans and locks; the tiny study end to end is in the slow tests and in CI."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+from ecgstudy import weighting, workflow
+from ecgstudy.errors import StudyError
+from ecgstudy.files import write_json
+from ecgstudy.study import ROOT, Paths, Run, load_study
+from ecgstudy.weighting import SCHEMES
+
+
+@pytest.fixture
+def study():
+    return load_study(ROOT / "params/tiny.yaml")
+
+
+def finish(step: workflow.Step) -> None:
+    write_json(step.folder / "provenance.json", {"stamp": step.content()["stamp"]})
+
+
+def test_everything_is_out_of_date_until_its_stamp_is_found(study, tmp_path):
+    paths = Paths(study.study, tmp_path)
+    steps = list(workflow.steps(study, paths))
+    assert len(steps) == 1 + 3 * 2 + 1
+    assert workflow.plan(study, paths) == len(steps)
+    for step in steps:
+        finish(step)
+    assert workflow.plan(study, paths) == 0
+    times = [(step.folder / "run.json").stat().st_mtime for step in steps]
+    assert times == sorted(times)
+    assert max(times) < workflow.LONG_AGO + 1000
+
+
+def test_run_json_is_rewritten_only_when_its_content_changes(study, tmp_path):
+    paths = Paths(study.study, tmp_path)
+    workflow.plan(study, paths)
+    path = paths.run("builtin", "rocl", 0) / "run.json"
+    before = path.stat().st_ino
+    workflow.plan(study, paths)
+    assert path.stat().st_ino == before
+    changed = study.model_copy(update={"training": study.training.model_copy(update={"epochs": 2})})
+    workflow.plan(changed, paths)
+    assert json.loads(path.read_text())["training"]["epochs"] == 2
+
+
+def stamps(study, paths, arm):
+    run = Run(study, "builtin", arm, 0)
+    pretrain, evaluate = workflow.pretrain_step(run, paths), workflow.evaluate_step(run, "slf", paths)
+    return pretrain.content()["stamp"], evaluate.content()["stamp"]
+
+
+def test_the_headline_budget_retrains_only_arms_with_an_adversary(study, tmp_path):
+    paths = Paths(study.study, tmp_path)
+    options = study.datasets["builtin"].model_copy(update={"headline_epsilon_mv": 0.05})
+    other = study.model_copy(update={"datasets": {"builtin": options}})
+    for arm, retrained in (("supervised", False), ("rocl", True)):
+        (before, scored), (after, rescored) = stamps(study, paths, arm), stamps(other, paths, arm)
+        assert (before != after) == retrained
+        assert scored != rescored
+
+
+def test_a_changed_scheme_retrains_only_the_arms_that_use_it(study, tmp_path, monkeypatch):
+    paths = Paths(study.study, tmp_path)
+    before = {arm: stamps(study, paths, arm)[0] for arm in ("rocl", "rocl-ip-hn")}
+
+    def other(similarity, pairs, weights, beta=1.0):
+        return weights.with_push(-beta * similarity)
+
+    monkeypatch.setitem(SCHEMES, "hard-negatives", other)
+    assert stamps(study, paths, "rocl")[0] == before["rocl"]
+    assert stamps(study, paths, "rocl-ip-hn")[0] != before["rocl-ip-hn"]
+
+
+def test_a_new_scheme_makes_nothing_out_of_date(study, tmp_path, monkeypatch):
+    paths = Paths(study.study, tmp_path)
+    before = stamps(study, paths, "rocl-ip-hn")
+    monkeypatch.setitem(SCHEMES, "new", weighting.push_hard_negatives)
+    assert stamps(study, paths, "rocl-ip-hn") == before
+
+
+def test_a_study_is_run_by_one_process_at_a_time(tmp_path):
+    paths = Paths("tiny", tmp_path)
+    code = (
+        "import pathlib, sys, time; from ecgstudy.study import Paths; from ecgstudy.workflow import study_lock\n"
+        "with study_lock(Paths('tiny', pathlib.Path(sys.argv[1]))): print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with (
+            pytest.raises(StudyError, match=f"'tiny' is being run by process {other.pid}"),
+            workflow.study_lock(paths),
+        ):
+            pytest.fail("the lock was given twice")
+        other.kill()
+        other.wait()
+    with workflow.study_lock(paths):  # the kernel let go of it
+        assert (tmp_path / "tiny/.lock").read_text() == str(os.getpid())
+
+
+def test_command_line_reports_bad_input_in_one_line(tmp_path, capsys):
+    bad = tmp_path / "bad.yaml"
+    bad.write_text((ROOT / "params/tiny.yaml").read_text() + "colour: red\n")
+    assert workflow.main(["plan", str(bad)]) == 1
+    error = capsys.readouterr().err
+    assert error == f"error: {bad}: unknown key 'colour' (value 'red')\n"
+
+
+TABLES = ("robust_auroc", "per_class", "contrasts", "masking_checks")
+
+
+def run_tiny(folder, *, kill_after: str | None = None) -> int:
+    """Run the tiny study of the checkout at `folder`; kill its processes once a file appears."""
+    call = [sys.executable, "-m", "ecgstudy.workflow", "study", "params/tiny.yaml"]
+    env = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    with open(folder / "log.txt", "a") as log:
+        process = subprocess.Popen(call, cwd=folder, env=env, start_new_session=True, stdout=log, stderr=log)
+        while kill_after and process.poll() is None and not list(folder.glob(kill_after)):
+            time.sleep(0.02)
+        if kill_after:
+            os.killpg(process.pid, signal.SIGKILL)
+        return process.wait()
+
+
+def checkout(folder):
+    """A working copy without outputs."""
+    kept = ["ecgstudy", "notebooks", "params", "Snakefile", "pyproject.toml"]
+    folder.mkdir()
+    subprocess.run(["cp", "-r", *[str(ROOT / name) for name in kept], str(folder)], check=True)
+    params = folder / "params/tiny.yaml"  # three epochs, so that there is something to interrupt
+    params.write_text(params.read_text().replace("epochs: 1, batch", "epochs: 3, batch"))
+    return folder
+
+
+@pytest.mark.slow
+def test_killed_study_ends_with_the_numbers_of_an_unbroken_one(tmp_path):
+    whole, broken = checkout(tmp_path / "whole"), checkout(tmp_path / "broken")
+    assert run_tiny(whole) == 0
+    for file in (
+        "outputs/tiny/runs/*/*/*/checkpoint.safetensors",
+        "outputs/tiny/runs/*/*/*/slf/head.safetensors",
+    ):
+        assert run_tiny(broken, kill_after=file) != 0
+    assert run_tiny(broken) == 0
+    for name in TABLES:
+        tables = [pd.read_csv(folder / f"outputs/tiny/tables/{name}.csv") for folder in (whole, broken)]
+        pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+@pytest.mark.slow
+def test_finished_study_has_nothing_to_do_and_remakes_what_is_deleted(tmp_path):
+    folder = checkout(tmp_path / "whole")
+    assert run_tiny(folder) == 0
+    scores = folder / "outputs/tiny/runs/builtin/rocl/seed0/slf/scores.parquet"
+    encoder = folder / "outputs/tiny/runs/builtin/rocl/seed0/encoder.safetensors"
+    before, trained = scores.stat().st_mtime_ns, encoder.stat().st_mtime_ns
+    assert run_tiny(folder) == 0
+    assert scores.stat().st_mtime_ns == before
+    old = pd.read_parquet(scores)
+    scores.unlink()
+    assert run_tiny(folder) == 0
+    pd.testing.assert_frame_equal(pd.read_parquet(scores), old, check_exact=True)
+    assert encoder.stat().st_mtime_ns == trained
