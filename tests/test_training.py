@@ -17,6 +17,7 @@ from ecgstudy import training
 from ecgstudy.arms import ARMS
 from ecgstudy.checkpoints import load_encoder, load_tensors, save_tensors
 from ecgstudy.errors import StudyError
+from ecgstudy.files import write_json
 from ecgstudy.training import Data, embedded_views, evaluating, load_trained, new_state, pick_device, pretrain
 
 RECORDS = toy_records()
@@ -293,6 +294,30 @@ def test_a_checkpoint_of_other_parameters_starts_anew(stopped, tmp_path_factory)
     assert len(pretrain(other, RECORDS, folder)) == 2
     pretrain(other, RECORDS, elsewhere)
     assert weights(folder) == weights(elsewhere)
+
+
+def test_a_finished_run_is_trained_again_only_when_parameters_code_or_data_change(monkeypatch, tmp_path):
+    def steps_of(run, stamp):
+        write_json(tmp_path / "run.json", {"stamp": stamp})
+        with monkeypatch.context() as patch:
+            steps = interrupt_at(patch, None)
+            history = pretrain(run, RECORDS, tmp_path)
+        assert len(history) == 1
+        return len(steps)
+
+    run, other = toy_run("simclr"), toy_run("simclr", temperature=0.2)
+    assert [steps_of(run, "a"), steps_of(run, "a"), steps_of(run, "b")] == [STEPS, 0, STEPS]
+    assert [steps_of(other, "b"), steps_of(other, "b"), steps_of(run, "b")] == [STEPS, 0, STEPS]
+    (tmp_path / "encoder.json").write_text("{")
+    assert [steps_of(run, "b"), steps_of(run, "b")] == [STEPS, 0]
+
+
+def test_a_checkpoint_of_other_code_or_data_starts_anew(stopped, monkeypatch):
+    folder, run = stopped
+    write_json(folder / "run.json", {"stamp": "new"})
+    steps = interrupt_at(monkeypatch, None)
+    pretrain(run, RECORDS, folder)
+    assert len(steps) == 2 * STEPS
 
 
 def test_fewer_records_than_a_batch_are_an_error(tmp_path):
