@@ -90,6 +90,8 @@ class TrainingOptions(_Section):
     """Optimisation, shared by every arm (AdamW, linear warm-up, cosine decay)."""
 
     epochs: PositiveInt
+    label_epochs: PositiveInt | None = None
+    """Epochs of the references that learn from labels; None: as many as all others."""
     batch_size: Annotated[int, Field(ge=2)] = 256
     records_per_epoch: PositiveInt | None = None
     """Records drawn without replacement each epoch; None: all training records."""

@@ -101,6 +101,12 @@ class State:
         """The study's training options."""
         return self.run.study.training
 
+    @property
+    def epochs(self) -> int:
+        """Epochs of this arm's objective."""
+        by_objective = {"none": 0, "labels": self.options.label_epochs or self.options.epochs}
+        return by_objective.get(self.arm.objective, self.options.epochs)
+
     def features(self, signals: Tensor, adversarial: bool) -> Tensor:
         """Encoder output in the training precision."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
@@ -266,8 +272,7 @@ def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
     state = new_state(run, data, records)
     progress = Path(folder) / "checkpoint.safetensors"
     history = _resume(state, progress) if progress.exists() else []
-    epochs = run.study.training.epochs if state.arm.objective != "none" else 0
-    for epoch in tqdm(range(len(history), epochs), f"{run.arm} seed {run.seed}"):
+    for epoch in tqdm(range(len(history), state.epochs), f"{run.arm} seed {run.seed}"):
         history.append({"epoch": epoch + 1, **_epoch(state, data, epoch)})
         note = {"run": _asked(run, progress.parent), "history": history}
         save_progress(progress, state.model, state.optimizer, state.streams, note)
@@ -319,7 +324,7 @@ def _epoch(state: State, data: Data, epoch: int) -> dict:
     order = torch.randperm(len(data.signals), generator=state.streams["batches"], device=state.device)
     totals: dict[str, Tensor] = {}
     for step in range(steps):
-        rate = _learning_rate(options, epoch * steps + step, options.epochs * steps)
+        rate = _learning_rate(options, epoch * steps + step, state.epochs * steps)
         index = order[step * options.batch_size : (step + 1) * options.batch_size]
         for name, value in _step(state, data, index, rate).items():
             totals[name] = totals.get(name, 0) + value
