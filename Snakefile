@@ -8,10 +8,10 @@
 import sys
 from pathlib import Path
 
-from ecgstudy.study import ROOT, Paths, load_study
+from ecgstudy.study import ROOT, load_study
+from ecgstudy.workflow import is_done
 
 study = load_study(ROOT / config["params"])
-paths = Paths(study.study, Path("..").resolve())
 run_notebook = f"{sys.executable} -m ecgstudy.notebooks {ROOT}/notebooks/"
 parameters = f"study={config['params']}"
 
@@ -46,6 +46,12 @@ localrules:
     all,
 
 
+def data_unless_done(wildcards):
+    """Prepared data, for steps that have to run: data that are made now must not put others out of date."""
+    folder = RESULTS.format(**wildcards) + (f"/{wildcards.protocol}" if "protocol" in wildcards.keys() else "")
+    return [] if is_done(Path(folder)) else f"data/{wildcards.dataset}/card.json"
+
+
 # Every committed result by name: a newer report must not hide a deleted one.
 rule all:
     input:
@@ -78,7 +84,7 @@ rule prepare:
 rule pretrain:
     input:
         RESULTS + "/run.json",
-        "data/{dataset}/card.json",
+        data_unless_done,
     output:
         expand(RESULTS.replace("{", "{{").replace("}", "}}") + "/{file}", file=["encoder.safetensors", "encoder.json", "history.jsonl", "provenance.json"]),
         notebook=RESULTS + "/02_pretrain.ipynb",
@@ -90,7 +96,7 @@ rule pretrain:
 rule evaluate:
     input:
         RESULTS + "/{protocol}/run.json",
-        "data/{dataset}/card.json",
+        data_unless_done,
         RESULTS + "/encoder.safetensors",
         RESULTS + "/encoder.json",
     output:

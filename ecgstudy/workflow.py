@@ -67,21 +67,25 @@ class Step:
     code: tuple[ModuleType | Callable, ...]
     feeds: tuple[str, ...] = ()
     """Its files that later steps read."""
+    on_demand: bool = False
+    """Made only when a later step has to run: prepared data are in no clone, and none is fetched in vain."""
 
     def content(self) -> dict:
         """What ``run.json`` says."""
         return {"stamp": stamp(self.parameters, self.code), **self.parameters}
 
-    def is_done(self) -> bool:
-        """Whether the step was done for the stamp that it has now."""
-        return _read(self.folder / "provenance.json").get("stamp") == self.content()["stamp"]
+
+def is_done(folder: Path) -> bool:
+    """Whether the step in `folder` was done for what its ``run.json`` asks for now."""
+    stamps = [_read(folder / name).get("stamp") for name in ("run.json", "provenance.json")]
+    return stamps[0] is not None and stamps[0] == stamps[1]
 
 
 def prepare_step(study: Study, dataset: str, paths: Paths) -> Step:
     """Preparation of one data set."""
     options = study.datasets[dataset].model_dump(mode="json", exclude={"headline_epsilon_mv", "data_root"})
     loader = sys.modules[datasets_package.DATASETS[dataset].__module__]
-    return Step(paths.data(dataset), {"dataset": dataset, **options}, (loader, reading), ("card.json",))
+    return Step(paths.data(dataset), {"dataset": dataset, **options}, (loader, reading), ("card.json",), True)
 
 
 def pretrain_step(run: Run, paths: Paths) -> Step:
@@ -134,10 +138,14 @@ def plan(study: Study, paths: Paths) -> int:
     """
     waiting = 0
     for order, step in enumerate(steps(study, paths)):
-        wanted, done = step.content(), step.is_done()
+        wanted = step.content()
         if _read(step.folder / "run.json") != wanted:
             write_json(step.folder / "run.json", wanted)
-        times = {"run.json": LONG_AGO + 2 * order if done else time.time()}
+        done = is_done(step.folder)
+        times = {"run.json": LONG_AGO + 2 * order if done or step.on_demand else time.time()}
+        if step.on_demand and not done:
+            for name in step.feeds:
+                (step.folder / name).unlink(missing_ok=True)
         if done:
             times |= {name: LONG_AGO + 2 * order + 1 for name in step.feeds}
         for name, when in times.items():

@@ -14,6 +14,7 @@ from ecgstudy import weighting, workflow
 from ecgstudy.errors import StudyError
 from ecgstudy.files import write_json
 from ecgstudy.study import ROOT, Paths, Run, load_study
+from ecgstudy.tables import COLUMNS
 from ecgstudy.weighting import SCHEMES
 
 
@@ -89,7 +90,9 @@ def test_a_new_scheme_makes_nothing_out_of_date(study, tmp_path, monkeypatch):
 def test_a_study_is_run_by_one_process_at_a_time(tmp_path):
     paths = Paths("tiny", tmp_path)
     code = (
-        "import pathlib, sys, time; from ecgstudy.study import Paths; from ecgstudy.workflow import study_lock\n"
+        "import pathlib, sys, time\n"
+        "from ecgstudy.study import Paths\n"
+        "from ecgstudy.workflow import study_lock\n"
         "with study_lock(Paths('tiny', pathlib.Path(sys.argv[1]))): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
@@ -113,6 +116,43 @@ def test_command_line_reports_bad_input_in_one_line(tmp_path, capsys):
     assert workflow.main(["plan", str(bad)]) == 1
     error = capsys.readouterr().err
     assert error == f"error: {bad}: unknown key 'colour' (value 'red')\n"
+
+
+def clone_with_results(study, paths):
+    """What a fresh clone holds of a finished study: no data, no weights, no executed notebooks."""
+    workflow.plan(study, paths)
+    kept = {"slf": ["scores.parquet", "evaluation.json"], "tables": [f"{name}.csv" for name in COLUMNS]}
+    for step in workflow.steps(study, paths):
+        if not step.on_demand:
+            finish(step)
+            for name in kept.get(step.folder.name, ["encoder.json", "history.jsonl"]):
+                (step.folder / name).write_text("kept")
+    (paths.tables / "claims.csv").write_text("kept")
+    run = "builtin-rocl-ip-hn-seed0"
+    pages = ["index", "01_prepare_data-builtin", f"02_pretrain-{run}", f"03_evaluate-{run}-slf", "04_figures"]
+    paths.report.mkdir()
+    for page in pages:
+        (paths.report / f"{page}.html").write_text("kept")
+
+
+def jobs_of_a_dry_run(paths):
+    where = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(paths.home), "--cores", "1"]
+    config = ["--rerun-triggers", "mtime", "--quiet", "rules", "--config", "params=params/tiny.yaml"]
+    call = [sys.executable, "-m", "snakemake", "--dry-run", *where, *config]
+    text = subprocess.run(call, capture_output=True, text=True, check=True).stdout
+    rules = ("prepare", "pretrain", "evaluate", "figures")
+    return {line.split()[0]: int(line.split()[1]) for line in text.splitlines() if line.startswith(rules)}
+
+
+def test_a_fresh_clone_recomputes_no_committed_result_and_only_what_is_missing(study, tmp_path):
+    paths = Paths(study.study, tmp_path)
+    clone_with_results(study, paths)
+    for path in paths.home.rglob("*"):  # a checkout gives files arbitrary times
+        os.utime(path, (1.7e9, 1.7e9 + hash(path.name) % 1000))
+    assert workflow.plan(study, paths) == 1  # the data, which nothing needs
+    assert jobs_of_a_dry_run(paths) == {}
+    (paths.protocol("builtin", "rocl", 0, "slf") / "scores.parquet").unlink()
+    assert jobs_of_a_dry_run(paths) == {"pretrain": 1, "evaluate": 1, "figures": 1}
 
 
 TABLES = ("robust_auroc", "per_class", "contrasts", "masking_checks")
