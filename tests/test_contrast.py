@@ -310,6 +310,12 @@ def test_loss_and_gradient_stay_finite(case, temperature, dtype):
             assert torch.isfinite(gradient).all()
 
 
+def test_bfloat16_embeddings_are_summed_in_float32():
+    z, rows = batch(n=6)
+    rounded = z.bfloat16()
+    assert ours(rows, HARD)(rounded) == ours(rows, HARD)(rounded.float())
+
+
 def test_small_temperatures_keep_their_value():
     """S reaches ±100, where float32 carries the loss to about 1e-5 in absolute terms."""
     z, rows = batch(n=4, seed=2)
@@ -321,10 +327,10 @@ def test_small_temperatures_keep_their_value():
         assert (slope - gradient).abs().max() <= tolerance * gradient.abs().max()
 
 
-@pytest.mark.parametrize("denominator", ["own", "none"])
-def test_without_negatives_there_is_nothing_to_learn(denominator):
+@pytest.mark.parametrize(("denominator", "tau_plus"), [("own", 0.0), ("own", 0.1), ("none", 0.0)])
+def test_without_negatives_there_is_nothing_to_learn(denominator, tau_plus):
     z, rows = batch(n=3, patients=[0, 0, 0])
-    value, gradient = value_and_gradient(ours(rows, denominator=denominator), z)
+    value, gradient = value_and_gradient(ours(rows, denominator=denominator, tau_plus=tau_plus), z)
     assert value.abs() < 1e-12
     assert gradient.abs().max() < 1e-12
 

@@ -123,3 +123,8 @@ def test_the_most_fragile_ecg_is_the_sound_one_that_loses_most(tmp_path):
     assert found.scores["true"].tolist() == (records.labels[row] > 0).tolist()
     lost = found.scores[found.scores["true"]]
     assert (lost["before"] - lost["after"]).sum() > 0
+    # A positive that was misread before the attack is not fragile, however much it loses.
+    misread = frames["none"].loc[frames["none"]["y_A"] > 0, "record"].iloc[0]
+    doctored, row = scores.copy(), scores["record"] == misread
+    doctored.loc[row, "score_A"] = np.where(doctored.loc[row, "attack"] == "none", -1e3, -1e6)
+    assert most_fragile(run, records, tmp_path / "slf", doctored).record != misread

@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Generator
 from toy import toy_records, toy_run
 
+from ecgstudy import robustness
 from ecgstudy.attacks import get_attack
 from ecgstudy.attacks.gradient import Budget, Victim
 from ecgstudy.checkpoints import load_classifier, load_encoder
@@ -297,15 +298,22 @@ def test_sensitivity_records_stay_out_of_the_primary_sample(done):
     assert not set(test) & {"r96", "r97", "r98", "r99"}
     assert record_ids(done, "test") == test
     assert record_ids(done, "sensitivity") == ["r96", "r97", "r98", "r99"]
-    y = truth(done)
-    curve = [macro_auroc(torch.tensor(y), torch.tensor(rows(done, "none", epsilon_mv=0.0)))]
-    curve += [
-        macro_auroc(torch.tensor(y), torch.tensor(rows(done, "pgd-margin", epsilon_mv=e))) for e in GRID
-    ]
-    rise = {check["check"]: check["value"] for check in done.summary["checks"]}[
-        "largest rise of AUROC with ε"
-    ]
-    assert rise == pytest.approx(max(0, *np.diff(curve)))  # the checks look at test records alone
+
+
+def test_the_checks_look_at_test_records_alone(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(
+        robustness, "masking_checks", lambda victim, sample, *_: seen.append(sample.columns) or []
+    )
+    evaluated("random", tmp_path, options=OPTIONS.model_copy(update={"attacks": [], "epsilons_mv": [0.05]}))
+    assert [columns["split"].unique().tolist() for columns in seen] == [["test"]]
+
+
+def test_the_first_check_is_the_largest_rise_of_the_stored_curve(done):
+    y, stored = truth(done), [rows(done, "none", epsilon_mv=0.0)]
+    stored += [rows(done, "pgd-margin", epsilon_mv=epsilon) for epsilon in GRID]
+    curve = [macro_auroc(torch.tensor(y), torch.tensor(scores)) for scores in stored]
+    assert done.summary["checks"][0]["value"] == pytest.approx(max(0, *np.diff(curve)))
 
 
 def test_clean_auroc_covers_the_whole_test_split(done):
