@@ -44,7 +44,7 @@ class Budget:
     step
         Step length in units of ε; None: 2.5 / steps (Madry et al. 2018).
     batch_size
-        Records at a time: memory, not results.
+        Records at a time. With more than one restart the random starts depend on it.
     """
 
     epsilon_mv: float
