@@ -39,6 +39,15 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(reason, writte
     assert names(tmp_path) == ["file.txt"]
 
 
+def test_whoever_reads_the_old_file_reads_it_to_the_end(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with open(path) as reader:
+        write_text(path, "new")
+        assert reader.read() == "old"
+    assert path.read_text() == "new"
+
+
 def test_text_is_utf8_and_replaces_what_was_there(tmp_path):
     write_text(tmp_path / "a.txt", "long enough to leave a rest")
     write_text(tmp_path / "a.txt", "ε = 5 µV\n")

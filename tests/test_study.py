@@ -171,6 +171,10 @@ def test_parameters_hold_what_decides_the_encoder_and_nothing_else():
     assert parameters(training={"epochs": 2}) != base
     assert parameters(encoder={"options": {"size": "base"}}) != base
     assert parameters(views={"noise_mv": 0.5}) != base
+    every = [run.parameters() for run in Study.model_validate(GOOD).runs()]
+    assert [(p["arm"], p["seed"]) for p in every] == [
+        ("supervised", 0), ("supervised", 1), ("rocl", 0), ("rocl", 1),
+    ]  # fmt: skip
     other = {"builtin": {"headline_epsilon_mv": 0.05}}
     assert parameters(datasets=other)["epsilon_mv"] == 0.05
     assert parameters("supervised", datasets=other) == parameters("supervised"), "no adversary, no ε"
