@@ -4,7 +4,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -85,31 +84,43 @@ def test_an_interruption_right_after_a_checkpoint_loses_nothing(monkeypatch, tmp
 
 
 KILLED = """
-import sys, torch
+import os, signal, sys, torch
 from pathlib import Path
 from toy import toy_records, toy_run
-from ecgstudy.training import pretrain
-torch.set_num_threads(int(sys.argv[2]))
-pretrain(toy_run("rocl-ip", epochs=int(sys.argv[3])), toy_records(), Path(sys.argv[1]))
+from ecgstudy import checkpoints, training
+
+def kill_at(module, name, call):
+    calls, function = [], getattr(module, name)
+    def counted(*given, **options):
+        calls.append(None)
+        if len(calls) == call:
+            if name == "save_file":
+                Path(given[1]).write_bytes(b"half of it")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*given, **options)
+    setattr(module, name, counted)
+
+folder, threads, where, call = sys.argv[1:]
+torch.set_num_threads(int(threads))
+kill_at(training if where == "_step" else checkpoints, where, int(call))
+training.pretrain(toy_run("rocl-ip", epochs=3), toy_records(), Path(folder))
 """
 
 
 @pytest.mark.slow
-def test_a_killed_run_continues_to_the_same_bits(monkeypatch, tmp_path):
-    epochs, cut = 10, tmp_path / "cut"
-    command = [sys.executable, "-c", KILLED, str(cut), str(torch.get_num_threads()), str(epochs)]
-    process = subprocess.Popen(command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (cut / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+@pytest.mark.parametrize(("where", "call"), [("_step", STEPS + 3), ("save_file", 2)])
+def test_a_run_killed_in_a_step_or_while_writing_continues_to_the_same_bits(
+    where, call, monkeypatch, tmp_path
+):
+    cut, run = tmp_path / "cut", toy_run("rocl-ip", epochs=3)
+    command = [sys.executable, "-c", KILLED, str(cut), str(torch.get_num_threads()), where, str(call)]
+    assert subprocess.run(command, cwd=Path(__file__).parent).returncode == -signal.SIGKILL
+    assert (cut / "checkpoint.safetensors").exists()
     assert not (cut / "encoder.safetensors").exists()
-    run = toy_run("rocl-ip", epochs=epochs)
     with monkeypatch.context() as patch:
         steps = interrupt_at(patch, None)
-        assert len(pretrain(run, RECORDS, cut)) == epochs
-    assert len(steps) < epochs * STEPS
+        assert len(pretrain(run, RECORDS, cut)) == 3
+    assert len(steps) == 2 * STEPS, "only the epoch that was cut, and the last"
     pretrain(run, RECORDS, tmp_path / "whole")
     assert weights(cut) == weights(tmp_path / "whole")
 
