@@ -76,7 +76,9 @@ def test_failed_notebook_is_kept_and_its_error_named(tmp_path):
 
 
 def test_dead_kernel_is_one_error(tmp_path):
-    source = small_notebook(tmp_path / "small.ipynb", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    source = small_notebook(
+        tmp_path / "small.ipynb", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    )
     with pytest.raises(StudyError, match=r"small.ipynb.*\n\(the notebook is kept"):
         execute(source, tmp_path / "out.ipynb", {"value": 2}, tmp_path / "logs")
     assert not (tmp_path / "out.ipynb").exists()

@@ -57,5 +57,3 @@ def test_commands_of_the_readme_are_targets_of_the_makefile():
     used = set(re.findall(r"make ([a-z-]+)", README))
     assert used >= {"study", "test"}
     assert used <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
-
-
