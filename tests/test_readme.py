@@ -3,6 +3,7 @@
 import re
 import sys
 
+import pandas as pd
 import pytest
 import torch
 
@@ -57,3 +58,18 @@ def test_commands_of_the_readme_are_targets_of_the_makefile():
     used = set(re.findall(r"make ([a-z-]+)", README))
     assert used >= {"study", "test"}
     assert used <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+
+
+def test_numbers_of_the_answer_are_those_of_the_committed_tables():
+    tables = ROOT / "outputs/mitdb/tables"
+    contrasts = pd.read_csv(tables / "contrasts.csv").query("family == 'primary'")
+    for row in contrasts.itertuples():
+        interval = (
+            f"{row.delta:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}] | {row.p_holm:.2f} | {row.mde:.3f} |"
+        )
+        assert f"| `{row.adaptive}` − `{row.standard}` | {interval}" in README
+    robust = pd.read_csv(tables / "robust_auroc.csv").query("seed == 'all'")
+    clean = robust.query("attack == 'none'").set_index("arm")["auroc_shared"]
+    for row in robust.query("attack == 'pgd-margin' and epsilon_mv == 0.02").itertuples():
+        interval = f"{row.auroc_shared:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}] | {row.auroc_label:.3f} |"
+        assert f"| `{row.arm}` | {clean[row.arm]:.3f} | {interval}" in README
