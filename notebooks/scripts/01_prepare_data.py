@@ -90,13 +90,11 @@ figures.save_figure(figure, name=f"age_sex_{dataset}", values=people, alt=alt, *
 # %% [markdown]
 # ## Amplitudes against the attack budgets
 #
-# The attack may change each sample by at most ε. The lines are the study's grid of ε; the headline ε
-# is the budget of the primary outcome.
+# The attack may change each sample by at most ε. The lines are the study's grid of ε.
 
 # %%
 figure = figures.amplitude_against_epsilon(records, plan.evaluation.epsilons_mv)
 amplitudes = figures.record_amplitudes(records)
 alt = "Distribution of the records' amplitudes with the attack budgets as lines"
-print(f"headline ε: {plan.datasets[dataset].headline_epsilon_mv:g} mV")
 table = amplitudes.sample(min(2000, len(amplitudes)), random_state=0).sort_index()
 figures.save_figure(figure, name=f"amplitudes_{dataset}", values=table, alt=alt, **save)
