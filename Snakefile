@@ -8,6 +8,7 @@
 import sys
 from pathlib import Path
 
+from ecgstudy.arms import get_arm
 from ecgstudy.study import ROOT, load_study
 from ecgstudy.workflow import is_done
 
@@ -52,6 +53,12 @@ def data_unless_done(wildcards):
     return [] if is_done(Path(folder)) else f"data/{wildcards.dataset}/card.json"
 
 
+def needed_encoder(wildcards):
+    """The encoder of another arm that this one learns from, if any."""
+    needed = get_arm(wildcards.arm).needs
+    return [RESULTS.format(dataset=wildcards.dataset, arm=needed, seed=wildcards.seed) + "/encoder.safetensors"] if needed else []
+
+
 # Every committed result by name: a newer report must not hide a deleted one.
 rule all:
     input:
@@ -85,6 +92,7 @@ rule pretrain:
     input:
         RESULTS + "/run.json",
         data_unless_done,
+        needed_encoder,
     output:
         expand(RESULTS.replace("{", "{{").replace("}", "}}") + "/{file}", file=["encoder.safetensors", "encoder.json", "history.jsonl", "provenance.json"]),
         notebook=RESULTS + "/02_pretrain.ipynb",

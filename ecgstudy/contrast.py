@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from ecgstudy.errors import StudyError
 
 Denominator = Literal["own", "all", "mean", "none"]
+Similarity = Literal["cosine", "chebyshev"]
 
 MASKED = -1e30
 """Stands for log 0: exp gives exactly 0, and unlike -inf it leaves no NaN in gradients."""
@@ -18,7 +19,7 @@ MASKED = -1e30
 
 @dataclass(frozen=True)
 class Rows:
-    """What is known of each embedded view; all tensors are (rows,).
+    """What is known of each embedded view; tensors are (rows,) if not said otherwise.
 
     Attributes
     ----------
@@ -29,7 +30,8 @@ class Rows:
     adversarial
         Whether the view was perturbed by an attack.
     metadata
-        Named float tensors for clinical weighting, for example ``risk`` and ``missing``.
+        Named tensors, (rows,) or (rows, …), for weighting: ``risk`` and ``missing`` (clinical), ``labels``
+        and ``predictions`` (multi-hot, supervised arms), ``noise`` (uniform numbers, controls).
     """
 
     record: Tensor
@@ -60,8 +62,9 @@ class Pairs:
 
     anchors: Rows
     candidates: Rows
-    first: int | None = 0
-    """None when no candidate is an anchor itself (a queue, prototypes)."""
+    first: int = 0
+    temperature: float = 1.0
+    """τ, for schemes that need the cosine itself: S τ."""
 
     def match(self, key: str) -> Tensor:
         """(A, C) booleans: whether anchor and candidate agree in `key`, e.g. ``"patient"``."""
@@ -72,8 +75,7 @@ class Pairs:
         mask = torch.zeros(
             len(self.anchors), len(self.candidates), dtype=torch.bool, device=self.anchors.record.device
         )
-        if self.first is not None:
-            mask.diagonal(self.first).fill_(True)
+        mask.diagonal(self.first).fill_(True)
         return mask
 
 
@@ -91,12 +93,15 @@ class Weights:
         log W. Only its values on N matter; the loss scales W to a mean of 1 over each row's N.
     positive
         ω, factor of the positive logit; None is 1.
+    mean_one
+        False: W is used as it is, not scaled (CLEF's own softmax).
     """
 
     pull: Tensor
     eligible: Tensor
     log_push: Tensor
     positive: Tensor | None = None
+    mean_one: bool = True
 
     def with_push(self, log_factor: Tensor) -> "Weights":
         """Push weights multiplied by exp(`log_factor`)."""
@@ -105,6 +110,15 @@ class Weights:
     def with_pull(self, factor: Tensor) -> "Weights":
         """Pull weights multiplied by `factor`."""
         return replace(self, pull=self.pull * factor)
+
+    def redistributed(self, factor: Tensor) -> "Weights":
+        """Pull weights multiplied by `factor` >= 0, each row scaled back to the sum it had, if any is left."""
+        pull = self.pull * factor
+        return replace(self, pull=pull * self.pull.sum(1, keepdim=True) / _nonzero(pull.sum(1, keepdim=True)))
+
+
+def _nonzero(sums: Tensor) -> Tensor:
+    return torch.where(sums > 0, sums, 1.0)
 
 
 Weighting = Callable[[Tensor, Pairs], Weights]
@@ -120,6 +134,7 @@ def weighted_contrastive_loss(
     tau_plus: float = 0.0,
     denominator: Denominator = "own",
     detach_candidates: bool = False,
+    similarity: Similarity = "cosine",
     block: int | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     r"""Weighted contrastive loss among the rows of one batch.
@@ -149,6 +164,8 @@ def weighted_contrastive_loss(
         τ⁺ in [0, 1): the assumed probability that a negative has the anchor's class.
     detach_candidates
         Gradient through the anchors only (RoCL's rule, needed by inferior positives).
+    similarity
+        S τ: the cosine a·c, or `chebyshev`, the negative largest coordinate difference −‖a − c‖∞ (ASCL).
     block
         Anchors at a time, recomputed in the backward pass, so that memory grows linearly in the rows.
 
@@ -171,11 +188,15 @@ def weighted_contrastive_loss(
     block = block or len(rows)
 
     def part(anchors: Tensor, candidates: Tensor, first: int) -> Tensor:
-        similarity = anchors @ candidates.T / temperature
-        pairs = Pairs(rows[first : first + len(anchors)], rows, first)
+        likeness = (
+            anchors @ candidates.T
+            if similarity == "cosine"
+            else -torch.cdist(anchors, candidates, p=torch.inf)
+        )
+        pairs = Pairs(rows[first : first + len(anchors)], rows, first, temperature)
         with torch.no_grad():
-            weights = weighting(similarity.detach(), pairs)
-        return _sums(similarity, weights, temperature, tau_plus, denominator)
+            weights = weighting(likeness.detach() / temperature, pairs)
+        return _sums(likeness / temperature, weights, temperature, tau_plus, denominator)
 
     starts = range(0, len(rows), block)
     if len(starts) == 1:
@@ -204,14 +225,16 @@ def _sums(
     """Sums over a block of anchors: the loss, its weight, and what the log needs (see `_log`)."""
     pull, positives = weights.pull, weights.pull > 0
     log_push, count = _scaled_push(weights)
+    log_total = torch.logsumexp(log_push, 1)  # log w
     log_positives = torch.logsumexp(similarity.masked_fill(~positives, MASKED), 1)
     log_mean = log_positives - positives.sum(1).clamp(min=1).log()
     log_negatives = torch.logsumexp(similarity + log_push, 1)
-    floor = count.clamp(min=1).log() - 1 / temperature
     log_d, on_floor = log_negatives, torch.zeros_like(count, dtype=torch.bool)
     if tau_plus > 0:
-        log_d, on_floor = _debiased(log_negatives, count.clamp(min=1).log() + log_mean, floor, tau_plus)
-        log_d = torch.where(count > 0, log_d, log_negatives)
+        log_d, on_floor = _debiased(
+            log_negatives, log_total + log_mean, log_total - 1 / temperature, tau_plus
+        )
+        log_d, on_floor = torch.where(count > 0, log_d, log_negatives), on_floor & (count > 0)
     if denominator == "none":  # a row without negatives has no denominator left: it drops out
         pull = pull * (count > 0)[:, None]
         log_den = log_d[:, None]
@@ -246,6 +269,8 @@ def _scaled_push(weights: Weights) -> tuple[Tensor, Tensor]:
     eligible = weights.eligible
     count = eligible.sum(1).to(weights.log_push.dtype)
     masked = weights.log_push.masked_fill(~eligible, MASKED)
+    if not weights.mean_one:
+        return masked, count
     scale = count.clamp(min=1).log() - torch.logsumexp(masked, 1)
     return (masked + scale[:, None]).masked_fill(~eligible, MASKED), count
 

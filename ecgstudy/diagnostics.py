@@ -9,6 +9,7 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Generator, Tensor
 
+from ecgstudy.arms import Adversary
 from ecgstudy.attacks.gradient import Budget, Victim, pgd
 from ecgstudy.attacks.objectives import auroc_targets, signed_scores
 from ecgstudy.checkpoints import load_classifier, load_encoder
@@ -16,8 +17,12 @@ from ecgstudy.contrast import Pairs, Rows
 from ecgstudy.records import EcgRecords
 from ecgstudy.robustness import attacked_sample, in_batches, victim_scores
 from ecgstudy.study import Run, derived_seed
-from ecgstudy.training import embedded_views, evaluating, load_trained
+from ecgstudy.objective import embedded_batch, evaluating
+from ecgstudy.training import load_trained
 from ecgstudy.weighting import compose
+
+VIEWS = ("1", "2", "1*")
+"""Two random views of each record, and the first one attacked."""
 
 
 def inspect_batch(run: Run, records: EcgRecords, folder: Path, size: int = 256) -> pd.DataFrame:
@@ -37,11 +42,12 @@ def inspect_batch(run: Run, records: EcgRecords, folder: Path, size: int = 256) 
     order = torch.randperm(len(data.signals), generator=state.streams["batches"], device=state.device)
     index = order[:size]
     with evaluating(state.model):
-        embedded, rows = embedded_views(state, data, index, adversarial=True)
+        batch = embedded_batch(state, data, index, VIEWS, Adversary("1* 2"))
+        embedded, rows = batch.stacked(VIEWS)
     with torch.no_grad():
         cosine = embedded @ embedded.T
-        pairs = Pairs(rows, rows)
-        weights = compose(state.arm.weighting)(cosine / state.options.temperature, pairs)
+        pairs = Pairs(rows, rows, temperature=state.temperature)
+        weights = compose(state.arm.weighting)(cosine / state.temperature, pairs)
         push = weights.log_push.masked_fill(~weights.eligible, -torch.inf).softmax(1)
         push = push * weights.eligible.sum(1, keepdim=True)
         labels = data.labels[index].repeat(3, 1)

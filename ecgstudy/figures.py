@@ -10,10 +10,9 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from ecgstudy import plotting as pl
-from ecgstudy.arms import ARMS
 from ecgstudy.ecg_paper import record_amplitudes
 from ecgstudy.errors import StudyError
-from ecgstudy.plotting import INK, style
+from ecgstudy.plotting import INK, known_arm, style
 from ecgstudy.plotting import save_figure as save_figure
 from ecgstudy.plotting import stamped as stamped
 from ecgstudy.records import EcgRecords
@@ -231,6 +230,7 @@ GROUPS = {
     "adaptive": "adaptive weights, clean views",
     "adversarial": "adversarial views, standard loss",
     "adversarial adaptive": "adversarial views, adaptive weights",
+    "with labels": "contrastive with labels",
     "other": "other arms",
 }
 
@@ -378,11 +378,12 @@ def _all_seeds(table: pd.DataFrame, protocol: str, attack: str) -> pd.DataFrame:
 
 def _facets(arms: list[str]) -> list[tuple[str, list[str], list[str]]]:
     """(group, arms, grey bases of other groups); groups that others show in grey anyway are left out."""
-    group_of = {arm: ARMS[arm].group if arm in ARMS else "other" for arm in arms}
+    rows = {arm: known_arm(arm) for arm in arms}
+    group_of = {arm: row.group if row else "other" for arm, row in rows.items()}
     facets = []
     for group in [g for g in GROUPS if g in group_of.values()]:
         members = [arm for arm in arms if group_of[arm] == group]
-        bases = dict.fromkeys(ARMS[arm].base for arm in members if arm in ARMS)
+        bases = dict.fromkeys(rows[arm].base for arm in members if rows[arm])
         facets.append((group, members, [b for b in bases if b in arms and b not in members]))
     grey = {base for _, _, bases in facets for base in bases}
     return [facet for facet in facets if not set(facet[1]) <= grey]

@@ -13,7 +13,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ecgstudy.arms import ARMS
+from ecgstudy.arms import Arm, get_arm
+from ecgstudy.errors import StudyError
 from ecgstudy.files import whole_file
 
 STAMP = "simulated ECGs: proves the machinery only"
@@ -89,10 +90,16 @@ def arm_colour(arm: str) -> str:
 
 def arm_marker(arm: str) -> str:
     """Diamond: reference; square: trained with adversaries; circle: clean views."""
-    row = ARMS.get(arm)
-    if row is not None and row.group == "reference":
-        return "D"
-    return "s" if row is not None and row.adversary != "none" else "o"
+    row = known_arm(arm)
+    return "o" if row is None else "D" if row.group == "reference" else "s" if row.adversary else "o"
+
+
+def known_arm(name: str) -> Arm | None:
+    """The arm called `name`; None for one of a plugin that is not loaded now."""
+    try:
+        return get_arm(name)
+    except StudyError:
+        return None
 
 
 def new_panels(

@@ -24,7 +24,7 @@ from ecgstudy.files import whole_file, write_json
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import AttackOptions, Run, derived_seed
 from ecgstudy.supervised import Classifier, fit_linear_probe
-from ecgstudy.training import pick_device
+from ecgstudy.objective import pick_device
 
 EXTREME_MV = 1.0
 """Extra budget at which a sound attack must have driven AUROC to about 0."""

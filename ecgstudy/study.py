@@ -103,6 +103,10 @@ class TrainingOptions(_Section):
     attack_step: PositiveFloat = 0.5
     """Step of the training adversary, in units of ε."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    loss: Literal["shared", "original"] = "shared"
+    """`original`: each arm with its source's denominator, gradient rule, similarity and temperature."""
+    attack: Literal["shared", "original"] = "shared"
+    """`original`: each arm with its source's inner attack."""
 
 
 class ProbeOptions(_Section):
@@ -162,7 +166,9 @@ class Study(_Section):
     @model_validator(mode="after")
     def _check_names(self) -> "Study":
         for arm in self.arms:
-            get_arm(arm)
+            needed = get_arm(arm).needs
+            if needed and needed not in self.arms:
+                raise StudyError(f"arm {arm!r} needs the encoder of {needed!r}: add {needed!r} to arms")
         if self.showcase not in (None, *self.arms):
             raise StudyError(f"showcase {self.showcase!r} is not among the arms {self.arms}")
         for attack in [self.evaluation.headline_attack, *self.evaluation.attacks]:
@@ -179,9 +185,9 @@ class Study(_Section):
         return self
 
     def runs(self) -> Iterator["Run"]:
-        """Every (data set, arm, seed) of the grid, in the order of the params file."""
+        """Every (data set, arm, seed) of the grid, in the order of the params file; who needs others, last."""
         for dataset in self.datasets:
-            for arm in self.arms:
+            for arm in sorted(self.arms, key=lambda arm: get_arm(arm).needs is not None):
                 for seed in self.seeds:
                     yield Run(self, dataset, arm, seed)
 
@@ -210,7 +216,7 @@ class Run:
             "arm": self.arm,
             "factors": factors,
             "seed": self.seed,
-            "epsilon_mv": None if factors["adversary"] == "none" else self.headline_epsilon_mv,
+            "epsilon_mv": None if factors["adversary"] is None else self.headline_epsilon_mv,
             **{key: study[key] for key in ("encoder", "views", "training", "device")},
         }
 

@@ -11,7 +11,15 @@ from torch.nn.functional import grid_sample
 from ecgstudy.study import ViewOptions
 
 
-def view(signals: Tensor, fs: float, options: ViewOptions, generator: Generator) -> Tensor:
+STRENGTHS = (
+    "stretch", "shift_s", "amplitude", "noise_mv", "wander_mv", "powerline_mv", "timeout", "lead_dropout",
+)  # fmt: skip
+"""The options that say how much a view is altered."""
+
+
+def view(
+    signals: Tensor, fs: float, options: ViewOptions, generator: Generator, strength: float = 1.0
+) -> Tensor:
     """One random view of each ECG.
 
     Parameters
@@ -24,16 +32,34 @@ def view(signals: Tensor, fs: float, options: ViewOptions, generator: Generator)
         Strengths.
     generator
         On the device of `signals`.
+    strength
+        Factor of every strength but the crop; 0 gives a crop and nothing else.
 
     Returns
     -------
     Tensor
         (records, leads, crop_s · fs) in mV.
     """
+    options = options.model_copy(update={name: strength * getattr(options, name) for name in STRENGTHS})
     x = _crop_and_stretch(signals, fs, options, generator)
     x = x * (1 + options.amplitude * _signed((len(x), 1, 1), x, generator))
     x = x + _disturbances(x, fs, options, generator)
     return _drop(x, options, generator)
+
+
+def fast_part(signals: Tensor, fs: float, above_hz: float = 10.0) -> Tensor:
+    """The part of each ECG above `above_hz`: AdvCL's high-frequency view (Fan et al. 2021), along time.
+
+    Parameters
+    ----------
+    signals
+        (records, leads, samples) in mV.
+    fs
+        Sampling rate in Hz.
+    """
+    spectrum = torch.fft.rfft(signals)
+    rates = torch.fft.rfftfreq(signals.shape[-1], 1 / fs, device=signals.device)
+    return torch.fft.irfft(spectrum * (rates >= above_hz), n=signals.shape[-1])
 
 
 def _uniform(shape: tuple[int, ...], like: Tensor, generator: Generator) -> Tensor:

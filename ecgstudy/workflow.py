@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -26,6 +26,8 @@ from ecgstudy import (
     attacks,
     contrast,
     encoders,
+    losses,
+    objective,
     risk,
     robustness,
     supervised,
@@ -47,6 +49,8 @@ PRETRAIN_CODE = (
     contrast,
     views,
     training,
+    objective,
+    losses,
     risk,
     supervised,
     gradient,
@@ -89,12 +93,18 @@ def prepare_step(study: Study, dataset: str, paths: Paths) -> Step:
 
 
 def pretrain_step(run: Run, paths: Paths) -> Step:
-    """Pretraining of one run; its code includes the weighting schemes that the arm uses, no others."""
-    schemes = tuple(weighting.SCHEMES[name] for name, _ in arms.get_arm(run.arm).weighting)
-    data = prepare_step(run.study, run.dataset, paths).content()
+    """Pretraining of one run; its code includes the schemes and losses that the arm uses, and its network."""
+    arm = arms.get_arm(run.arm)
+    schemes = tuple(weighting.SCHEMES[name] for name in arm.schemes)
+    terms = tuple(losses.LOSSES[loss.name] for loss in arm.losses)
+    network = sys.modules[encoders.get_encoder(run.study.encoder.name).__module__]
+    parameters = {**run.parameters(), "data": prepare_step(run.study, run.dataset, paths).content()}
+    if arm.needs:
+        needed = pretrain_step(replace(run, arm=arm.needs), paths)
+        parameters["needs"] = {"arm": arm.needs, "stamp": needed.content()["stamp"]}
     folder = paths.run(run.dataset, run.arm, run.seed)
     feeds = ("encoder.safetensors", "encoder.json")
-    return Step(folder, {**run.parameters(), "data": data}, PRETRAIN_CODE + schemes, feeds)
+    return Step(folder, parameters, (*PRETRAIN_CODE, network, *schemes, *terms), feeds)
 
 
 def evaluate_step(run: Run, protocol: str, paths: Paths) -> Step:

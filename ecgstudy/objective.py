@@ -1,0 +1,412 @@
+"""From a row of factors to a loss: the parts of the model, the views of a batch, the inner attack."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.cluster import MiniBatchKMeans
+from torch import Generator, Tensor, nn
+from torch.optim import AdamW
+
+from ecgstudy.arms import Adversary, Arm, Loss, get_arm
+from ecgstudy.attacks.gradient import Budget, ascend, random_start
+from ecgstudy.checkpoints import load_encoder
+from ecgstudy.contrast import Rows
+from ecgstudy.encoders import Encoder, Projector, build_encoder
+from ecgstudy.errors import StudyError
+from ecgstudy.losses import ADVERSARIES, LOSSES, MODULES, Batch, Log, adaptive_alpha, predicted_labels
+from ecgstudy.records import EcgRecords
+from ecgstudy.risk import clinical_risk
+from ecgstudy.study import Run, TrainingOptions, derived_seed
+from ecgstudy.supervised import zero_head
+from ecgstudy.views import fast_part, view
+
+CLUSTERS = (2, 10, 50, 100, 500)
+"""Sizes of AdvCL's k-means; those with under 10 records a cluster are left out."""
+PROTOTYPES = 64
+"""SwARo's clusters (a reconstruction: the paper's number was not available)."""
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device called `wanted`; ``"auto"`` is a GPU where there is one.
+
+    Raises
+    ------
+    StudyError
+        When a GPU is asked for and there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise StudyError("device 'cuda' was asked for, but torch finds no GPU; use 'cpu' or 'auto'")
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)
+
+
+def pick_precision(wanted: str, device: torch.device) -> str:
+    """Precision of the encoder in training: ``"auto"`` is bfloat16 where the hardware multiplies in it."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported()
+    return "bfloat16" if native else "float32"
+
+
+@dataclass
+class Data:
+    """The training records on the device; every tensor is (records, …)."""
+
+    signals: Tensor
+    labels: Tensor
+    rows: Rows
+    fs: float
+    multilabel: bool
+    pseudo_labels: Tensor | None = None
+
+    @staticmethod
+    def of(records: EcgRecords, device: torch.device, shuffle: np.random.Generator | None = None) -> "Data":
+        """Move the training split of `records` to `device`; `shuffle` permutes clinical risk over patients."""
+        train = records.split("train")
+        patients = train.table["patient"].astype("category").cat.codes.to_numpy()
+        known = np.stack(clinical_risk(train.table, train.table["split"].eq("train").to_numpy()))
+        if shuffle is not None:  # each patient gets the values of the first record of another
+            _, first = np.unique(patients, return_index=True)
+            known = known[:, shuffle.permutation(first)[patients]]
+        labels = torch.tensor(train.multi_hot(), device=device)
+        risk, missing = torch.tensor(known, device=device)
+        n = torch.arange(len(train), device=device)
+        rows = Rows(
+            n, torch.tensor(patients, device=device).long(), torch.zeros_like(n, dtype=torch.bool),
+            {"risk": risk, "missing": missing, "labels": labels},
+        )  # fmt: skip
+        signals = torch.tensor(train.signals, device=device)
+        return Data(signals, labels, rows, train.fs, train.multilabel)
+
+
+class RunningMean(nn.Module):
+    """Mean of the values so far, kept in checkpoints."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("total", torch.zeros(()))
+        self.register_buffer("count", torch.zeros(()))
+
+    def add(self, value: Tensor) -> None:
+        """Include `value` in the mean."""
+        self.total += value
+        self.count += 1
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean; 0 before the first value."""
+        return self.total / self.count.clamp(min=1)
+
+
+@dataclass
+class State:
+    """All that changes during pretraining, and what the arm's losses need to know."""
+
+    arm: Arm
+    run: Run
+    model: nn.ModuleDict
+    optimizer: AdamW
+    streams: dict[str, Generator]
+    device: torch.device
+    precision: str
+    teacher: Encoder | None = None
+    progress: float = 0.0
+    """Share of training that is done, in 20 steps: what schedules go by (DynACL)."""
+    log: Log = field(default_factory=dict)
+
+    @property
+    def options(self) -> TrainingOptions:
+        """The study's training options."""
+        return self.run.study.training
+
+    @property
+    def temperature(self) -> float:
+        """τ of this arm."""
+        return self.options.temperature * self.arm.temperature_factor
+
+    @property
+    def detach(self) -> bool:
+        """Whether contrastive losses have gradient through their anchors only."""
+        return self.arm.adversary is not None if self.arm.detach is None else self.arm.detach
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of this arm."""
+        if not self.arm.losses:
+            return 0
+        labels_only = {loss.name for loss in self.arm.losses} <= {"ce", "kl", "mart"}
+        epochs = (labels_only and self.options.label_epochs) or self.options.epochs
+        return max(1, round(epochs * self.arm.epochs))
+
+    def features(self, signals: Tensor, adversarial: bool) -> Tensor:
+        """Encoder output in the training precision."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            return self.model["encoder"](signals, adversarial)
+
+    def project(self, features: Tensor, adversarial: bool) -> Tensor:
+        """Unit vectors, float32: of the projector, or of the features where there is none."""
+        if "projector" not in self.model:
+            return nn.functional.normalize(features.float(), dim=1)
+        return self.model["projector"](features.float(), adversarial)
+
+    def embed(self, signals: Tensor, adversarial: bool) -> Tensor:
+        """Unit vectors of `signals`."""
+        return self.project(self.features(signals, adversarial), adversarial)
+
+    def logits(self, signals: Tensor) -> Tensor:
+        """Logits (records, classes) of attacked `signals`."""
+        return self.model["head"](self.features(signals, True).float())
+
+    def prototype_scores(self, embedded: Tensor) -> Tensor:
+        """Cosines (rows, prototypes)."""
+        return embedded @ nn.functional.normalize(self.model["prototypes"].weight, dim=1).T
+
+
+def _projector(run: Run, encoder: Encoder, classes: int, dual: bool) -> nn.Module:
+    return Projector(encoder.features, run.study.encoder.projection, dual)
+
+
+PARTS: dict[str, Callable[[Run, Encoder, int, bool], nn.Module]] = {
+    "projector": _projector,
+    "head": lambda run, encoder, classes, dual: zero_head(encoder.features, classes),
+    "prototypes": lambda run, encoder, classes, dual: nn.Linear(
+        run.study.encoder.projection, PROTOTYPES, bias=False
+    ),
+    "running-distance": lambda run, encoder, classes, dual: RunningMean(),
+}
+"""Parts of a model beside the encoder, by the name that losses ask for them."""
+
+
+def published(arm: Arm, options: TrainingOptions) -> Arm:
+    """`arm` with its source's own loss or attack, where the options ask for them."""
+    loss = {key: value for key, value in arm.original.items() if key != "adversary"}
+    attack = arm.original.get("adversary")
+    arm = replace(arm, **loss) if options.loss == "original" else arm
+    return (
+        replace(arm, adversary=replace(arm.adversary, **attack))
+        if attack and options.attack == "original"
+        else arm
+    )
+
+
+def new_state(run: Run, data: Data, records: EcgRecords, teacher: Encoder | None = None) -> State:
+    """Fresh weights, optimiser and random streams; weights and views depend on the seed, not the arm."""
+    study, device = run.study, data.signals.device
+    arm = published(get_arm(run.arm), study.training)
+    mean, std = data.signals.mean((0, 2)), data.signals.std()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(run.dataset, run.seed, "weights"))
+        encoder = build_encoder(study.encoder.name, study.encoder.options, mean.cpu(), std.cpu(), arm.dual)
+        model = nn.ModuleDict({"encoder": encoder})
+        for name in _parts(arm):
+            model[name] = PARTS[name](run, encoder, len(records.classes), arm.dual)
+        if "clusters" in _wanted(arm):
+            sizes = data.pseudo_labels.amax(0) + 1
+            model["clusters"] = nn.ModuleList(zero_head(encoder.features, int(k)) for k in sizes)
+        if arm.momentum:
+            model["momentum"] = copy.deepcopy(nn.ModuleDict(model)).requires_grad_(False)
+    model = model.to(device).train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = AdamW(
+        trained, lr=study.training.learning_rate, weight_decay=study.training.weight_decay, fused=True
+    )
+    streams = {
+        name: Generator(device).manual_seed(derived_seed(run.dataset, run.seed, name))
+        for name in ("batches", "views", "crops", "attack", "shuffle")
+    }
+    precision = pick_precision(study.training.precision, device)
+    return State(arm, run, model, optimizer, streams, device, precision, teacher)
+
+
+def _wanted(arm: Arm) -> set[str]:
+    return {part for loss in arm.losses for part in MODULES[loss.name]}
+
+
+def _parts(arm: Arm) -> list[str]:
+    """Parts of the arm's model in a fixed order, so that arms draw equal initial weights for equal parts."""
+    wanted = _wanted(arm) - ({"projector"} if not arm.projector else set())
+    if dict(arm.weighting).get("inferior-positives", {}).get("adaptive"):
+        wanted.add("running-distance")
+    return [name for name in PARTS if name in wanted]
+
+
+def prepared(run: Run, records: EcgRecords, folder: Path) -> tuple[State, Data]:
+    """A fresh state and the data of `run`, with the teacher's features where its arm needs another.
+
+    Parameters
+    ----------
+    folder
+        The run's folder; the needed arm's is its neighbour ``../../<arm>/seed<k>``.
+    """
+    arm, device = get_arm(run.arm), pick_device(run.study.device)
+    shuffle = np.random.default_rng(derived_seed(run.dataset, run.seed, "risk")) if arm.shuffled else None
+    data, teacher = Data.of(records, device, shuffle), None
+    if arm.needs:
+        teacher, _, _ = load_encoder(folder.parents[1] / arm.needs / folder.name, str(device))
+    if "clusters" in _wanted(arm):
+        data.pseudo_labels = clustered(teacher, data, derived_seed(run.dataset, run.seed, "clusters"))
+    return new_state(run, data, records, teacher), data
+
+
+@torch.no_grad()
+def clustered(teacher: Encoder, data: Data, seed: int) -> Tensor:
+    """Cluster (records, sizes) of each training record in k-means of the teacher's features (AdvCL)."""
+    features = torch.cat([teacher(part) for part in data.signals.split(512)]).cpu().numpy()
+    sizes = [k for k in CLUSTERS if 10 * k <= len(features)] or [2]
+    found = [
+        MiniBatchKMeans(k, n_init=3, batch_size=4096, random_state=seed % 2**32).fit(features).labels_
+        for k in sizes
+    ]
+    return torch.tensor(np.stack(found, 1), device=data.signals.device).long()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; afterwards the mode from before, so that blocks nest."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def arm_loss(state: State, data: Data, index: Tensor) -> tuple[Tensor, Log]:
+    """The arm's loss on the chosen training records: its summands with their weights, and their logs."""
+    views = tuple(dict.fromkeys(view for loss in state.arm.losses for view in loss.names))
+    batch = embedded_batch(state, data, index, views, state.arm.adversary)
+    total, log = torch.zeros((), device=state.device), {}
+    for loss in state.arm.losses:
+        value, details = LOSSES[loss.name](state, batch, loss)
+        total = total + _weight(loss, state.progress) * value
+        log = details | log  # the first contrastive loss speaks for the arm
+        if len(state.arm.losses) > 1:
+            log[f"{loss.name} {loss.views}"] = value.detach()
+    return total, log
+
+
+def _weight(loss: Loss, progress: float) -> float:
+    return loss.weight if loss.last is None else loss.weight + progress * (loss.last - loss.weight)
+
+
+def embedded_batch(
+    state: State, data: Data, index: Tensor, views: tuple[str, ...], adversary: Adversary | None
+) -> Batch:
+    """The chosen records with their views, features and unit vectors, attacked by `adversary`."""
+    batch = _clean_batch(
+        state, data, index, {v.rstrip("*") for v in (*views, *(adversary.views.split() if adversary else ()))}
+    )
+    if adversary:
+        batch.signals |= attacked_views(state, batch, adversary)
+    for adversarial in (False, True):
+        _embed(state, batch, [v for v in views if v.endswith("*") == adversarial], adversarial)
+    _describe(state, batch)
+    return batch
+
+
+def _clean_batch(state: State, data: Data, index: Tensor, views: set[str]) -> Batch:
+    """Views of the chosen records; both random ones are always drawn, so that arms see the same."""
+    signals, options, streams = data.signals[index], state.run.study.views, state.streams
+    strength = 1 - state.progress if state.arm.fading_views else 1.0
+    found = {name: view(signals, data.fs, options, streams["views"], strength) for name in ("1", "2")}
+    if views & {"0", "h"}:
+        found["0"] = view(signals, data.fs, options, streams["crops"], strength=0.0)
+        found["h"] = fast_part(found["0"], data.fs)
+    pseudo = None if data.pseudo_labels is None else data.pseudo_labels[index]
+    batch = Batch(index, data.rows[index], data.labels[index], data.multilabel, found, pseudo_labels=pseudo)
+    if state.teacher is not None:
+        with torch.no_grad():
+            batch.teacher = {name: state.teacher(found[name]) for name in views & {"0"}}
+    if "shuffled" in state.arm.schemes:
+        noise = torch.rand(len(index), generator=state.streams["shuffle"], device=state.device)
+        batch.rows.metadata["noise"] = noise
+    return batch
+
+
+def _embed(state: State, batch: Batch, views: list[str], adversarial: bool) -> None:
+    """Features and unit vectors of `views`, in one pass; the second view's by the momentum encoder, if any."""
+    followed = [v for v in views if v[0] == "2" and "momentum" in state.model]
+    for names, model in (([v for v in views if v not in followed], state.model), (followed, state.model)):
+        if not names:
+            continue
+        own = replace(state, model=model["momentum"]) if names is followed else state
+        features = own.features(torch.cat([batch.signals[v] for v in names]), adversarial).float()
+        embedded = own.project(features, adversarial)
+        batch.features |= dict(zip(names, features.chunk(len(names)), strict=True))
+        batch.embedded |= dict(zip(names, embedded.chunk(len(names)), strict=True))
+
+
+def attacked_views(state: State, batch: Batch, adversary: Adversary) -> dict[str, Tensor]:
+    """Starred views of `adversary`: K steps from a uniform start that raise its loss, in evaluation mode."""
+    names = adversary.views.split()
+    starred, held = [v for v in names if v.endswith("*")], [v for v in names if not v.endswith("*")]
+    clean = torch.cat([batch.signals[v[:-1]] for v in starred])
+    epsilon = state.run.headline_epsilon_mv
+    budget = Budget(
+        epsilon,
+        adversary.steps or state.options.attack_steps,
+        step=adversary.step or state.options.attack_step,
+    )
+    start = (
+        random_start(clean, epsilon, state.streams["attack"])
+        if adversary.random_start
+        else torch.zeros_like(clean)
+    )
+    if adversary.loss == "noise":
+        return dict(zip(starred, (clean + start).chunk(len(starred)), strict=True))
+
+    def value(signals: Tensor) -> Tensor:
+        return ADVERSARIES[adversary.loss](
+            state, at, dict(zip(starred, signals.chunk(len(starred)), strict=True))
+        )
+
+    with nullcontext() if adversary.train_mode else evaluating(state.model):
+        at = replace(batch, features={}, embedded={})
+        with torch.no_grad():
+            _embed(state, at, held, adversarial=False)
+        attacked = clean + ascend(value, clean, start, budget)
+    return dict(zip(starred, attacked.chunk(len(starred)), strict=True))
+
+
+def _describe(state: State, batch: Batch) -> None:
+    """What weighting schemes of this arm want to know of the batch."""
+    if "leaked-local" in state.arm.schemes:
+        for name, features in batch.features.items():
+            with torch.no_grad():
+                predictions = predicted_labels(state.model["head"](features), batch.multilabel)
+            batch.known[name] = {"predictions": predictions}
+    if "running-distance" in state.model:
+        _set_alpha(state, batch, dict(state.arm.weighting)["inferior-positives"])
+
+
+@torch.no_grad()
+def _set_alpha(
+    state: State, batch: Batch, options: dict, smallest: float = 0.4, until: float = 0.075
+) -> None:
+    """A-InfoNCE's adaptive α: while the first `until` of training lasts, α is fixed and distances are averaged."""
+    attacked = next(name for name in batch.features if name.endswith("*"))
+    distance = (batch.features[attacked] - batch.features["1"]).norm(dim=1).mean()
+    running, alpha = state.model["running-distance"], torch.tensor(options["alpha"], device=state.device)
+    if state.progress < until:
+        running.add(distance)
+    else:
+        alpha = adaptive_alpha(distance, running.mean, smallest, options["alpha"])
+    batch.rows.metadata["alpha"] = alpha.expand(len(batch.index))
+
+
+@torch.no_grad()
+def follow(state: State) -> None:
+    """Move the momentum encoder towards the encoder, after a step."""
+    if "momentum" in state.model:
+        online = dict(state.model.named_parameters())
+        for name, parameter in state.model["momentum"].named_parameters():
+            parameter.lerp_(online[name], 1 - state.arm.momentum)
