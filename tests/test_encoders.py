@@ -1,10 +1,14 @@
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
+from networks import NAMES, build, noise, norm, trained
 from torch import nn
 from torch.nn import functional
 
+from ecgstudy.checkpoints import load_encoder, save_encoder
 from ecgstudy.encoders import (
     ENCODERS,
     DualBatchNorm,
@@ -16,44 +20,59 @@ from ecgstudy.encoders import (
 )
 from ecgstudy.errors import StudyError
 
-SMALL = {"size": "small", "width": 8}
+every_encoder = pytest.mark.parametrize("name", NAMES)
+NORMED = [name for name in NAMES if name != "vit1d"]
+"""Those with batch norm."""
 
 
-def build(leads=2, dual=False, seed=0, **options):
-    torch.manual_seed(seed)
-    return build_encoder("resnet1d", {**SMALL, **options}, torch.zeros(leads), torch.ones(()), dual)
+def test_one_import_is_enough_to_know_every_encoder():
+    code = "from ecgstudy.encoders import ENCODERS; print(*ENCODERS)"
+    call = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert call.stdout.split() == NAMES
 
 
-def trained(leads=2, dual=True):
-    """An encoder whose batch norms hold statistics and affine weights as after training."""
-    made = build(leads, dual)
-    for module in made.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.2, 0.2)
-    made.train()(noise(16, leads, 200), adversarial=False)
-    made(2 * noise(16, leads, 200, seed=1) + 0.5, adversarial=True)
-    return made.eval()
-
-
-def noise(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize("samples", [64, 101, 997])
+@pytest.mark.parametrize("samples", [64, 101, 250, 650, 1000])
 @pytest.mark.parametrize("leads", [1, 12])
-def test_any_length_and_number_of_leads_gives_one_vector_a_record(leads, samples):
-    made = build(leads)
-    assert made(noise(3, leads, samples)).shape == (3, made.features) == (3, 64)
+@every_encoder
+def test_any_length_and_number_of_leads_gives_one_vector_a_record(name, leads, samples):
+    made = build(leads, name=name)
+    features = made(noise(3, leads, samples))
+    assert features.shape == (3, made.features)
+    assert features.dtype == torch.float32
+    assert torch.isfinite(features).all()
 
 
-def test_the_gradient_reaches_every_sample_of_every_lead():
-    x = noise(2, 12, 250).requires_grad_()
-    made = trained(12)
-    made(x).sum().backward()
+@pytest.mark.parametrize("samples", [64, 250, 649])
+@every_encoder
+def test_the_gradient_reaches_every_sample_of_every_lead(name, samples):
+    x = noise(2, 12, samples).requires_grad_()
+    made = trained(12, name=name, width=16).requires_grad_(False)
+    (made(x) @ noise(made.features)).sum().backward()
     assert torch.isfinite(x.grad).all()
-    assert (x.grad != 0).float().mean() > 0.99
+    assert (x.grad != 0).float().mean() > 0.999
+
+
+@every_encoder
+def test_records_do_not_influence_each_other_in_evaluation(name):
+    made, x = trained(name=name), noise(5, 2, 130, seed=5)
+    together, alone = made(x), torch.cat([made(x[i : i + 1]) for i in range(5)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-6)
+    assert together.std(0).mean() > 0.01
+
+
+@every_encoder
+def test_a_few_steps_tell_slow_waves_from_fast_ones(name):
+    torch.manual_seed(0)
+    made = build_encoder(name, {}, torch.zeros(2), torch.ones(()), dual=False).train()
+    model, fast = nn.Sequential(made, nn.Linear(made.features, 1)), torch.arange(32) % 2
+    x = torch.sin(torch.arange(100) * (0.2 + 0.2 * fast[:, None, None])) + 0.3 * noise(32, 2, 100)
+    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=1e-3), []
+    for _ in range(25):
+        losses.append(functional.binary_cross_entropy_with_logits(model(x)[:, 0], fast.float()))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.3 * losses[0]
 
 
 def test_each_lead_is_centred_and_all_share_one_scale():
@@ -74,45 +93,23 @@ def test_the_unit_of_the_signals_does_not_matter():
     torch.testing.assert_close(in_uv(1000 * x), in_mv(x), rtol=1e-4, atol=1e-5)
 
 
-def norm(x, norms):
-    return functional.batch_norm(x, norms.running_mean, norms.running_var, norms.weight, norms.bias)
-
-
-def independent_forward(made, x, which):
-    """The residual network with Conv1d, block by block; `which` set of statistics."""
-
-    def conv_norm(part, x):
-        weight = part.conv.weight.squeeze(2)
-        y = functional.conv1d(x, weight, stride=part.conv.stride[1], padding=weight.shape[2] // 2)
-        return norm(y, part.norm.norms[which])
-
-    net = made.backbone
-    x = (x - made.mean_mv[:, None]) / made.std_mv
-    x = functional.max_pool1d(conv_norm(net.stem, x).relu(), 3, 2, 1)
-    for block in net.blocks:
-        skip = x if block.shortcut is None else conv_norm(block.shortcut, x)
-        x = (conv_norm(block.second, conv_norm(block.first, x).relu()) + skip).relu()
-    return x.mean(2)
-
-
-@pytest.mark.parametrize("samples", [96, 101])
-@pytest.mark.parametrize("adversarial", [False, True])
-def test_it_equals_a_residual_network_of_one_dimensional_convolutions(adversarial, samples):
-    made, x = trained(), noise(4, 2, samples, seed=3)
-    expected = independent_forward(made, x, int(adversarial))
-    torch.testing.assert_close(made(x, adversarial), expected, rtol=1e-4, atol=1e-5)
-    assert made(x, adversarial).std(0).mean() > 0.01
-
-
-def test_folded_batch_norms_are_the_same_function_and_leave_the_original():
-    made, x = trained(), noise(4, 2, 150, seed=4)
+@every_encoder
+def test_folded_batch_norms_are_the_same_function_and_leave_the_original(name):
+    made, x = trained(name=name), noise(4, 2, 150, seed=4)
     before = copy.deepcopy(made.state_dict())
     fast = folded(made)
-    torch.testing.assert_close(fast(x, True), made(x, True), rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(made(x, False), made(x, True), rtol=0.01)
+    torch.testing.assert_close(fast(x, True), made(x, True), rtol=1e-5, atol=1e-5)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
     assert not any(p.requires_grad for p in fast.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in made.state_dict().items())
+
+
+@every_encoder
+def test_a_folded_encoder_has_the_same_input_gradient(name):
+    made, x = trained(name=name), noise(4, 2, 150, seed=4).requires_grad_()
+    toward = noise(4, made.features, seed=6)
+    slow, fast = (torch.autograd.grad((net(x) * toward).sum(), x)[0] for net in (made, folded(made)))
+    torch.testing.assert_close(fast, slow, rtol=1e-3, atol=1e-5 * float(slow.abs().max()))
 
 
 def test_the_first_statistics_are_for_clean_input_and_the_last_for_adversarial():
@@ -126,58 +123,119 @@ def test_the_first_statistics_are_for_clean_input_and_the_last_for_adversarial()
         assert (own.num_batches_tracked, other.num_batches_tracked) == (1, 0)
 
 
-def test_without_dual_norms_both_kinds_of_input_share_one_set():
-    made, x = build(dual=False).eval(), noise(4, 2, 100)
+def batch_norms(made):
+    return [module for module in made.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+@every_encoder
+def test_without_dual_norms_both_kinds_of_input_share_one_set(name):
+    made, x = build(name=name, dual=False).eval(), noise(4, 2, 100)
     assert torch.equal(made(x, False), made(x, True))
-    assert len([m for m in made.modules() if isinstance(m, nn.BatchNorm2d)]) * 2 == len(
-        [m for m in build(dual=True).modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(batch_norms(made)) * 2 == len(batch_norms(build(name=name, dual=True)))
+
+
+@pytest.mark.parametrize("adversarial", [False, True])
+@pytest.mark.parametrize("name", NORMED)
+def test_each_kind_of_input_moves_its_own_statistics_in_every_layer(name, adversarial):
+    made = build(name=name, dual=True).train()
+    made(noise(4, 2, 100), adversarial)
+    pairs = [module.norms for module in made.modules() if isinstance(module, DualBatchNorm)]
+    assert len(pairs) * 2 == len(batch_norms(made)) > 0
+    for pair in pairs:
+        own, other = pair[int(adversarial)], pair[1 - int(adversarial)]
+        assert (own.num_batches_tracked, other.num_batches_tracked) == (1, 0)
+
+
+@pytest.mark.parametrize("name", NORMED)
+def test_evaluation_uses_the_adversarial_statistics_unless_told_otherwise(name):
+    made, x = trained(name=name), noise(4, 2, 100)
+    assert torch.equal(made(x), made(x, True))
+    assert not torch.allclose(made(x), made(x, False), rtol=0.01)
+
+
+def test_the_vision_transformer_has_no_statistics_and_dual_changes_nothing():
+    single, dual, x = (*(build(name="vit1d", dual=d) for d in (False, True)), noise(4, 2, 100))
+    assert not batch_norms(dual)
+    assert torch.equal(dual(x, False), dual(x, True))
+    assert torch.equal(dual(x), single(x))
+
+
+COUNTS = {
+    ("resnet1d", "small"): (176_144, 177_376, 128),
+    ("resnet1d", "base"): (6_285_120, 6_290_048, 512),
+    ("xresnet1d", "small"): (60_112, 60_992, 128),
+    ("xresnet1d", "base"): (1_802_912, 1_804_672, 256),
+    ("cnn", "small"): (76_712, 77_328, 128),
+    ("cnn", "base"): (1_220_768, 1_223_232, 512),
+    ("lstm", "small"): (108_224, 111_744, 128),
+    ("lstm", "base"): (3_287_808, 3_301_888, 512),
+    ("vit1d", "small"): (450_048, 476_448, 96),
+    ("vit1d", "base"): (21_304_320, 21_409_920, 384),
+}
+"""(encoder, size) → parameters for one lead and for twelve, and features: the README's numbers."""
+
+
+@pytest.mark.parametrize(("name", "size"), COUNTS)
+def test_parameter_counts_are_those_of_the_readme(name, size):
+    assert {name for name, _ in COUNTS} == set(NAMES)
+    with torch.device("meta"):
+        made = [build_encoder(name, {"size": size}, torch.zeros(n), torch.ones(()), False) for n in (1, 12)]
+        dual = build_encoder(name, {"size": size}, torch.zeros(1), torch.ones(()), True)
+    assert (*map(count_parameters, made), made[0].features) == COUNTS[name, size]
+    assert count_parameters(dual) - count_parameters(made[0]) == sum(
+        map(count_parameters, batch_norms(made[0]))
     )
 
 
-def test_evaluation_uses_the_adversarial_statistics_unless_told_otherwise():
-    made, x = trained(), noise(4, 2, 100)
-    assert torch.equal(made(x), made(x, True))
-    assert not torch.equal(made(x), made(x, False))
+@every_encoder
+def test_weights_come_from_the_global_generator_and_not_from_dual_norms(name):
+    def weights(**options):
+        made = build(name=name, **options)
+        return torch.cat([p.flatten() for p in made.parameters() if p.ndim > 1])
+
+    assert torch.equal(weights(), weights(dual=True))
+    assert not torch.equal(weights(), weights(seed=1))
 
 
-def expected_count(leads, width, depth, kernel, norms):
-    """Weights of convolutions (no bias) and two per channel of each batch norm."""
-    total, inputs = 7 * leads * width + 2 * width * norms, width
-    for stage, blocks in enumerate(depth):
-        for index in range(blocks):
-            outputs = width * 2**stage
-            total += kernel * inputs * outputs + kernel * outputs**2 + 2 * 2 * outputs * norms
-            if inputs != outputs or (stage and not index):
-                total += inputs * outputs + 2 * outputs * norms
-            inputs = outputs
-    return total
+@every_encoder
+def test_weights_are_channels_last(name):
+    kernels = [p for p in build(name=name).parameters() if p.ndim == 4]
+    assert kernels
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
 
 
-@pytest.mark.parametrize("dual", [False, True])
-@pytest.mark.parametrize(
-    ("size", "leads", "width", "depth"), [("small", 1, 16, (1,) * 4), ("base", 12, 64, (2,) * 4)]
-)
-def test_parameter_counts_are_those_of_the_closed_form(size, leads, width, depth, dual):
-    made = build_encoder("resnet1d", {"size": size}, torch.zeros(leads), torch.ones(()), dual)
-    assert count_parameters(made) == expected_count(leads, width, depth, 5, 1 + dual)
-    assert made.features == width * 8
-
-
-def test_weights_come_from_the_global_generator_and_not_from_dual_norms():
-    assert torch.equal(build().backbone.stem.conv.weight, build(dual=True).backbone.stem.conv.weight)
-    assert not torch.equal(build().backbone.stem.conv.weight, build(seed=1).backbone.stem.conv.weight)
-
-
-def test_weights_are_channels_last():
-    assert build().backbone.blocks[0].first.conv.weight.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_features_are_float32_under_bfloat16_and_near_those_of_float32():
-    made, x = trained(), noise(4, 2, 200)
+@every_encoder
+def test_features_are_float32_under_bfloat16_and_near_those_of_float32(name):
+    made, x = trained(name=name), noise(4, 2, 200).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         rough = made(x)
     assert rough.dtype == torch.float32
-    torch.testing.assert_close(rough, made(x), rtol=0.1, atol=0.05)
+    torch.testing.assert_close(rough, made(x), rtol=0.1, atol=0.1)
+    rough.square().sum().backward()
+    assert torch.isfinite(x.grad).all()
+
+
+@every_encoder
+def test_a_stored_encoder_comes_back(name, tmp_path):
+    form = {"encoder": {"name": name, "options": {"size": "small", "width": 8}}, "dual": True}
+    made, x = trained(name=name), noise(4, 2, 100)
+    save_encoder(tmp_path, nn.ModuleDict({"encoder": made}), {**form, "leads": ["I", "II"], "classes": ["A"]})
+    loaded, _, _ = load_encoder(tmp_path)
+    for key, tensor in made.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], tensor.half().float() if tensor.ndim > 1 else tensor)
+    torch.testing.assert_close(loaded(x), made(x), rtol=0.01, atol=0.01)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every_encoder
+def test_an_attack_gets_the_same_gradient_on_a_gpu(name):
+    made, x = folded(trained(name=name)), noise(4, 2, 100)
+    gradients = []
+    for device in ("cpu", "cuda"):
+        at = x.to(device).requires_grad_()
+        made.to(device)(at).square().sum().backward()
+        gradients.append(at.grad.cpu())
+    torch.testing.assert_close(*gradients, rtol=0.01, atol=0.01 * float(gradients[0].abs().max()))
 
 
 @pytest.mark.parametrize("dual", [False, True])
@@ -194,18 +252,36 @@ def test_the_projector_is_linear_norm_relu_linear_to_unit_vectors(dual):
 
 BAD = {
     "size": ({"size": "huge"}, "no size 'huge'; known: small, base"),
-    "option": ({"colour": "red"}, r"does not take the options \{.*'colour': 'red'\}"),
-    "no width": ({"width": 0}, "whole width above 0 and an odd kernel, not 0 and 5"),
-    "half a width": ({"width": 8.5}, "not 8.5 and 5"),
-    "text": ({"width": "8"}, "not '8' and 5"),
-    "even kernel": ({"kernel": 4}, "not 8 and 4"),
+    "option": ({"colour": "red"}, "{name} has no option 'colour'; known: size, width, depth, "),
+    "no width": ({"width": 0}, "{name} takes a whole number above 0 as width, not 0"),
+    "half a width": ({"width": 8.5}, "as width, not 8.5"),
+    "text": ({"width": "8"}, "as width, not '8'"),
+    "truth": ({"width": True}, "as width, not True"),
 }
 
 
 @pytest.mark.parametrize(("options", "says"), BAD.values(), ids=BAD)
-def test_an_impossible_option_is_an_error(options, says):
-    with pytest.raises(StudyError, match=says):
-        build(**options)
+@every_encoder
+def test_an_impossible_option_is_an_error(name, options, says):
+    with pytest.raises(StudyError, match=says.format(name=name)):
+        build(name=name, **options)
+
+
+@pytest.mark.parametrize("name", NORMED)
+def test_an_even_kernel_is_an_error(name):
+    with pytest.raises(StudyError, match=f"{name} takes an odd kernel, .* not 4"):
+        build(name=name, kernel=4)
+
+
+def test_heads_that_do_not_divide_the_width_are_an_error():
+    with pytest.raises(StudyError, match="vit1d takes heads that divide its width 8, not 3"):
+        build(name="vit1d", heads=3)
+
+
+@pytest.mark.parametrize(("name", "depth"), [("resnet1d", 3), ("lstm", (1, 1))])
+def test_a_depth_of_the_wrong_kind_is_an_error(name, depth):
+    with pytest.raises(StudyError, match=rf"encoder '{name}' does not take the options .*'depth'"):
+        build(name=name, depth=depth)
 
 
 def test_an_unknown_encoder_is_an_error_that_names_those_there_are():
