@@ -1,0 +1,129 @@
+"""Square attack along time and leads: random search in ‖δ‖∞ ≤ ε that sees scores, never gradients.
+
+After Andriushchenko et al. 2020 (ECCV, algorithms 1 and 2): only corners of the ball are tried (δ = ±ε),
+the first candidate is made of stripes, each query changes one patch, and p, the share of the signal in the
+patch, falls from query to query. What time and leads change about it:
+
+- a stripe is √samples long, as a column holds √pixels of a picture, with a random sign in every lead;
+- a patch is one window of time on a random subset of leads, a sign each, √p of the leads wide;
+- a patch that would change nothing has its signs turned (there: drawn again);
+- p follows the paper's schedule as if there were `HORIZON` queries, whatever the budget (there: scaled to
+  the budget), so that a larger budget continues a smaller one and never ends below it.
+"""
+
+import torch
+from torch import Generator, Tensor
+
+from ecgstudy.attacks.gradient import Budget, Victim
+from ecgstudy.attacks.objectives import Objective
+
+HORIZON = 1000
+P_INITIAL = 0.8
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+"""Queries, of 10,000, after which p is halved (their section 3.2, and AutoAttack's first p)."""
+
+
+def patch_share(query: int) -> float:
+    """Share p of the samples × leads that the patch of this `query` (1, 2, …) covers."""
+    return P_INITIAL / 2 ** sum(query * 10_000 / HORIZON > end for end in HALVINGS)
+
+
+def square(
+    victim: Victim,
+    signals: Tensor,
+    objective: Objective,
+    targets: Tensor,
+    budget: Budget,
+    generator: Generator,
+    *,
+    queries: int = 1000,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Each record's best δ among δ = 0 and `queries` candidates of the random search.
+
+    Parameters
+    ----------
+    victim
+        The attacked model; only its `scores` are used.
+    signals
+        (records, leads, samples) in mV.
+    objective, targets
+        See `ecgstudy.attacks.objectives`; targets are (records, classes).
+    budget
+        ε and the batch size, which changes the speed alone.
+    generator
+        Source of stripes and patches, on the device of `signals`.
+    queries
+        Perturbed signals shown to the victim, per record; the clean pass is not counted.
+    mask
+        1 where the attack may change the signal, broadcastable to `signals`; patches are drawn inside.
+
+    Returns
+    -------
+    Tensor
+        δ in mV, the shape of `signals`.
+    """
+    free = torch.ones_like(signals, dtype=torch.bool) if mask is None else (mask != 0).expand_as(signals)
+    unharmed = torch.zeros_like(signals)
+    clean = _values(victim, signals, unharmed, objective, targets, budget.batch_size)
+    if queries < 1:
+        return unharmed
+    best = budget.epsilon_mv * _stripes(signals, generator) * free
+    values = _values(victim, signals, best, objective, targets, budget.batch_size)
+    for query in range(1, queries):
+        tried = _patched(best, free, patch_share(query), budget.epsilon_mv, generator)
+        found = _values(victim, signals, tried, objective, targets, budget.batch_size)
+        better = found > values
+        values = torch.where(better, found, values)
+        best = torch.where(better[:, None, None], tried, best)
+    return torch.where((values > clean)[:, None, None], best, unharmed)
+
+
+@torch.no_grad()
+def _values(
+    victim: Victim, signals: Tensor, delta: Tensor, objective: Objective, targets: Tensor, batch_size: int
+) -> Tensor:
+    """Objective of every record (records,), a batch at a time."""
+    parts = zip(*(x.split(batch_size) for x in (signals, delta, targets)), strict=True)
+    return torch.cat([objective(victim.scores(clean + change), wanted) for clean, change, wanted in parts])
+
+
+def _stripes(signals: Tensor, generator: Generator) -> Tensor:
+    """Signs (records, leads, samples), constant over stripes of √samples."""
+    records, leads, samples = signals.shape
+    length = max(1, round(samples**0.5))
+    signs = _signs((records, leads, -(-samples // length)), signals, generator)
+    return signs.repeat_interleave(length, dim=2)[:, :, :samples]
+
+
+def _patched(best: Tensor, free: Tensor, share: float, epsilon_mv: float, generator: Generator) -> Tensor:
+    """`best` with ±ε in one random patch of each record."""
+    patch = _patch(free, share, generator)
+    signs = epsilon_mv * _signs((*best.shape[:2], 1), best, generator)
+    idle = ((best == signs) | ~patch).flatten(1).all(1)
+    return torch.where(patch, torch.where(idle[:, None, None], -signs, signs), best)
+
+
+def _patch(free: Tensor, share: float, generator: Generator) -> Tensor:
+    """Boolean (records, leads, samples): a window of time on some leads, where `free` allows.
+
+    Leads and samples are counted among those that are free somewhere, so that neither masked leads nor
+    padding use up queries.
+    """
+    device, (records, leads, _) = free.device, free.shape
+    leads_free, samples_free = free.any(2), free.any(1)
+    n_leads, n_samples = leads_free.sum(1), samples_free.sum(1)
+    width = (share**0.5 * n_leads).round().clamp(min=1)
+    length = (share * n_leads * n_samples / width).round().clamp(min=1).minimum(n_samples)
+    rank = torch.rand(records, leads, generator=generator, device=device) + 2 * ~leads_free
+    chosen = rank.argsort(1).argsort(1) < width[:, None]
+    start = (torch.rand(records, generator=generator, device=device) * (n_samples - length + 1)).floor()
+    place = samples_free.cumsum(1) - 1 - start[:, None]
+    window = (place >= 0) & (place < length[:, None])
+    return chosen[:, :, None] & window[:, None] & free
+
+
+def _signs(shape: tuple[int, ...], like: Tensor, generator: Generator) -> Tensor:
+    """Random ±1 of the device and type of `like`."""
+    draw = torch.randint(0, 2, shape, generator=generator, device=like.device)
+    return (2 * draw - 1).to(like.dtype)
