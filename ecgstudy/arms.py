@@ -26,9 +26,8 @@ BETA, TAU_PLUS, ALPHA = 1.0, 0.1, 0.2
 class Loss:
     """One summand of an arm's loss: a name in `ecgstudy.losses.LOSSES` and the views that it takes.
 
-    `views` are ``1`` and ``2`` (random views of a record), ``0`` (a crop, unaltered) and ``h`` (its fast
-    part); a star marks the attacked view. `weight` moves to `last` during training, if that is given.
-    `plain`: uniform weights, whatever the arm's schemes.
+    Views are ``1`` and ``2`` (random), ``0`` (a crop, unaltered) and ``h`` (its fast part); a star marks
+    the attacked view. `weight` moves to `last` during training, if that is given. `plain`: uniform weights.
     """
 
     name: str
@@ -47,7 +46,8 @@ class Loss:
 class Adversary:
     """The inner attack: starred `views` are perturbed together to raise `loss`, the others are held.
 
-    `loss` is a name in `ecgstudy.losses.ADVERSARIES`; `steps` and `step` (in ε) None are the study's.
+    `loss` is a name in `ecgstudy.losses.ADVERSARIES`; `steps` and `step` (in ε) None are the study's;
+    `both_sides`: gradient also through the candidates of the contrastive loss.
     """
 
     views: str
@@ -56,7 +56,6 @@ class Adversary:
     step: float | None = None
     random_start: bool = True
     both_sides: bool = False
-    """Gradient also through the candidates of the contrastive loss."""
     train_mode: bool = False
 
 
@@ -70,31 +69,26 @@ class Arm:
         For tables: the source says the paper, what was read of it, and what is a reconstruction.
     losses, adversary
         What is minimised, and the inner attack that makes the starred views.
-    weighting, tau_plus, denominator
-        Schemes in order on top of uniform weights, and debiasing, of every contrastive loss not `plain`.
-    temperature_factor
-        Of the study's τ.
-    detach
-        Gradient of the contrastive loss through the anchors only; None: where there is an adversary.
-    similarity, projector
-        Of the contrastive loss; without a projector it acts on the features.
+    weighting, tau_plus, temperature_factor, options
+        Of every contrastive loss not `plain`: schemes in order on top of uniform weights, debiasing, factor
+        of the study's τ, and further arguments of `weighted_contrastive_loss`. Candidates are detached where
+        there is an adversary, if the options do not say otherwise.
+    original
+        Options (and ``temperature_factor``) that differ in the source, for ``training.loss: original``, and
+        under ``adversary`` those of its attack, for ``training.attack: original``.
     base
         The arm that this one is compared with.
     needs
-        The arm whose encoder of the same data and seed serves as teacher, or as source of attacks.
-    dual_norm
-        Separate batch norm for attacked views; None: where contrastive losses have an adversary.
+        The arm whose encoder, of the same data and seed, is its teacher or the source of attacks on it.
+    projector, dual_norm, momentum
+        Whether contrast acts on a projection; whether attacked views have their own batch norm (None: where
+        contrast meets an adversary); rate of a moving-average encoder of the second view (0: none).
     own_head
         Evaluated with the head that it was trained with; otherwise with a new linear head.
     features
         scikit-learn model on engineered features (`ecgstudy.features`), instead of an encoder.
-    epochs, momentum, fading_views
-        Factor of the study's epochs; of the second view's moving-average encoder (0: none); whether
-        augmentations fade to nothing during training.
-    shuffled
-        Control: clinical risk is permuted over patients.
-    original
-        Fields that differ in the source, used with ``training.loss: original``.
+    epochs, fading_views, shuffled
+        Factor of the study's epochs; augmentations fade during training; clinical risk is permuted.
     sets_headline
         Whether the headline ε is chosen on this arm's validation scores.
     """
@@ -106,21 +100,19 @@ class Arm:
     adversary: Adversary | None = None
     weighting: Schemes = ()
     tau_plus: float = 0.0
-    denominator: str = "own"
     temperature_factor: float = 1.0
-    detach: bool | None = None
-    similarity: str = "cosine"
-    projector: bool = True
+    options: dict = field(default_factory=dict)
+    original: dict = field(default_factory=dict)
     base: str | None = None
     needs: str | None = None
+    projector: bool = True
     dual_norm: bool | None = None
+    momentum: float = 0.0
     own_head: bool = False
     features: str | None = None
     epochs: float = 1.0
-    momentum: float = 0.0
     fading_views: bool = False
     shuffled: bool = False
-    original: dict = field(default_factory=dict)
     sets_headline: bool = False
 
     @property
@@ -139,29 +131,24 @@ class Arm:
         return bool(self.adversary and self.contrasts) if self.dual_norm is None else self.dual_norm
 
     def __post_init__(self) -> None:
-        attacked = self.adversary.views.split() if self.adversary else []
-        lost = [v for loss in self.losses for v in loss.names if v.endswith("*") and v not in attacked]
+        made = self.adversary.views.split() if self.adversary else []
+        lost = [v for loss in self.losses for v in loss.names if v.endswith("*") and v not in made]
         if lost:
             raise StudyError(f"a loss takes the attacked view {lost[0]!r}, and no adversary makes it")
         if (self.weighting or self.tau_plus) and not self.contrasts:
-            what = list(self.schemes) or "debiasing"
-            raise StudyError(f"{what} need a contrastive loss with pairwise negatives, and this arm has none")
+            what = ", ".join(self.schemes) or "debiasing"
+            raise StudyError(
+                f"{what} needs a contrastive loss with pairwise negatives, and this arm has none"
+            )
         mixed = any(len({v.endswith("*") for v in loss.names}) == 2 for loss in self.contrasts)
         if "inferior-positives" in self.schemes and not mixed:
             raise StudyError(
-                "inferior positives weigh clean-adversarial pairs, and this arm has no loss with both: "
-                "leave 'inferior-positives' out"
+                "inferior positives weigh clean-adversarial pairs, and no loss of this arm has any"
             )
         if "leaked-local" in self.schemes and not any(loss.name == "ce" for loss in self.losses):
-            raise StudyError(
-                "leaked-local selects by the model's predictions, and this arm learns none: add a 'ce' loss"
-            )
-        if self.tau_plus and self.denominator == "none":
+            raise StudyError("leaked-local selects by predictions, and this arm learns none: add a 'ce' loss")
+        if self.tau_plus and self.options.get("denominator") == "none":
             raise StudyError("debiasing needs the positive in the denominator; 'none' leaves it out")
-
-    def pushing(self) -> bool:
-        """Whether some scheme changes push weights."""
-        return bool(set(self.schemes) & {"hard-negatives", "clinical-risk"})
 
 
 IP: Schemes = (("inferior-positives", {"alpha": ALPHA}),)
@@ -170,106 +157,110 @@ RISK: Schemes = (("clinical-risk", {}),)
 LABELS: Schemes = (("labels", {}),)
 
 
-def _contrast(views: str, weight: float = 1.0, **options: object) -> Loss:
-    return Loss("contrast", views, weight, **options)
+def _contrast(views: str, weight: float = 1.0, **fields: object) -> Loss:
+    return Loss("contrast", views, weight, **fields)
 
 
-TWO = (_contrast("1 2"),)
-THREE = (_contrast("1 2 1*"),)
+def _steps(steps: int, step: float, **fields: bool) -> dict:
+    """An attack's own budget, for ``training.attack: original``."""
+    return {"adversary": {"steps": steps, "step": step, **fields}}
+
+
+READ = "authors' code read"
+TWO, THREE = (_contrast("1 2"),), (_contrast("1 2 1*"),)
+CE, CE_ATTACKED, ON_LABELS = Loss("ce", "1"), Loss("ce", "1*"), Adversary("1*", "labels")
+ALL, BOTH = {"denominator": "all"}, {"detach_candidates": False}
 # RoCL adds NT-Xent/256 to a loss of twice our scale (two positives are summed there, averaged here).
 ROCL = {"losses": (*THREE, _contrast("2 1*", 1 / 512, plain=True)), "adversary": Adversary("1* 2")}
-ON_LABELS = Adversary("1*", "labels")
-CLAE = {"losses": (_contrast("1 2", 0.5), _contrast("1 1*", 0.5)),
+CLAE = {"source": f"Ho & Vasconcelos 2020; {READ}. Attack in eval mode, as in all arms",
+        "losses": (_contrast("1 2", 0.5), _contrast("1 1*", 0.5)),
         "adversary": Adversary("1* 2", steps=1, step=1.0, random_start=False, both_sides=True),
-        "source": "Ho & Vasconcelos 2020; authors' code read. Eval mode in the attack, as in all arms"}  # fmt: skip
-ALL, BOTH = {"denominator": "all"}, {"detach": False}
+        "original": BOTH | {"adversary": {"train_mode": True}}}  # fmt: skip
 
 ARMS: dict[str, Arm] = {
     "random": Arm("reference", "untrained encoder", "control"),
-    "supervised": Arm("reference", "cross-entropy on clean ECGs", "control", (Loss("ce", "1"),),
-        own_head=True, sets_headline=True),
-    "pgd-at": Arm("reference", "cross-entropy on attacked ECGs", "Madry et al. 2018", (Loss("ce", "1*"),), ON_LABELS,
+    "supervised": Arm("reference", "cross-entropy on clean ECGs", "control", (CE,), own_head=True, sets_headline=True),
+    "pgd-at": Arm("reference", "cross-entropy on attacked ECGs", "Madry et al. 2018", (CE_ATTACKED,), ON_LABELS,
         base="supervised", own_head=True),
     "trades": Arm("reference", "clean cross-entropy, and predictions that stay under attack",
-        "Zhang et al. 2019, β = 6; authors' code read. Uniform start; label-wise Bernoulli KL for multi-label is ours",
-        (Loss("ce", "1"), Loss("kl", "1 1*", 6.0)), Adversary("1* 1", "kl"), base="supervised", own_head=True),
+        f"Zhang et al. 2019, β = 6; {READ}. Uniform start and label-wise KL of multi-label ECGs are ours",
+        (CE, Loss("kl", "1 1*", 6.0)), Adversary("1* 1", "kl"), base="supervised", own_head=True,
+        original=_steps(10, 0.226)),
     "mart": Arm("reference", "adversarial training that stresses ECGs misread when clean",
-        "Wang et al. 2020, β = 6; authors' code read. Multi-label form is ours", (Loss("mart", "1 1*"),), ON_LABELS,
-        base="supervised", own_head=True),
-    "features-lr": Arm("reference", "logistic regression on engineered features", "control", features="lr",
-        needs="supervised"),
-    "features-tree": Arm("reference", "decision tree on engineered features", "control", features="tree",
-        needs="supervised"),
-    "features-forest": Arm("reference", "random forest on engineered features", "control", features="forest",
-        needs="supervised"),
+        f"Wang et al. 2020, β = 6; {READ}. The multi-label form is ours", (Loss("mart", "1 1*"),), ON_LABELS,
+        base="supervised", own_head=True, original=_steps(10, 0.226)),
+    **{f"features-{kind}": Arm("reference", f"{model} on engineered features", "control", features=kind,
+        needs="supervised") for kind, model in
+        {"lr": "logistic regression", "tree": "decision tree", "forest": "random forest"}.items()},
     "simclr": Arm("standard", "two views attract, all others repel equally", "Chen et al. 2020", TWO),
-    "simclr-long": Arm("standard", "simclr with rocl's wall time", "control; 3 times the epochs, as measured at 3 steps",
+    "simclr-long": Arm("standard", "simclr with rocl's wall time", "control; a step takes a third at 3 attack steps",
         TWO, base="simclr", epochs=3.0),
     "supcon": Arm("with labels", "ECGs with common labels attract",
-        "Khosla et al. 2020; authors' code read. Multi-label overlap is a reconstruction", TWO,
-        weighting=LABELS, base="simclr", original=ALL),
+        f"Khosla et al. 2020; {READ}. Overlap of several labels is a reconstruction", TWO, weighting=LABELS,
+        base="simclr", original=ALL),
     "dclw": Arm("adaptive", "positives leave the denominator, hard ones count more",
         "Yeh et al. 2022; another group's code read", TWO, weighting=(("hard-positive-logits", {"sigma": 0.5}),),
-        denominator="none", base="simclr", original={"temperature_factor": 0.2}),
+        options={"denominator": "none"}, base="simclr", original={"temperature_factor": 0.2}),
     "clef": Arm("adaptive", "patients of different clinical risk repel more",
-        "CLEF, arXiv 2512.02180; authors' code read; mean-1 scaling and SCORE2 from age and sex are ours", TWO,
+        f"CLEF, arXiv 2512.02180; {READ}. Mean-1 scaling and SCORE2 from age and sex are ours", TWO,
         weighting=RISK, base="simclr"),
-    "clef-original": Arm("adaptive", "clef with its own scale of weights and its regression of similarity on risk",
-        "CLEF, arXiv 2512.02180; authors' code read; SCORE2 from age and sex is ours. τ = 0.07 at the study's 0.5",
-        (_contrast("1 2", 0.5), Loss("risk-similarity", "1 2", 0.5)), weighting=(("clinical-risk", {"original": True}),),
-        temperature_factor=0.14, projector=False, base="simclr"),
+    "clef-original": Arm("adaptive", "clef with its own scale of weights, and similarity regressed on risk",
+        f"CLEF, arXiv 2512.02180; {READ}. SCORE2 from age and sex is ours. τ = 0.07 where the study's is 0.5",
+        (_contrast("1 2", 0.5), Loss("risk-similarity", "1 2", 0.5)),
+        weighting=(("clinical-risk", {"original": True}),), temperature_factor=0.14, projector=False, base="simclr"),
     "rocl": Arm("adversarial", "a label-free adversarial view is a third positive",
-        "Kim et al. 2020 (RoCL); authors' code read", **ROCL, base="simclr", original=ALL),
+        f"Kim et al. 2020 (RoCL); {READ}", **ROCL, base="simclr", original=ALL | _steps(7, 0.223)),
     "rocl-long": Arm("adversarial", "rocl, 2.5 times as long", "control", **ROCL, base="rocl", epochs=2.5),
     "acl": Arm("adversarial", "two clean views attract, and two adversarial ones do",
-        "Jiang et al. 2020 (ACL, dual stream); authors' code read", (_contrast("1 2", 0.5), _contrast("1* 2*", 0.5)),
-        Adversary("1* 2*"), base="simclr", original=BOTH),
+        f"Jiang et al. 2020 (ACL, dual stream); {READ}", (_contrast("1 2", 0.5), _contrast("1* 2*", 0.5)),
+        Adversary("1* 2*"), base="simclr", original=BOTH | _steps(5, 0.25, both_sides=True)),
     "advcl": Arm("adversarial", "adversary, two views and the ECG's fast part attract; pseudo-labels",
-        "Fan et al. 2021 (AdvCL); authors' code read. Fast part along time, pseudo-labels from simclr on the training "
-        "folds and one adversary for both losses are ours", (_contrast("1 2 h 0*"), Loss("pseudo-labels", "0*", 0.028)),
-        Adversary("0* 1 2 h"), base="simclr", needs="simclr", original=ALL | BOTH),
-    "clae": Arm("adversarial", "a one-step adversary of the whole batch is a second positive", **CLAE, base="simclr",
-        original=BOTH),
-    "clae-supcon": Arm("with labels", "supcon with clae's adversary", **CLAE, weighting=LABELS, base="supcon", original=BOTH),
-    "clae-hcl": Arm("adversarial adaptive", "hcl with clae's adversary", **CLAE, weighting=HN, tau_plus=TAU_PLUS, base="hcl",
-        original=BOTH),
-    "swaro": Arm("adversarial", "cluster codes agree between views and under attacks on permuted codes",
+        f"Fan et al. 2021 (AdvCL); {READ}. Fast part along time, pseudo-labels by simclr on the training folds, and "
+        "one adversary for both losses are ours", (_contrast("1 2 h 0*"), Loss("pseudo-labels", "0*", 0.028)),
+        Adversary("0* 1 2 h"), base="simclr", needs="simclr",
+        original=ALL | BOTH | _steps(5, 0.25, both_sides=True, train_mode=True)),
+    "clae": Arm("adversarial", "a one-step adversary of the whole batch is a second positive", **CLAE, base="simclr"),
+    "clae-supcon": Arm("with labels", "supcon with clae's adversary", **CLAE, weighting=LABELS, base="supcon"),
+    "clae-hcl": Arm("adversarial adaptive", "hcl with clae's adversary", **CLAE, weighting=HN, tau_plus=TAU_PLUS,
+        base="hcl"),
+    "swaro": Arm("adversarial", "cluster codes agree between views, also under attacks towards other codes",
         "Wahed et al. 2022 (SwARo); abstract only, a reconstruction", (Loss("codes", "1 2 1* 2*"),),
         Adversary("1* 2* 1 2", "permuted-codes"), base="simclr", dual_norm=True),
     "claf": Arm("adversarial", "an adversary of a linear head that follows the features is a third positive",
-        "Rahamim & Naeh 2022; abstract only, a reconstruction. The head sees labels, the features do not",
+        "Rahamim & Naeh 2022; abstract only, a reconstruction. Labels reach the head, not the features",
         (*THREE, Loss("head", "1 2")), ON_LABELS, base="simclr"),
     "dynacl": Arm("adversarial", "acl with fading augmentations, growing weight on attacks, a momentum encoder",
-        "Luo et al. 2023 (DynACL); authors' code read",
+        f"Luo et al. 2023 (DynACL); {READ}",
         (_contrast("1 2", 1 / 2, last=1 / 6), _contrast("1* 2*", 1 / 2, last=5 / 6)), Adversary("1* 2*"),
-        base="acl", momentum=0.99, fading_views=True),
+        base="acl", momentum=0.99, fading_views=True, original=_steps(5, 0.25)),
     "deacl": Arm("adversarial", "a student agrees with a clean simclr teacher, also under attack",
-        "Zhang et al. 2022 (DeACL); authors' code read", (Loss("distil", "0"), Loss("agree", "0 0*", 2.0)),
-        Adversary("0*", "teacher"), base="simclr", needs="simclr"),
+        f"Zhang et al. 2022 (DeACL); {READ}", (Loss("distil", "0"), Loss("agree", "0 0*", 2.0)),
+        Adversary("0*", "teacher"), base="simclr", needs="simclr", original=_steps(5, 0.25)),
     "adv-supcon": Arm("with labels", "supcon with label-free adversarial views",
         "after Li et al. 2023 (abstract) and RSupCon (code read); a reconstruction", THREE, Adversary("1* 2"),
         weighting=LABELS, base="supcon", original=ALL),
     "adv-supcon-labels": Arm("with labels", "supcon with adversaries of the supervised contrastive loss",
-        "after RSupCon (Kim & Choi 2026; code read)", THREE, Adversary("1* 2", "labelled-contrast"), weighting=LABELS,
-        base="adv-supcon", original=ALL),
+        "after RSupCon (Kim & Choi 2026; code read)", THREE, Adversary("1* 2", "labelled-contrast"),
+        weighting=LABELS, base="adv-supcon", original=ALL),
     "adv-supcon-noise": Arm("with labels", "supcon with noisy views", "control", THREE, Adversary("1*", "noise"),
         weighting=LABELS, base="adv-supcon", original=ALL),
     "supcon-margin": Arm("with labels", "cross-entropy and a margin between embeddings of different labels",
-        "Wang et al. 2024 (arXiv 2412.19747); abstract only, a reconstruction",
-        (Loss("ce", "1"), Loss("margin", "1 2")), base="supervised", own_head=True),
+        "Wang et al. 2024 (arXiv 2412.19747); abstract only, a reconstruction", (CE, Loss("margin", "1 2")),
+        base="supervised", own_head=True),
     "anchor": Arm("with labels", "hard positives pull more; cross-entropy under attack",
-        "ANCHOR (arXiv 2510.27599); summary only, a reconstruction", (_contrast("1 1*"), Loss("ce", "1*")), ON_LABELS,
+        "ANCHOR (arXiv 2510.27599); summary only, a reconstruction", (_contrast("1 1*"), CE_ATTACKED), ON_LABELS,
         weighting=(*LABELS, ("hard-positives", {"gamma": 1.0})), base="pgd-at", original=ALL),
     "ascl": Arm("with labels", "only ECGs predicted alike attract or repel; adversarial training",
-        "Bui et al. 2021 (ASCL); authors' code read. Multi-label selection is ours",
-        (Loss("ce", "1*"), _contrast("1 1*"), Loss("kl", "1 1*", 2.0)), ON_LABELS,
+        f"Bui et al. 2021 (ASCL); {READ}. Multi-label selection is ours",
+        (CE_ATTACKED, _contrast("1 1*"), Loss("kl", "1 1*", 2.0)), ON_LABELS,
         weighting=(*LABELS, ("leaked-local", {})), base="pgd-at", dual_norm=False, own_head=True,
-        original=ALL | BOTH | {"similarity": "chebyshev", "temperature_factor": 0.4}),
+        original=ALL | BOTH | {"similarity": "chebyshev", "temperature_factor": 0.4}
+        | _steps(10, 0.226, train_mode=True)),
 }  # fmt: skip
 
 COMPOSED = (
-    "debiased", "hcl", "rocl-ip", "rocl-debiased", "rocl-hn", "rocl-ip-hn", "advcl-ip", "advcl-hn", "advcl-ip-hn",
-    "acl-hn", "claf-ip-hn", "rocl-clef", "rocl-clef-ip-hn",
+    "debiased", "hcl", "rocl-ip", "rocl-debiased", "rocl-hn", "rocl-ip-hn", "advcl-ip", "advcl-hn",
+    "advcl-ip-hn", "acl-hn", "claf-ip-hn", "rocl-clef", "rocl-clef-ip-hn",
 )  # fmt: skip
 """The study's arms that are a row of `ARMS` with factors."""
 
@@ -350,7 +341,7 @@ def _temperature(arm: Arm) -> Arm:
 
 def _shuffled(arm: Arm) -> Arm:
     """Push weights of the same spread without their meaning."""
-    if not arm.pushing():
+    if not set(arm.schemes) & {"hard-negatives", "clinical-risk"}:
         raise StudyError("the control -shuffled permutes push weights, and this arm's are all equal")
     risk_only = "hard-negatives" not in arm.schemes
     shuffle: Schemes = () if risk_only else (("shuffled", {}),)

@@ -14,10 +14,10 @@ from ecgstudy.attacks.gradient import Budget, Victim, pgd
 from ecgstudy.attacks.objectives import auroc_targets, signed_scores
 from ecgstudy.checkpoints import load_classifier, load_encoder
 from ecgstudy.contrast import Pairs, Rows
+from ecgstudy.objective import embedded_batch, evaluating
 from ecgstudy.records import EcgRecords
 from ecgstudy.robustness import attacked_sample, in_batches, victim_scores
 from ecgstudy.study import Run, derived_seed
-from ecgstudy.objective import embedded_batch, evaluating
 from ecgstudy.training import load_trained
 from ecgstudy.weighting import compose
 

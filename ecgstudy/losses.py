@@ -99,7 +99,7 @@ def contrast(state: "State", batch: Batch, term: Loss) -> tuple[Tensor, Log]:
     return weighted_contrastive_loss(
         embedded, rows, compose(() if term.plain else arm.weighting),
         temperature=state.temperature, tau_plus=0.0 if term.plain else arm.tau_plus,
-        denominator=arm.denominator, detach_candidates=state.detach, similarity=arm.similarity,
+        **{"detach_candidates": arm.adversary is not None, **arm.options},
     )  # fmt: skip
 
 

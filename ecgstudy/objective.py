@@ -134,11 +134,6 @@ class State:
         return self.options.temperature * self.arm.temperature_factor
 
     @property
-    def detach(self) -> bool:
-        """Whether contrastive losses have gradient through their anchors only."""
-        return self.arm.adversary is not None if self.arm.detach is None else self.arm.detach
-
-    @property
     def epochs(self) -> int:
         """Epochs of this arm."""
         if not self.arm.losses:
@@ -186,16 +181,16 @@ PARTS: dict[str, Callable[[Run, Encoder, int, bool], nn.Module]] = {
 """Parts of a model beside the encoder, by the name that losses ask for them."""
 
 
-def published(arm: Arm, options: TrainingOptions) -> Arm:
-    """`arm` with its source's own loss or attack, where the options ask for them."""
-    loss = {key: value for key, value in arm.original.items() if key != "adversary"}
-    attack = arm.original.get("adversary")
-    arm = replace(arm, **loss) if options.loss == "original" else arm
-    return (
-        replace(arm, adversary=replace(arm.adversary, **attack))
-        if attack and options.attack == "original"
-        else arm
-    )
+def published(arm: Arm, training: TrainingOptions) -> Arm:
+    """`arm` with its source's own loss or attack, where the study's options ask for them."""
+    own, attack = dict(arm.original), arm.original.get("adversary")
+    own.pop("adversary", None)
+    if training.loss == "original":
+        factor = own.pop("temperature_factor", arm.temperature_factor)
+        arm = replace(arm, options=arm.options | own, temperature_factor=factor)
+    if training.attack == "original" and attack:
+        arm = replace(arm, adversary=replace(arm.adversary, **attack))
+    return arm
 
 
 def new_state(run: Run, data: Data, records: EcgRecords, teacher: Encoder | None = None) -> State:

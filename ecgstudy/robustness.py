@@ -21,10 +21,10 @@ from ecgstudy.attacks.objectives import auroc_targets, label_targets, signed_sco
 from ecgstudy.checkpoints import halved, load_encoder, load_state, save_tensors
 from ecgstudy.encoders import Encoder, folded
 from ecgstudy.files import whole_file, write_json
+from ecgstudy.objective import pick_device
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import AttackOptions, Run, derived_seed
 from ecgstudy.supervised import Classifier, fit_linear_probe
-from ecgstudy.objective import pick_device
 
 EXTREME_MV = 1.0
 """Extra budget at which a sound attack must have driven AUROC to about 0."""

@@ -9,18 +9,16 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ecgstudy.arms import get_arm
 from ecgstudy.checkpoints import (
     load_progress,
     load_state,
     load_tensors,
     save_encoder,
     save_progress,
-    save_tensors,
 )
 from ecgstudy.encoders import count_parameters
 from ecgstudy.errors import StudyError
-from ecgstudy.files import write_json, write_text
+from ecgstudy.files import write_text
 from ecgstudy.objective import Data, Log, State, arm_loss, follow, prepared
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import Run, TrainingOptions

@@ -10,7 +10,6 @@ from torch.nn.functional import grid_sample
 
 from ecgstudy.study import ViewOptions
 
-
 STRENGTHS = (
     "stretch", "shift_s", "amplitude", "noise_mv", "wander_mv", "powerline_mv", "timeout", "lead_dropout",
 )  # fmt: skip
