@@ -385,8 +385,12 @@ def _facets(arms: list[str]) -> list[tuple[str, list[str], list[str]]]:
         members = [arm for arm in arms if group_of[arm] == group]
         bases = dict.fromkeys(rows[arm].base for arm in members if rows[arm])
         facets.append((group, members, [b for b in bases if b in arms and b not in members]))
-    grey = {base for _, _, bases in facets for base in bases}
-    return [facet for facet in facets if not set(facet[1]) <= grey]
+    for facet in list(facets):
+        others = [f for f in facets if f is not facet]
+        shown = {arm for _, members, bases in others for arm in (*members, *bases)}
+        if set(facet[1]) | set(facet[2]) <= shown:
+            facets.remove(facet)
+    return facets
 
 
 def _forest_text(row: dict) -> str:

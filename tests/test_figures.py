@@ -315,3 +315,11 @@ def test_figures_leave_no_global_state():
     figures.contrast_forest(contrast_table())
     assert dict(plt.rcParams) == before
     assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize(
+    "arms", [["supervised", "simclr", "rocl", "rocl-hn"], ["simclr", "hcl", "rocl", "rocl-ip"], ["simclr"]]
+)
+def test_every_arm_is_in_some_panel_of_the_epsilon_curves(arms):
+    facets = figures._facets(arms)
+    assert {arm for _, members, bases in facets for arm in (*members, *bases)} == set(arms)

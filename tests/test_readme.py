@@ -60,8 +60,9 @@ def test_commands_of_the_readme_are_targets_of_the_makefile():
     assert used <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
 
 
-def test_numbers_of_the_answer_are_those_of_the_committed_tables():
-    tables = ROOT / "outputs/mitdb/tables"
+@pytest.mark.parametrize("study", ["mitdb", "ptbxl"])
+def test_numbers_of_the_answer_are_those_of_the_committed_tables(study):
+    tables = ROOT / f"outputs/{study}/tables"
     contrasts = pd.read_csv(tables / "contrasts.csv").query("family == 'primary'")
     for row in contrasts.itertuples():
         interval = (

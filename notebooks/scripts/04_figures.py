@@ -57,7 +57,9 @@ figures.save_figure(figure, name="contrasts", values=main, alt=alt, **save)
 # ## Claims from the literature, judged on this study's data
 
 # %%
-display(tables["claims"].style.hide().format(precision=3, na_rep="–"))
+wide = {"min-width": "20rem", "white-space": "normal", "text-align": "left"}
+claims = tables["claims"].style.set_properties(subset=["claim", "evidence"], **wide)
+display(claims.hide().format(precision=3, na_rep="–"))
 
 # %% [markdown]
 # ## Clean and robust AUROC of every arm
