@@ -83,7 +83,7 @@ def test_more_queries_never_find_less_and_mostly_find_more():
     assert (gains[-1] > gains[2]).all()
 
 
-@pytest.mark.parametrize(("leads", "samples", "queries"), [(1, 40, 600), (3, 40, 1000)])
+@pytest.mark.parametrize(("leads", "samples", "queries"), [(1, 40, 300), (3, 40, 600)])
 def test_on_a_linear_model_it_nears_the_closed_form_optimum(leads, samples, queries):
     weight = torch.randn(1, leads * samples, generator=seeded(4))
     victim = Victim(lambda x: x.flatten(1) @ weight.T, True)
@@ -185,7 +185,7 @@ def test_patches_are_one_window_of_time_on_some_leads_and_shrink():
         return -torch.full((len(x), 1), float(len(tried)))  # worse every time: nothing is accepted
 
     signals, one = torch.zeros(10, 12, 60), torch.ones(10, 1)
-    square(Victim(model, True), signals, signed_scores, one, Budget(0.1), seeded(), queries=HORIZON)
+    square(Victim(model, True), signals, signed_scores, one, Budget(0.1), seeded(), queries=1000)
     for query in (1, 2, 6, 21, 51, 101, 201, 401, 601, 999):
         changed, share = tried[1 + query] != tried[1], patch_share(query)
         leads, time = changed.any(2).sum(1), changed.any(1)
@@ -199,7 +199,7 @@ def test_patches_are_one_window_of_time_on_some_leads_and_shrink():
 def test_the_share_of_the_patch_follows_the_published_schedule():
     """Of 10,000 queries: p = 0.8, halved after 10, 50, 200, 500, 1,000, 2,000, 4,000, 6,000 and 8,000."""
     scale = 10_000 // HORIZON
-    assert patch_share(1) == 0.8
+    assert patch_share(0) == 0.8
     for i, end in enumerate(HALVINGS):
         assert patch_share(end // scale) == pytest.approx(0.8 / 2**i)
         assert patch_share(end // scale + 1) == pytest.approx(0.8 / 2 ** (i + 1))
