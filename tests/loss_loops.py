@@ -88,10 +88,9 @@ def dclw(z, rows, tau, sigma):
     terms = []
     for i, p in enumerate(positive):
         omega = 2 - kernel[i] / mean(kernel)
-        terms.append(
-            -omega * (z[i] @ z[p]) / tau + log(sum(exp(z[i] @ z[k] / tau) for k in of_others(rows, i)))
-        )
-    return mean(terms)
+        if negatives := of_others(rows, i):
+            terms.append(-omega * (z[i] @ z[p]) / tau + log(sum(exp(z[i] @ z[k] / tau) for k in negatives)))
+    return mean(terms) if terms else 0 * z.sum()
 
 
 def clef_softmax(rows):
@@ -158,3 +157,219 @@ def contract(z, rows, tau, *, tau_plus=0.0, denominator="own", detach=False, bet
             total = total + (log(den[denominator]) - log(e[p])) / len(positives)
             norm = norm + 1 / len(positives)
     return total / norm
+
+
+# ---- the design's equation with any weights (shared forms) ------------------------------------------
+
+
+def labels_of(rows, i):
+    return {c for c, y in enumerate(rows.metadata["labels"][i]) if y}
+
+
+def jaccard(rows, i, k):
+    """Overlap of the labels; views of one record are alike also without any."""
+    if rows.record[i] == rows.record[k]:
+        return 1.0
+    ours, theirs = labels_of(rows, i), labels_of(rows, k)
+    return len(ours & theirs) / len(ours | theirs) if ours | theirs else 0.0
+
+
+def equal_pull(rows):
+    """Row → {positive: weight}: the other views of the record, equally."""
+    return [{p: 1 / len(of_record(rows, i)) for p in of_record(rows, i)} for i in range(len(rows))]
+
+
+def label_pull(rows):
+    """Weights by overlap of labels, of sum 1."""
+    found = []
+    for i in range(len(rows)):
+        raw = {p: jaccard(rows, i, p) for p in range(len(rows)) if p != i and jaccard(rows, i, p) > 0}
+        found.append({p: w / sum(raw.values()) for p, w in raw.items()})
+    return found
+
+
+def equal_push(rows):
+    """Row → {negative: weight}: other patients, equally."""
+    return [dict.fromkeys(of_others(rows, i), 1.0) for i in range(len(rows))]
+
+
+def label_push(rows):
+    """Other patients without a common label."""
+    return [{k: 1.0 for k in of_others(rows, i) if jaccard(rows, i, k) == 0} for i in range(len(rows))]
+
+
+def inferior(pull, rows, alpha):
+    """2α where a clean anchor meets an adversary, 2(1−α) where an adversary meets a clean row."""
+
+    def factor(i, p):
+        if rows.adversarial[i] == rows.adversarial[p]:
+            return 1.0
+        return 2 * (1 - alpha) if rows.adversarial[i] else 2 * alpha
+
+    return [{p: w * factor(i, p) for p, w in row.items()} for i, row in enumerate(pull)]
+
+
+def hard_pull(pull, z, gamma):
+    """ANCHOR: weights times exp(γ(1−s)), each row's sum as before."""
+    found = []
+    for i, row in enumerate(pull):
+        raw = {p: w * math.exp(gamma * (1 - float(z[i] @ z[p]))) for p, w in row.items()}
+        found.append({p: w * sum(row.values()) / sum(raw.values()) for p, w in raw.items()})
+    return found
+
+
+def predicted_alike(weights, rows, rescale):
+    """ASCL: only rows whose predictions equal the anchor's."""
+    said = [tuple(float(v) for v in p) for p in rows.metadata["predictions"]]
+    found = []
+    for i, row in enumerate(weights):
+        kept = {k: w for k, w in row.items() if said[k] == said[i]}
+        scale = sum(row.values()) / sum(kept.values()) if rescale and kept else 1.0
+        found.append({k: w * scale for k, w in kept.items()})
+    return found
+
+
+def hard_push(push, z, tau, beta):
+    """HN: weights times exp(s/τ)^β."""
+    return [{k: w * math.exp(beta * float(z[i] @ z[k]) / tau) for k, w in row.items()}
+            for i, row in enumerate(push)]  # fmt: skip
+
+
+def risk_distance(rows, i, k, damped):
+    """CLEF's D″ of two rows."""
+    risk, missing = rows.metadata["risk"], rows.metadata["missing"]
+    largest = max(float((a - b) ** 2) for a in risk for b in risk)
+    distance = 0.8 * float((risk[i] - risk[k]) ** 2) / (largest + 1e-6) + 0.2
+    return distance * math.exp(-float(missing[i] * missing[k])) if damped else distance
+
+
+def risk_push(push, rows):
+    """CLEF: weights times exp(D″)."""
+    return [{k: w * math.exp(risk_distance(rows, i, k, True)) for k, w in row.items()}
+            for i, row in enumerate(push)]  # fmt: skip
+
+
+def shared(z, rows, tau, pull, push, *, tau_plus=0.0, detach=False, denominator="own"):
+    """Design, section 5: push weights of mean 1 in each row, pull weights as given."""
+    fixed = z.detach() if detach else z
+    total, norm = 0 * z.sum(), 0.0
+    for i in range(len(z)):
+        if not pull[i]:
+            continue
+        e = {k: exp(z[i] @ fixed[k] / tau) for k in (*pull[i], *push[i])}
+        n = len(push[i])
+        below = sum(w * n / sum(push[i].values()) * e[k] for k, w in push[i].items()) + 0 * z.sum()
+        if tau_plus and n:
+            estimate = (below - tau_plus * n * mean([e[p] for p in pull[i]])) / (1 - tau_plus)
+            below = torch.maximum(estimate, torch.tensor(n * math.exp(-1 / tau), dtype=z.dtype))
+        together = sum(e[p] for p in pull[i])
+        for p, weight in pull[i].items():
+            positive = {"own": e[p], "all": together, "mean": together / len(pull[i])}[denominator]
+            total = total - weight * log(e[p] / (positive + below))
+            norm += weight
+    return total / norm if norm else total
+
+
+# ---- as the sources have them -----------------------------------------------------------------------
+
+
+def a_infonce_hn(z, rows, tau, tau_plus, beta, *, detach, pair=None):
+    """A-InfoNCE's hard negatives as intended (methods 2.4): mean positive and debiased negatives below.
+
+    `pair` gives each ordered pair's weight and whether its columns are detached; the sum is over anchors of
+    the mean over their positives, as everywhere here.
+    """
+    terms = []
+    for i in range(len(z)):
+        positives, negatives, n = of_record(rows, i), of_others(rows, i), len(of_others(rows, i))
+        row = []
+        for p in positives:
+            weight, stopped = pair(i, p) if pair else (1.0, detach)
+            c = z.detach() if stopped else z
+            e = {k: exp(z[i] @ c[k] / tau) for k in (*positives, *negatives)}
+            importance = {k: e[k].detach() ** beta for k in negatives}
+            scale = sum(importance.values()) / n
+            reweighted = sum(importance[k] * e[k] for k in negatives) / scale
+            pos = mean([e[q] for q in positives])
+            ng = (reweighted - tau_plus * n * pos) / (1 - tau_plus)
+            ng = torch.maximum(ng, torch.tensor(n * math.exp(-1 / tau), dtype=z.dtype))
+            row.append(-weight * log(e[p] / (pos + ng)))
+        terms.append(mean(row))
+    return mean(terms)
+
+
+def advcl(z, rows, tau, pair=None):
+    """AdvCL's four views (methods 4), t_base = t: all other rows below, gradient through both sides."""
+    terms = []
+    for i in range(len(z)):
+        row = []
+        for p in of_record(rows, i):
+            weight, stopped = pair(i, p) if pair else (1.0, False)
+            c = z.detach() if stopped else z
+            below = sum(exp(z[i] @ c[k] / tau) for k in range(len(z)) if k != i)
+            row.append(-weight * log(exp(z[i] @ c[p] / tau) / below))
+        terms.append(mean(row))
+    return mean(terms)
+
+
+def asymmetric(rows, alpha):
+    """A-InfoNCE's IP on AdvCL (methods 2.3): mixed pairs with the columns stopped, α from clean anchors.
+
+    The factor 2 keeps the pull of mixed pairs, which the original halves.
+    """
+
+    def pair(i, p):
+        if rows.adversarial[i] == rows.adversarial[p]:
+            return 1.0, False
+        return (2 * (1 - alpha) if rows.adversarial[i] else 2 * alpha), True
+
+    return pair
+
+
+def ascl(z, rows, tau):
+    """ASCL's leaked-local loss (methods 13): largest coordinate differences, mean over rows with positives."""
+    said = [tuple(float(v) for v in p) for p in rows.metadata["predictions"]]
+
+    def e(i, k):
+        return exp(-(z[i] - z[k]).abs().max() / tau)
+
+    terms = []
+    for i in range(len(z)):
+        alike = [k for k in range(len(z)) if k != i and said[k] == said[i]]
+        positives = [k for k in alike if labels_of(rows, k) == labels_of(rows, i)]
+        negatives = [k for k in alike if labels_of(rows, k) != labels_of(rows, i)]
+        if positives:
+            below = sum(e(i, k) for k in (*positives, *negatives))
+            terms.append(-mean([log(e(i, p) / below) for p in positives]))
+    return mean(terms)
+
+
+def anchor(z, rows, tau, gamma):
+    """ANCHOR's L_HW (methods 12): SupCon with hardness weights of mean 1 over the positives."""
+    terms = []
+    for i in range(len(z)):
+        below = sum(exp(z[i] @ z[k].detach() / tau) for k in range(len(z)) if k != i)
+        same = [p for p in range(len(z)) if p != i and labels_of(rows, p) == labels_of(rows, i)]
+        hardness = [math.exp(gamma * (1 - (z[i] @ z[p]).item())) for p in same]
+        terms.append(-mean([h / mean(hardness) * log(exp(z[i] @ z[p].detach() / tau) / below)
+                            for p, h in zip(same, hardness, strict=True)]))  # fmt: skip
+    return mean(terms)
+
+
+def clef_original(z, rows, tau):
+    """CLEF as released, without damping (methods 16.1): ½ (L_nce + L_sim)."""
+    size = len(z)
+    distance = [[0.0 if rows.record[i] == rows.record[k] else risk_distance(rows, i, k, False)
+                 for k in range(size)] for i in range(size)]  # fmt: skip
+    nce, cosines = [], [[z[i] @ z[k] for k in range(size)] for i in range(size)]
+    for i in range(size):
+        (p,), total = of_record(rows, i), sum(math.exp(d) for d in distance[i])
+        below = sum(math.exp(distance[i][k]) / total * exp(cosines[i][k] / tau) for k in of_others(rows, i))
+        nce.append(-log(exp(cosines[i][p] / tau) / (exp(cosines[i][p] / tau) + below)))
+    smallest = min((c for row in cosines for c in row), key=lambda v: v.item())
+    largest = max((c for row in cosines for c in row), key=lambda v: v.item())
+    squares = [
+        ((cosines[i][k] - smallest) / (largest - smallest + 1e-6) - (1 - distance[i][k])) ** 2
+        for i in range(size) for k in range(size)
+    ]  # fmt: skip
+    return (mean(nce) + mean(squares)) / 2

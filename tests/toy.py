@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from ecgstudy.arms import get_arm
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import Run, Study
 
@@ -39,7 +40,7 @@ def toy_run(arm, seed=0, **training):
             "study": "toy",
             "title": "Toy",
             "datasets": {"toy": {"headline_epsilon_mv": 0.05}},
-            "arms": [arm],
+            "arms": [arm for arm in (get_arm(arm).needs, arm) if arm],
             "seeds": [seed],
             "encoder": {"options": {"size": "small", "width": 8}, "projection": 16},
             "training": options,
