@@ -1,4 +1,4 @@
-"""Batches whose embeddings, features and predictions are filled in by hand, for the package and for the loops."""
+"""Batches whose embeddings, features and predictions are filled in by hand, for package and loops."""
 
 import dataclasses
 import functools
@@ -205,3 +205,22 @@ def assert_same(case, oracle, monkeypatch, tolerance=1e-6):
     assert torch.isfinite(wanted).all()
     assert (slope - wanted).abs().max() <= tolerance * max(1e-3, wanted.abs().max().item())
     return expected, wanted
+
+
+def fresh(name, multilabel=False, **options):
+    """A state with heads that say something, and a teacher where the arm needs one; and the data."""
+    data = Data.of(toy_records(multilabel=multilabel), CPU)
+    data.pseudo_labels = torch.stack([torch.arange(80) % 2, torch.arange(80) % 3], 1)
+    records = toy_records(multilabel=multilabel)
+    state = new_state(toy_run(name, **options), data, records)
+    if get_arm(name).needs:
+        state.teacher = new_state(toy_run("simclr", seed=1), data, records).model["encoder"].eval()
+    stream = torch.Generator().manual_seed(4)
+    for part in ("head", "clusters"):
+        for parameter in state.model[part].parameters() if part in state.model else []:
+            parameter.data = torch.randn(parameter.shape, generator=stream)
+    return state, data
+
+
+def views_of(arm):
+    return tuple(dict.fromkeys(view for loss in arm.losses for view in loss.names))

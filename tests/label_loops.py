@@ -1,4 +1,4 @@
-"""Losses of predictions, codes and features as plain loops over records and classes (methods 7, 8, 10, 13-15).
+"""Losses of predictions, codes and features as loops over records and classes (methods 7, 8, 10, 13-15).
 
 Logits are (records, classes), labels multi-hot; exp directly, gradients by autograd.
 """

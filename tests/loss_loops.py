@@ -327,7 +327,7 @@ def asymmetric(rows, alpha):
 
 
 def ascl(z, rows, tau):
-    """ASCL's leaked-local loss (methods 13): largest coordinate differences, mean over rows with positives."""
+    """ASCL's leaked-local loss (methods 13): largest coordinate differences, rows with positives."""
     said = [tuple(float(v) for v in p) for p in rows.metadata["predictions"]]
 
     def e(i, k):
