@@ -21,6 +21,7 @@ from loss_loops import (
 from toy import toy_records, toy_run
 
 from ecgstudy import objective
+from ecgstudy.arms import get_arm
 from ecgstudy.contrast import Rows
 from ecgstudy.losses import Batch
 from ecgstudy.objective import Data, arm_loss, new_state
