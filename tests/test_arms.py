@@ -7,106 +7,273 @@ import pandas as pd
 import pytest
 
 from ecgstudy import arms, weighting
-from ecgstudy.arms import ARMS, HN, IP, ROCL, Arm, arm_row, bases, factor_table, get_arm
+from ecgstudy.arms import (
+    ARMS,
+    HN,
+    IP,
+    RISK,
+    ROCL,
+    TWO,
+    Adversary,
+    Arm,
+    Loss,
+    arm_names,
+    arm_row,
+    bases,
+    factor_table,
+    get_arm,
+)
 from ecgstudy.errors import StudyError
+from ecgstudy.losses import ADVERSARIES, LOSSES, MODULES
+
+DESIGN = [
+    "random", "supervised", "pgd-at", "trades", "mart", "features-lr", "features-tree",
+    "features-forest", "simclr", "simclr-long", "supcon", "debiased", "hcl", "dclw", "clef",
+    "clef-original", "rocl", "acl", "advcl", "clae", "swaro", "claf", "dynacl", "deacl", "rocl-ip",
+    "rocl-debiased", "rocl-hn", "rocl-ip-hn", "advcl-ip", "advcl-hn", "advcl-ip-hn", "acl-hn",
+    "claf-ip-hn", "rocl-clef", "rocl-clef-ip-hn", "adv-supcon", "adv-supcon-labels", "adv-supcon-noise",
+    "supcon-margin", "anchor", "ascl", "clae-supcon", "clae-hcl", "rocl-long",
+]  # fmt: skip
 
 
-def changed(name):
+def changed(name, base=None):
     """Factors in which an arm differs from its base."""
-    arm, base = get_arm(name), get_arm(get_arm(name).base)
-    says_who = {"group", "idea", "source", "base", "sets_headline"}
+    arm, base = get_arm(name), get_arm(base or get_arm(name).base)
+    says_who = {"group", "idea", "source", "base", "sets_headline", "original"}
     keys = {field.name for field in dataclasses.fields(Arm)} - says_who
     return {key for key in keys if getattr(arm, key) != getattr(base, key)}
 
 
-def test_every_base_is_an_arm_and_not_adaptive():
+def test_every_arm_of_the_design_is_there_once():
+    assert sorted(arm_names()) == sorted(DESIGN)
+
+
+def test_every_base_is_an_arm():
     for name, base in bases().items():
-        assert base in ARMS, name
-        assert ARMS[base].weighting == (), name
+        assert base in arm_names(), name
+        assert base != name
+
+
+def test_bases_lead_to_a_reference_or_simclr():
+    for name in arm_names():
+        seen = [name]
+        while (base := get_arm(seen[-1]).base) is not None:
+            assert base not in seen
+            seen.append(base)
+        assert seen[-1] in (
+            "simclr",
+            "supervised",
+            "random",
+            "features-lr",
+            "features-tree",
+            "features-forest",
+        )
 
 
 @pytest.mark.parametrize(
     ("name", "factors"),
     [
-        ("pgd-at", {"adversary"}),
+        ("pgd-at", {"adversary", "losses"}),
+        ("simclr-long", {"epochs"}),
+        ("supcon", {"weighting"}),
+        ("debiased", {"tau_plus"}),
         ("hcl", {"weighting", "tau_plus"}),
         ("clef", {"weighting"}),
-        ("rocl", {"adversary", "side"}),
+        ("dclw", {"weighting", "options"}),
+        ("rocl", {"adversary", "losses"}),
+        ("rocl-long", {"epochs"}),
         ("rocl-ip", {"weighting"}),
         ("rocl-debiased", {"tau_plus"}),
         ("rocl-hn", {"weighting", "tau_plus"}),
         ("rocl-ip-hn", {"weighting", "tau_plus"}),
         ("rocl-clef", {"weighting"}),
+        ("rocl-clef-ip-hn", {"weighting", "tau_plus"}),
+        ("acl-hn", {"weighting", "tau_plus"}),
+        ("advcl-ip", {"weighting"}),
+        ("claf-ip-hn", {"weighting", "tau_plus"}),
+        ("clae", {"adversary", "losses"}),
+        ("clae-supcon", {"adversary", "losses"}),
+        ("clae-hcl", {"adversary", "losses"}),
+        ("adv-supcon", {"adversary", "losses"}),
+        ("adv-supcon-labels", {"adversary"}),
+        ("adv-supcon-noise", {"adversary"}),
     ],
 )
 def test_an_arm_differs_from_its_base_in_what_it_is_named_for(name, factors):
     assert changed(name) == factors
 
 
+@pytest.mark.xfail(strict=True, reason="a row with weights of its own is passed over as base of its variants")
+@pytest.mark.parametrize("base", ["supcon", "adv-supcon", "clae-supcon", "anchor"])
+def test_hard_negatives_on_a_row_with_weights_are_compared_with_that_row(base):
+    assert get_arm(f"{base}-hn").base == base
+
+
+@pytest.mark.xfail(strict=True, reason="the row of rocl-long lacks what differs in rocl's source")
+def test_long_arms_take_the_published_form_of_their_base():
+    assert get_arm("rocl-long").original == get_arm("rocl").original
+
+
+def test_factors_add_up_in_any_order_on_one_base():
+    for name in ("rocl-ip-hn", "rocl-hn-ip"):
+        assert sorted(get_arm(name).schemes) == ["hard-negatives", "inferior-positives"]
+        assert get_arm(name).base == "rocl"
+    assert get_arm("rocl-clef-ip-hn").weighting == (*RISK, *IP, *HN)
+    assert get_arm("advcl-clef").weighting == RISK  # combinations that the study does not run
+    assert get_arm("claf-debiased").tau_plus == 0.1
+
+
+@pytest.mark.xfail(strict=True, reason="IP twice multiplies its weights twice, HN twice doubles β")
+@pytest.mark.parametrize("name", ["rocl-ip-ip", "rocl-hn-hn", "hcl-hn", "rocl-hn-ip-hn"])
+def test_a_factor_given_twice_is_an_error(name):
+    with pytest.raises(StudyError, match="twice"):
+        get_arm(name)
+
+
+def test_hcl_and_debiased_are_simclr_with_factors():
+    assert get_arm("hcl") == get_arm("simclr-hn")
+    assert get_arm("debiased") == get_arm("simclr-debiased")
+
+
 def test_published_options_are_kept():
-    assert ARMS["rocl-ip"].weighting == (("inferior-positives", {"alpha": 0.2}),)
-    assert ARMS["hcl"].weighting == ARMS["rocl-hn"].weighting == (("hard-negatives", {"beta": 1.0}),)
-    assert {name for name, arm in ARMS.items() if arm.tau_plus == 0.1} == {
-        "hcl", "rocl-debiased", "rocl-hn", "rocl-ip-hn",
+    assert get_arm("rocl-ip").weighting == (("inferior-positives", {"alpha": 0.2}),)
+    assert get_arm("hcl").weighting == get_arm("rocl-hn").weighting == (("hard-negatives", {"beta": 1.0}),)
+    assert get_arm("dclw").weighting == (("hard-positive-logits", {"sigma": 0.5}),)
+    assert get_arm("clef-original").temperature_factor * 0.5 == pytest.approx(0.07)
+    assert {name for name in arm_names() if get_arm(name).tau_plus == 0.1} == {
+        "debiased", "hcl", "rocl-debiased", "rocl-hn", "rocl-ip-hn", "rocl-clef-ip-hn", "advcl-hn",
+        "advcl-ip-hn", "acl-hn", "claf-ip-hn", "clae-hcl",
     }  # fmt: skip
-    assert ARMS["rocl-ip-hn"].weighting == ARMS["rocl-ip"].weighting + ARMS["rocl-hn"].weighting
 
 
 def test_one_arm_chooses_the_headline_epsilon():
-    assert [name for name, arm in ARMS.items() if arm.sets_headline] == ["supervised"]
+    assert [name for name in arm_names() if get_arm(name).sets_headline] == ["supervised"]
 
 
 def test_rows_are_plain_json_and_rebuild_the_arm():
-    for name in ARMS:
+    for name in [*arm_names(), "rocl-hn-shuffled", "hcl-temperature"]:
         row = json.loads(json.dumps(arm_row(name)))
-        schemes = tuple((scheme, options) for scheme, options in row.pop("weighting"))
-        assert Arm(**row, weighting=schemes) == ARMS[name]
+        row["losses"] = tuple(Loss(**loss) for loss in row["losses"])
+        row["adversary"] = row["adversary"] and Adversary(**row["adversary"])
+        row["weighting"] = tuple((scheme, options) for scheme, options in row["weighting"])
+        assert Arm(**row) == get_arm(name)
+
+
+def test_rows_name_losses_adversaries_and_arms_that_there_are():
+    for name in arm_names():
+        arm = get_arm(name)
+        assert {loss.name for loss in arm.losses} <= set(LOSSES) == set(MODULES)
+        assert arm.adversary is None or arm.adversary.loss in (*ADVERSARIES, "noise")
+        assert arm.needs is None or arm.needs in arm_names()
+        assert arm.idea
+        assert arm.source
 
 
 def test_the_factor_table_is_the_design_of_the_experiment():
     expected = pd.DataFrame(
         {
-            "adversary": [False, True, True, True],
-            "debiased": [True, False, True, False],
-            "hard_negatives": [True, False, True, False],
-            "inferior_positives": [False, False, True, False],
-            "clinical_risk": [False, False, False, True],
+            "adversary": [False, True, True, True, True],
+            "debiased": [True, False, True, False, False],
+            "hard_negatives": [True, False, True, False, False],
+            "inferior_positives": [False, False, True, False, False],
+            "clinical_risk": [False, False, False, True, False],
+            "labels": [False, False, False, False, True],
         },
-        index=pd.Index(["hcl", "rocl", "rocl-ip-hn", "rocl-clef"], name="arm"),
+        index=pd.Index(["hcl", "rocl", "rocl-ip-hn", "rocl-clef", "adv-supcon"], name="arm"),
     )
-    names = ["supervised", "hcl", "rocl", "random", "rocl-ip-hn", "rocl-clef"]
-    pd.testing.assert_frame_equal(factor_table(names), expected, check_like=True)
-    assert set(factor_table().index) == {name for name, arm in ARMS.items() if arm.objective == "contrast"}
+    names = ["supervised", "hcl", "rocl", "random", "rocl-ip-hn", "rocl-clef", "adv-supcon", "features-lr"]
+    table = factor_table(names)
+    pd.testing.assert_frame_equal(table[expected.columns], expected)
+    assert not table.drop(columns=expected.columns).any(axis=None)
+    without = {"random", "supervised", "pgd-at", "trades", "mart", "swaro", "deacl", "supcon-margin"}
+    assert set(factor_table().index) == {
+        name for name in arm_names() if name not in without and not name.startswith("features")
+    }
 
 
 def test_bases_of_some_arms_only():
     assert bases(["simclr", "rocl", "rocl-ip"]) == {"rocl": "simclr", "rocl-ip": "rocl"}
 
 
-def test_only_arms_with_clinical_weights_use_the_risk():
-    assert {name for name, arm in ARMS.items() if arm.uses_risk} == {"clef", "rocl-clef"}
+def test_attacked_views_have_their_own_norm_where_contrast_meets_an_adversary():
+    dual = {name for name in arm_names() if get_arm(name).dual}
+    assert not dual & {"random", "supervised", "pgd-at", "trades", "mart", "simclr", "clef", "deacl", "ascl"}
+    assert {"rocl", "acl", "advcl", "clae", "swaro", "claf", "dynacl", "adv-supcon", "anchor"} <= dual
 
 
-def test_an_unknown_arm_is_an_error_that_names_those_there_are():
-    with pytest.raises(StudyError, match=r"unknown arm 'rocl-ipp'; known: random, supervised, .*rocl-clef"):
-        get_arm("rocl-ipp")
+def test_arms_that_classify_are_evaluated_with_their_own_head():
+    own = {name for name in arm_names() if get_arm(name).own_head}
+    assert own == {"supervised", "pgd-at", "trades", "mart", "supcon-margin", "ascl"}
 
 
-@pytest.mark.parametrize("adversary", ["none", "record"])
-def test_inferior_positives_without_an_adversarial_view_are_an_error(adversary):
+def test_the_temperature_control_sharpens_instead_of_weighing():
+    assert changed("rocl-hn-temperature", "rocl") == {"temperature_factor"}
+    assert changed("hcl-temperature", "simclr") == {"temperature_factor"}
+    assert changed("rocl-ip-hn-temperature", "rocl-ip") == {"temperature_factor"}
+    assert get_arm("rocl-hn-temperature").temperature_factor == 0.5  # 1/(1 + β)
+    assert get_arm("rocl-hn-temperature").base == "rocl"
+
+
+def test_the_shuffled_control_keeps_the_weights_it_permutes():
+    assert changed("rocl-hn-shuffled", "rocl-hn") == {"weighting"}
+    assert get_arm("rocl-hn-shuffled").weighting == (*HN, ("shuffled", {}))
+    assert changed("clef-shuffled", "clef") == {"shuffled"}
+    assert changed("rocl-clef-ip-hn-shuffled", "rocl-clef-ip-hn") == {"weighting", "shuffled"}
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("rocl-temperature", "'rocl-temperature': .* replaces hard negatives, and this arm has none"),
+        ("rocl-ip-shuffled", "'rocl-ip-shuffled': .* permutes push weights, and this arm's are all equal"),
+        ("acl-ip", "'acl-ip': inferior positives weigh clean-adversarial pairs"),
+        ("simclr-ip", "'simclr-ip': inferior positives weigh clean-adversarial pairs"),
+        ("acl-ip-hn", "'acl-ip': inferior positives"),
+        ("swaro-hn", "'swaro-hn': hard-negatives needs a contrastive loss with pairwise negatives"),
+        ("supervised-clef", "'supervised-clef': clinical-risk needs a contrastive loss"),
+        ("random-debiased", "'random-debiased': debiasing needs a contrastive loss"),
+        ("deacl-hn", "'deacl-hn': hard-negatives needs a contrastive loss"),
+        ("dclw-hn", "'dclw-hn': debiasing needs the positive in the denominator"),
+        ("features-lr-hn", "'features-lr-hn': hard-negatives needs a contrastive loss"),
+    ],
+)
+def test_impossible_combinations_are_errors_that_say_why(name, reason):
+    with pytest.raises(StudyError, match=reason):
+        get_arm(name)
+
+
+@pytest.mark.parametrize("name", ["rocl-ipp", "rocl-", "-hn", "", "hn", "moco-hn", "rocl-shuffle"])
+def test_an_unknown_arm_is_an_error_that_names_those_there_are(name):
+    known = "known: random, supervised, .*rocl-clef.*suffixes: ip, hn, .*controls: temperature, shuffled"
+    with pytest.raises(StudyError, match=rf"unknown arm '.*'; {known}"):
+        get_arm(name)
+
+
+@pytest.mark.parametrize("losses", [TWO, (Loss("contrast", "1 2"), Loss("contrast", "1* 2*"))])
+def test_inferior_positives_without_a_mixed_pair_are_an_error(losses):
     with pytest.raises(StudyError, match="inferior positives weigh clean-adversarial pairs"):
-        Arm("adaptive", "", "", weighting=IP, adversary=adversary)
-    assert Arm("adaptive", "", "", weighting=IP, **ROCL).weighting == IP
+        Arm("adaptive", "", "", losses, Adversary("1* 2*"), weighting=IP)
+    assert Arm("adaptive", "", "", **ROCL, weighting=IP).weighting == IP
 
 
-@pytest.mark.parametrize("objective", ["labels", "none"])
-def test_weights_without_a_contrastive_loss_are_an_error(objective):
-    with pytest.raises(StudyError, match=r"'hard-negatives'.* need the contrastive objective, not"):
-        Arm("reference", "", "", objective=objective, weighting=HN)
+@pytest.mark.parametrize("losses", [(), (Loss("ce", "1"),), (Loss("contrast", "1 2", plain=True),)])
+def test_weights_without_a_contrastive_loss_to_weigh_are_an_error(losses):
+    with pytest.raises(StudyError, match="hard-negatives needs a contrastive loss"):
+        Arm("reference", "", "", losses, weighting=HN)
+
+
+def test_an_attacked_view_that_no_adversary_makes_is_an_error():
+    with pytest.raises(StudyError, match=r"takes the attacked view '2\*', and no adversary makes it"):
+        Arm("adversarial", "", "", (Loss("contrast", "1 2*"),), Adversary("1*"))
+
+
+def test_selection_by_prediction_without_predictions_is_an_error():
+    with pytest.raises(StudyError, match="leaked-local selects by predictions"):
+        Arm("with labels", "", "", TWO, weighting=(("leaked-local", {}),))
 
 
 def test_an_arm_with_an_unregistered_scheme_is_an_error(monkeypatch):
-    own = {"mine": Arm("adaptive", "", "", weighting=(("far-negatives", {}),), base="simclr")}
+    own = {"mine": Arm("adaptive", "", "", TWO, weighting=(("far-negatives", {}),), base="simclr")}
     monkeypatch.setattr(arms, "ARMS", {**ARMS, **own})
     with pytest.raises(
         StudyError, match="arm 'mine' uses the unknown weighting scheme 'far-negatives'; known: h"
@@ -115,9 +282,17 @@ def test_an_arm_with_an_unregistered_scheme_is_an_error(monkeypatch):
 
 
 def test_an_arm_with_a_new_scheme_is_one_row(monkeypatch):
-    monkeypatch.setattr(arms, "ARMS", {**ARMS, "mine": Arm("adaptive", "", "", weighting=(("new", {}),))})
+    row = Arm("adaptive", "", "", TWO, weighting=(("new", {}),))
+    monkeypatch.setattr(arms, "ARMS", {**ARMS, "mine": row})
     schemes = {**weighting.SCHEMES, "new": lambda similarity, pairs, weights: weights}
     monkeypatch.setattr(weighting, "SCHEMES", schemes)
     monkeypatch.setattr(arms, "SCHEMES", schemes)
     assert get_arm("mine").weighting == (("new", {}),)
     assert bool(factor_table(["mine"]).loc["mine", "new"])
+
+
+def test_a_factor_is_one_entry_for_every_row(monkeypatch):
+    factor = ("pairs count double", "ours", {"weighting": (("hard-negatives", {"beta": 2.0}),)})
+    monkeypatch.setattr(arms, "FACTORS", {**arms.FACTORS, "hard": factor})
+    assert changed("rocl-hard") == {"weighting"}
+    assert get_arm("acl-hard").base == "acl"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from toy import toy_records, toy_run
 
+from ecgstudy.arms import get_arm
 from ecgstudy.checkpoints import load_classifier, load_encoder
 from ecgstudy.diagnostics import embedding_plane, inspect_batch, most_fragile
 from ecgstudy.robustness import attacked_sample, evaluate
@@ -70,6 +71,22 @@ def test_uniform_arms_weigh_every_negative_one(tmp_path):
     run, records = trained("simclr", tmp_path)
     weights = inspect_batch(run, records, tmp_path)["weight"].dropna().to_numpy()
     assert weights == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "arm",
+    ["supervised", "acl", "advcl", "clae", "claf", "deacl", "swaro", "ascl", "dynacl", "rocl-hn-shuffled"],
+)
+def test_every_kind_of_arm_can_be_looked_at(arm, tmp_path):
+    """Whatever views its own loss and adversary take, the batch is two views and an attack on the first."""
+    if needed := get_arm(arm).needs:
+        trained(needed, tmp_path / needed / "seed0")
+    run, records = trained(arm, tmp_path / arm / "seed0", ViewOptions())
+    found = inspect_batch(run, records, tmp_path / arm / "seed0")
+    assert found["similarity"].between(-1.001, 1.001).all()
+    positive = found[~found["kind"].str.startswith("negative")]
+    assert positive["kind"].value_counts().to_dict() == {"clean–adversarial": 64, "positive": 32}
+    assert positive["similarity"].mean() < 0.9999
 
 
 def test_looking_at_a_batch_repeats_and_changes_no_file(tmp_path):

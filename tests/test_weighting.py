@@ -21,11 +21,18 @@ from ecgstudy.weighting import (
 )
 
 RISK, MISSING = [0.02, 0.05, 0.30, 0.11], [0.0, 0.7, 0.3, 1.0]
+LABELS = [[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 0, 0]]
 
 
 def pairs_of(views=2, adversarial=False, patients=(0, 1, 2, 3)):
     n = len(patients)
-    metadata = {"risk": torch.tensor(RISK[:n]), "missing": torch.tensor(MISSING[:n])}
+    metadata = {
+        "risk": torch.tensor(RISK[:n]),
+        "missing": torch.tensor(MISSING[:n]),
+        "labels": torch.tensor(LABELS[:n], dtype=torch.float32),
+        "predictions": torch.tensor(LABELS[:n][::-1], dtype=torch.float32),
+        "noise": torch.tensor([0.1234567, 0.7654321, 0.4444444, 0.9191919])[:n],
+    }
     rows = Rows.of_views(
         [
             Rows(
@@ -175,6 +182,59 @@ def test_every_scheme_keeps_the_promises_of_weights(seed, names):
     assert not (weights.eligible & (weights.pull > 0)).any()
     assert not (weights.eligible & pairs.match("patient")).any()
     assert torch.isfinite(weights.log_push).all()
+
+
+def test_labels_pull_by_overlap_and_leave_records_without_common_labels_to_push():
+    pairs = pairs_of(patients=(0, 1, 2, 2))
+    weights = compose([("labels", {})])(similarity_of(pairs), pairs)
+    # Labels {a}, {a, b}, {c}, none: overlap ½ between the first two; the last has its other view only.
+    assert weights.pull[0].tolist() == pytest.approx([0, 0.25, 0, 0, 0.5, 0.25, 0, 0])
+    assert weights.pull[3].tolist() == [0, 0, 0, 0, 0, 0, 0, 1]
+    assert weights.eligible[0].tolist() == [False, False, True, True] * 2
+    assert weights.eligible[2].tolist() == [True, True, False, False] * 2  # the last is of the same patient
+
+
+def test_hard_positives_pull_more_and_rows_keep_their_sum():
+    pairs = pairs_of(views=3)
+    similarity = similarity_of(pairs)
+    weights = compose([("hard-positives", {"gamma": 2.0})])(similarity, pairs)
+    torch.testing.assert_close(weights.pull.sum(1), torch.ones(12, dtype=torch.float64))
+    cosine = similarity  # the pairs' temperature is 1
+    ratio = weights.pull[0, 4] / weights.pull[0, 8]
+    assert ratio.item() == pytest.approx(math.exp(2 * (cosine[0, 8] - cosine[0, 4]).item()))
+
+
+def test_leaked_local_keeps_rows_of_one_prediction():
+    pairs = pairs_of(patients=(0, 1, 2, 3))
+    for rows in (pairs.anchors, pairs.candidates):
+        rows.metadata["predictions"] = torch.tensor(
+            [[1.0, 0], [0, 1], [1, 0], [0, 1], [0, 1], [0, 1], [1, 0], [0, 1]]
+        )
+    weights = compose([("leaked-local", {})])(similarity_of(pairs), pairs)
+    assert weights.eligible[0].tolist() == [False, False, True, False, False, False, True, False]
+    assert weights.pull[0].sum() == 0  # its other view is predicted otherwise
+    assert weights.pull[1].tolist() == [0, 0, 0, 0, 0, 1, 0, 0]
+
+
+def test_hard_positive_logits_have_mean_one_and_grow_with_distance():
+    pairs = pairs_of()
+    similarity = similarity_of(pairs)
+    weights = compose([("hard-positive-logits", {"sigma": 0.5})])(similarity, pairs)
+    of_positives = weights.positive[weights.pull > 0]
+    assert of_positives.mean().item() == pytest.approx(1)
+    softmax = (similarity[weights.pull > 0] / 0.5).softmax(0)
+    torch.testing.assert_close(of_positives, 2 - 8 * softmax)
+
+
+def test_clefs_own_weights_are_a_softmax_over_the_whole_row():
+    pairs = pairs_of()
+    weights = compose([("clinical-risk", {"original": True})])(similarity_of(pairs), pairs)
+    for i in range(8):
+        scaled = [(RISK[i % 4] - RISK[k % 4]) ** 2 / ((0.30 - 0.02) ** 2 + 1e-6) for k in range(8)]
+        distance = [0.0 if k % 4 == i % 4 else 0.8 * d + 0.2 for k, d in enumerate(scaled)]
+        expected = [math.exp(d) / sum(map(math.exp, distance)) for d in distance]
+        assert weights.log_push[i].exp().tolist() == pytest.approx(expected, rel=1e-5)
+    assert not weights.mean_one
 
 
 def test_a_new_scheme_is_one_function(monkeypatch):
