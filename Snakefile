@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 from ecgstudy.arms import get_arm
+from ecgstudy.datasets import is_synthetic
+from ecgstudy.provenance import is_done
 from ecgstudy.study import ROOT, load_study
-from ecgstudy.workflow import is_done
 
 study = load_study(ROOT / config["params"])
 run_notebook = f"{sys.executable} -m ecgstudy.notebooks {ROOT}/notebooks/"
@@ -89,6 +90,7 @@ rule prepare:
 
 
 rule pretrain:
+    priority: 1
     input:
         RESULTS + "/run.json",
         data_unless_done,
@@ -102,6 +104,7 @@ rule pretrain:
 
 
 rule evaluate:
+    priority: 1
     input:
         RESULTS + "/{protocol}/run.json",
         data_unless_done,
@@ -116,6 +119,7 @@ rule evaluate:
 
 
 rule figures:
+    priority: 1
     input:
         "tables/run.json",
         expand(RESULTS + "/{protocol}/scores.parquet", **GRID, protocol=study.protocols),
@@ -134,8 +138,11 @@ rule page:
         "report/{page}.html",
     wildcard_constraints:
         page="0[1-4]_.+",
+    params:
+        title=lambda wildcards: f"{study.title} · {wildcards.page}",
+        synthetic="--synthetic" if is_synthetic(study) else "",
     shell:
-        f"{sys.executable} -m ecgstudy.workflow page {ROOT / config['params']} " + "{input} {output}"
+        f"{sys.executable} -m ecgstudy.report page " + "{input} {output} --title {params.title:q} {params.synthetic}"
 
 
 rule index:
@@ -147,4 +154,4 @@ rule index:
     params:
         pages=" ".join(Path(page).name for page in shown),
     shell:
-        f"{sys.executable} -m ecgstudy.workflow index {ROOT / config['params']} " + "{params.pages}"
+        f"{sys.executable} -m ecgstudy.report index {ROOT / config['params']} " + "{params.pages}"

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout: params, notebooks and outputs lie there."""
+
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:

@@ -45,6 +45,20 @@ def stamp(parameters: object, code: Iterable[ModuleType | Callable] = ()) -> str
     return digest.hexdigest()[:16]
 
 
+def read_json(path: Path) -> dict:
+    """Content of a JSON file; empty when it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def is_done(folder: Path) -> bool:
+    """Whether the step in `folder` was done for what its ``run.json`` asks for now."""
+    stamps = [read_json(folder / name).get("stamp") for name in ("run.json", "provenance.json")]
+    return stamps[0] is not None and stamps[0] == stamps[1]
+
+
 def git_commit(folder: str | Path = ".") -> str | None:
     """Commit of the checkout at `folder`, with ``+`` when files differ from it; None outside git."""
     try:

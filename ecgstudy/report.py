@@ -1,14 +1,17 @@
 """Executed notebooks → self-contained HTML pages, and the index page that answers the question."""
 
+import argparse
 import ast
 import io
 import json
 import re
+import sys
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from html import escape
 from os.path import relpath
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nbformat
 import pandas as pd
@@ -23,9 +26,10 @@ from pygments.formatters import HtmlFormatter
 
 from ecgstudy import __version__
 from ecgstudy.errors import StudyError
-from ecgstudy.files import write_text
-from ecgstudy.statistics import MIN_SEEDS
-from ecgstudy.study import ROOT, Paths, Study
+from ecgstudy.files import ROOT, write_text
+
+if TYPE_CHECKING:  # a page is made by a process of its own, which need not wait for torch
+    from ecgstudy.study import Paths, Study
 
 TEMPLATES = Path(__file__).parent / "templates"
 BANNER = "Simulated ECGs: this page proves the machinery only, it is no evidence about ECGs"
@@ -68,8 +72,8 @@ def render_notebook(
 
 
 def write_index(
-    study: Study,
-    paths: Paths,
+    study: "Study",
+    paths: "Paths",
     pages: list[str],
     *,
     synthetic: bool,
@@ -82,6 +86,8 @@ def write_index(
     pages
         Names of pages in the report folder; those that do not exist are not linked.
     """
+    from ecgstudy.statistics import MIN_SEEDS
+
     files = sorted(paths.tables.glob("*.csv"), key=lambda p: _rank(p.stem, MAIN_TABLES))
     tables = {file.stem: pd.read_csv(file) for file in files}
     images = sorted(paths.figures.glob("*.png"), key=lambda p: _rank(p.stem, MAIN_FIGURES))
@@ -118,7 +124,7 @@ def check_self_contained(html: str) -> list[str]:
     return found
 
 
-def _primary(study: Study, contrasts: pd.DataFrame | None) -> list[dict]:
+def _primary(study: "Study", contrasts: pd.DataFrame | None) -> list[dict]:
     """The primary comparisons, each with its `result`: higher, lower or undecided."""
     rows = [] if contrasts is None else contrasts[contrasts["family"] == "primary"].to_dict("records")
     for row in rows:
@@ -132,7 +138,7 @@ def _signed(value: float) -> str:
     return "–" if pd.isna(value) else f"{value:+.3f}".replace("-", "−")
 
 
-def _samples(study: Study, robust: pd.DataFrame | None) -> dict[str, str]:
+def _samples(study: "Study", robust: pd.DataFrame | None) -> dict[str, str]:
     """Data set → how many of its records were attacked."""
     sizes = {} if robust is None else robust.groupby("dataset")[["n_records", "n_patients"]].max().T
     said = "{0[n_records]:,} records of {0[n_patients]:,} patients attacked"
@@ -232,7 +238,7 @@ def _figure(png: bytes, alt: str, caption: Markup | str = "", limit: int | None 
     return Markup('<figure><img src="{}" alt="{}" width="{}">{}</figure>').format(uri, alt, width, text)
 
 
-def _index_figure(path: Path, paths: Paths, limit: int) -> Markup:
+def _index_figure(path: Path, paths: "Paths", limit: int) -> Markup:
     with Image.open(path) as image:
         alt = image.info.get("Description", path.stem.replace("_", " "))
     links = Markup(" · ").join(
@@ -270,7 +276,7 @@ def _table(frame: pd.DataFrame) -> Markup:
     return Markup(frame.to_html(float_format="{:.4g}".format, **look))
 
 
-def _table_entry(name: str, frame: pd.DataFrame, paths: Paths) -> dict[str, object]:
+def _table_entry(name: str, frame: pd.DataFrame, paths: "Paths") -> dict[str, object]:
     if "seed" in frame:  # the rows of all seeds come first, in case not all rows are shown
         frame = frame.sort_values("seed", key=lambda seed: seed.astype(str) != "all", kind="stable")
     return {
@@ -280,3 +286,39 @@ def _table_entry(name: str, frame: pd.DataFrame, paths: Paths) -> dict[str, obje
         "cut": MAX_ROWS if len(frame) > MAX_ROWS else None,
         "html": _table(frame.head(MAX_ROWS)),
     }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line of the rules: one executed notebook as a page, or the index of pages."""
+    parser = argparse.ArgumentParser(prog="python -m ecgstudy.report", description=main.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    page = commands.add_parser("page")
+    page.add_argument("executed", type=Path)
+    page.add_argument("page", type=Path)
+    page.add_argument("--title", required=True)
+    page.add_argument("--synthetic", action="store_true")
+    index = commands.add_parser("index")
+    index.add_argument("params", type=Path)
+    index.add_argument("pages", nargs="*")
+    chosen = parser.parse_args(arguments)
+    try:
+        if chosen.command == "page":
+            render_notebook(chosen.executed, chosen.page, title=chosen.title, synthetic=chosen.synthetic)
+        else:
+            _index_of(chosen.params, chosen.pages)
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _index_of(params: Path, pages: list[str]) -> None:
+    from ecgstudy.datasets import is_synthetic
+    from ecgstudy.study import Paths, load_study
+
+    study = load_study(params)
+    write_index(study, Paths(study.study), pages, synthetic=is_synthetic(study))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

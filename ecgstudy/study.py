@@ -26,8 +26,8 @@ from ecgstudy.arms import arm_row, get_arm
 from ecgstudy.attacks import get_attack
 from ecgstudy.encoders import get_encoder
 from ecgstudy.errors import StudyError
+from ecgstudy.files import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

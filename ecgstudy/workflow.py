@@ -9,7 +9,6 @@ files' times say; `plan` sets the times of ``run.json`` so that Snakemake comes 
 
 import argparse
 import fcntl
-import json
 import os
 import re
 import subprocess
@@ -40,7 +39,7 @@ from ecgstudy.attacks import gradient, objectives
 from ecgstudy.datasets import reading
 from ecgstudy.errors import StudyError
 from ecgstudy.files import write_json, write_text
-from ecgstudy.provenance import stamp
+from ecgstudy.provenance import is_done, read_json, stamp
 from ecgstudy.records import EcgRecords, load_records, save_records
 from ecgstudy.study import ROOT, Paths, Run, Study, load_study
 
@@ -77,12 +76,6 @@ class Step:
     def content(self) -> dict:
         """What ``run.json`` says."""
         return {"stamp": stamp(self.parameters, self.code), **self.parameters}
-
-
-def is_done(folder: Path) -> bool:
-    """Whether the step in `folder` was done for what its ``run.json`` asks for now."""
-    stamps = [_read(folder / name).get("stamp") for name in ("run.json", "provenance.json")]
-    return stamps[0] is not None and stamps[0] == stamps[1]
 
 
 def prepare_step(study: Study, dataset: str, paths: Paths) -> Step:
@@ -149,7 +142,7 @@ def plan(study: Study, paths: Paths) -> int:
     waiting = 0
     for order, step in enumerate(steps(study, paths)):
         wanted = step.content()
-        if _read(step.folder / "run.json") != wanted:
+        if read_json(step.folder / "run.json") != wanted:
             write_json(step.folder / "run.json", wanted)
         done = is_done(step.folder)
         times = {"run.json": LONG_AGO + 2 * order if done or step.on_demand else time.time()}
@@ -165,13 +158,6 @@ def plan(study: Study, paths: Paths) -> int:
     return waiting
 
 
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
 def prepared_records(study: Study, dataset: str, paths: Paths) -> EcgRecords:
     """The study's records of one data set: prepared now if they are not there yet.
 
@@ -182,19 +168,12 @@ def prepared_records(study: Study, dataset: str, paths: Paths) -> EcgRecords:
     """
     folder, wanted = paths.data(dataset), prepare_step(study, dataset, paths).content()["stamp"]
     card = folder / "card.json"
-    if _read(card).get("stamp") != wanted:
+    if read_json(card).get("stamp") != wanted:
         card.unlink(missing_ok=True)  # its presence means that the arrays beside it are complete
         records = datasets_package.prepare(dataset, study.datasets[dataset], ROOT / "outputs" / "downloads")
         records.card["stamp"] = wanted
         save_records(records, folder)
     return load_records(folder)
-
-
-def is_synthetic(study: Study) -> bool:
-    """Whether any of the study's data are simulated."""
-    return any(
-        datasets_package.DATASETS[name] is datasets_package.DATASETS["builtin"] for name in study.datasets
-    )
 
 
 @contextmanager
@@ -294,24 +273,6 @@ def choose_headline(study: Study, params: Path, *, cores: int) -> dict[str, floa
     return chosen
 
 
-def write_page(executed: Path, page: Path, params: Path) -> None:
-    """Render one executed notebook as a page of the study's report."""
-    from ecgstudy import report
-
-    study = load_study(params)
-    report.render_notebook(
-        executed, page, title=f"{study.title} · {page.stem}", synthetic=is_synthetic(study)
-    )
-
-
-def write_index(params: Path, pages: list[str]) -> None:
-    """Write the report's index page, with links to `pages` (names inside the report folder)."""
-    from ecgstudy import report
-
-    study = load_study(params)
-    report.write_index(study, Paths(study.study), pages, synthetic=is_synthetic(study))
-
-
 COMMANDS = {
     "study": [],
     "figures": ["report/index.html", "--forcerun", "figures", "--allowed-rules", "figures", "page", "index"],
@@ -329,28 +290,13 @@ def main(arguments: list[str] | None = None) -> int:
         command = commands.add_parser(name)
         command.add_argument("params", type=Path)
         command.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
-    page = commands.add_parser("page", help="render one executed notebook (used by the rules)")
-    page.add_argument("params", type=Path)
-    page.add_argument("executed", type=Path)
-    page.add_argument("page", type=Path)
-    index = commands.add_parser("index", help="write the report's index page (used by the rules)")
-    index.add_argument("params", type=Path)
-    index.add_argument("pages", nargs="*")
     try:
-        _dispatch(parser.parse_args(arguments))
+        chosen = parser.parse_args(arguments)
+        _on_study(chosen.command, chosen.params, chosen.cores)
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _dispatch(chosen: argparse.Namespace) -> None:
-    if chosen.command == "page":
-        write_page(chosen.executed, chosen.page, chosen.params)
-    elif chosen.command == "index":
-        write_index(chosen.params, chosen.pages)
-    else:
-        _on_study(chosen.command, chosen.params, chosen.cores)
 
 
 def _on_study(command: str, params: Path, cores: int) -> None:

@@ -30,7 +30,7 @@ def finish(step: workflow.Step) -> None:
 def test_everything_is_out_of_date_until_its_stamp_is_found(study, tmp_path):
     paths = Paths(study.study, tmp_path)
     steps = list(workflow.steps(study, paths))
-    assert len(steps) == 1 + 3 * 2 + 1
+    assert len(steps) == 1 + 2 * 2 + 1
     assert workflow.plan(study, paths) == len(steps)
     for step in steps:
         finish(step)

@@ -16,7 +16,7 @@ from ecgstudy.datasets import builtin, mitdb, ptbxl
 from ecgstudy.datasets.download import SOURCES, fetch_dataset
 from ecgstudy.errors import StudyError
 from ecgstudy.records import EcgRecords, check_records
-from ecgstudy.study import DatasetOptions
+from ecgstudy.study import DatasetOptions, Study
 
 DATASETS: dict[str, Callable[..., EcgRecords]] = {
     "builtin": builtin.load,
@@ -77,3 +77,8 @@ def find_folder(name: str, data_root: str | None, cache: str | Path) -> Path:
     if name not in SOURCES:
         raise StudyError(f"datasets.{name}: set data_root, there is no address to download it from")
     return fetch_dataset(name, Path(cache) / name)
+
+
+def is_synthetic(study: Study) -> bool:
+    """Whether any of the study's data are simulated."""
+    return any(DATASETS[name] is DATASETS["builtin"] for name in study.datasets)

@@ -24,9 +24,9 @@ from IPython.display import display
 
 from ecgstudy import figures
 from ecgstudy.arms import bases, factor_table
+from ecgstudy.datasets import is_synthetic
 from ecgstudy.study import Paths, load_study
 from ecgstudy.tables import write_tables
-from ecgstudy.workflow import is_synthetic
 
 plan = load_study(study)
 paths, attack = Paths(plan.study), plan.evaluation.headline_attack
