@@ -11,6 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 
+if __name__ == "__main__":
+    # jsonschema, which nbformat imports, would compile a grammar of URIs for a second; no notebook needs it.
+    sys.modules["rfc3987_syntax"] = None
+
 import papermill
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config

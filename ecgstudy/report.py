@@ -13,6 +13,10 @@ from os.path import relpath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+if __name__ == "__main__":
+    # jsonschema, which nbformat imports, would compile a grammar of URIs for a second; no notebook needs it.
+    sys.modules["rfc3987_syntax"] = None
+
 import nbformat
 import pandas as pd
 from bs4 import BeautifulSoup
