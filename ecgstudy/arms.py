@@ -171,7 +171,11 @@ TWO, THREE = (_contrast("1 2"),), (_contrast("1 2 1*"),)
 CE, CE_ATTACKED, ON_LABELS = Loss("ce", "1"), Loss("ce", "1*"), Adversary("1*", "labels")
 ALL, BOTH = {"denominator": "all"}, {"detach_candidates": False}
 # RoCL adds NT-Xent/256 to a loss of twice our scale (two positives are summed there, averaged here).
-ROCL = {"losses": (*THREE, _contrast("2 1*", 1 / 512, plain=True)), "adversary": Adversary("1* 2")}
+ROCL = {
+    "losses": (*THREE, _contrast("2 1*", 1 / 512, plain=True)),
+    "adversary": Adversary("1* 2"),
+    "original": ALL | _steps(7, 0.223),
+}
 CLAE = {"source": f"Ho & Vasconcelos 2020; {READ}. Attack in eval mode, as in all arms",
         "losses": (_contrast("1 2", 0.5), _contrast("1 1*", 0.5)),
         "adversary": Adversary("1* 2", steps=1, step=1.0, random_start=False, both_sides=True),
@@ -209,7 +213,7 @@ ARMS: dict[str, Arm] = {
         (_contrast("1 2", 0.5), Loss("risk-similarity", "1 2", 0.5)),
         weighting=(("clinical-risk", {"original": True}),), temperature_factor=0.14, projector=False, base="simclr"),
     "rocl": Arm("adversarial", "a label-free adversarial view is a third positive",
-        f"Kim et al. 2020 (RoCL); {READ}", **ROCL, base="simclr", original=ALL | _steps(7, 0.223)),
+        f"Kim et al. 2020 (RoCL); {READ}", **ROCL, base="simclr"),
     "rocl-long": Arm("adversarial", "rocl, 2.5 times as long", "control", **ROCL, base="rocl", epochs=2.5),
     "acl": Arm("adversarial", "two clean views attract, and two adversarial ones do",
         f"Jiang et al. 2020 (ACL, dual stream); {READ}", (_contrast("1 2", 0.5), _contrast("1* 2*", 0.5)),
@@ -220,7 +224,8 @@ ARMS: dict[str, Arm] = {
         Adversary("0* 1 2 h"), base="simclr", needs="simclr",
         original=ALL | BOTH | _steps(5, 0.25, both_sides=True, train_mode=True)),
     "clae": Arm("adversarial", "a one-step adversary of the whole batch is a second positive", **CLAE, base="simclr"),
-    "clae-supcon": Arm("with labels", "supcon with clae's adversary", **CLAE, weighting=LABELS, base="supcon"),
+    "clae-supcon": Arm("with labels", "supcon with clae's adversary", **(CLAE | {"original": CLAE["original"] | ALL}),
+        weighting=LABELS, base="supcon"),
     "clae-hcl": Arm("adversarial adaptive", "hcl with clae's adversary", **CLAE, weighting=HN, tau_plus=TAU_PLUS,
         base="hcl"),
     "swaro": Arm("adversarial", "cluster codes agree between views, also under attacks towards other codes",
@@ -232,7 +237,7 @@ ARMS: dict[str, Arm] = {
     "dynacl": Arm("adversarial", "acl with fading augmentations, growing weight on attacks, a momentum encoder",
         f"Luo et al. 2023 (DynACL); {READ}",
         (_contrast("1 2", 1 / 2, last=1 / 6), _contrast("1* 2*", 1 / 2, last=5 / 6)), Adversary("1* 2*"),
-        base="acl", momentum=0.99, fading_views=True, original=_steps(5, 0.25)),
+        base="acl", momentum=0.99, fading_views=True, original=BOTH | _steps(5, 0.25, both_sides=True)),
     "deacl": Arm("adversarial", "a student agrees with a clean simclr teacher, also under attack",
         f"Zhang et al. 2022 (DeACL); {READ}", (Loss("distil", "0"), Loss("agree", "0 0*", 2.0)),
         Adversary("0*", "teacher"), base="simclr", needs="simclr", original=_steps(5, 0.25)),
@@ -315,17 +320,24 @@ def get_arm(name: str) -> Arm:
 
 def _with_factor(arm: Arm, stem: str, suffix: str) -> Arm:
     idea, source, fields = FACTORS[suffix]
-    factors = {
-        key: getattr(arm, key) + value if key == "weighting" else value for key, value in fields.items()
-    }
-    group = "adversarial adaptive" if arm.adversary else "adaptive"
-    combined = arm.source if source in arm.source else f"{arm.source}; {source}"
-    base = arm.base if arm.weighting or arm.tau_plus else stem
-    # A-InfoNCE's hard negatives divide by the mean positive and all negatives.
-    original = arm.original | ({"denominator": "mean"} if suffix == "hn" and arm.adversary else {})
+    if any(used in arm.weighting for used in fields.get("weighting", ())) or (
+        suffix == "debiased" and arm.tau_plus
+    ):
+        raise StudyError(f"the factor -{suffix} is given twice")
+    base = stem
+    while base not in ARMS:
+        base = ALIASES.get(base, base).rpartition("-")[0]
+    original = dict(arm.original)
+    if suffix == "hn" and arm.adversary:  # A-InfoNCE's denominator: the mean positive and all negatives
+        original["denominator"] = "mean"
+    if suffix == "ip":  # as candidates that take a gradient would undo the asymmetry
+        original.pop("detach_candidates", None)
+    factors = {key: getattr(arm, key) + new if key == "weighting" else new for key, new in fields.items()}
     return replace(
-        arm, group=group, idea=f"{arm.idea}; {idea}", source=combined, base=base, original=original, **factors
-    )
+        arm, group="adversarial adaptive" if arm.adversary else "adaptive", idea=f"{arm.idea}; {idea}",
+        source=arm.source if source in arm.source else f"{arm.source}; {source}", base=base, original=original,
+        **factors,
+    )  # fmt: skip
 
 
 def _temperature(arm: Arm) -> Arm:
@@ -334,19 +346,22 @@ def _temperature(arm: Arm) -> Arm:
     if beta is None:
         raise StudyError("the control -temperature replaces hard negatives, and this arm has none")
     kept = tuple((name, options) for name, options in arm.weighting if name != "hard-negatives")
-    factor = arm.temperature_factor / (1 + beta)
-    return replace(arm, idea=f"control: {arm.idea}; a temperature in their place", weighting=kept, tau_plus=0.0,
-                   temperature_factor=factor)  # fmt: skip
+    original = {key: value for key, value in arm.original.items() if value != "mean"}
+    return replace(
+        arm, idea=f"control: {arm.idea}; a temperature in their place", weighting=kept, tau_plus=0.0,
+        temperature_factor=arm.temperature_factor / (1 + beta), original=original,
+    )  # fmt: skip
 
 
 def _shuffled(arm: Arm) -> Arm:
-    """Push weights of the same spread without their meaning."""
+    """Push weights of the same spread without their meaning: permuted within rows, or risk over patients."""
     if not set(arm.schemes) & {"hard-negatives", "clinical-risk"}:
         raise StudyError("the control -shuffled permutes push weights, and this arm's are all equal")
-    risk_only = "hard-negatives" not in arm.schemes
-    shuffle: Schemes = () if risk_only else (("shuffled", {}),)
-    return replace(arm, idea=f"control: {arm.idea}; weights shuffled", weighting=arm.weighting + shuffle,
-                   shuffled="clinical-risk" in arm.schemes)  # fmt: skip
+    shuffle: Schemes = (("shuffled", {}),) if "hard-negatives" in arm.schemes else ()
+    return replace(
+        arm, idea=f"control: {arm.idea}; weights shuffled", weighting=arm.weighting + shuffle,
+        shuffled="clinical-risk" in arm.schemes,
+    )  # fmt: skip
 
 
 CONTROLS: dict[str, Callable[[Arm], Arm]] = {"temperature": _temperature, "shuffled": _shuffled}

@@ -15,23 +15,17 @@ Similarity = Literal["cosine", "chebyshev"]
 
 MASKED = -1e30
 """Stands for log 0: exp gives exactly 0, and unlike -inf it leaves no NaN in gradients."""
+LOGGED = (
+    "effective_negatives", "negatives", "positive_similarity", "negative_similarity", "floor_fraction",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What is known of each embedded view; tensors are (rows,) if not said otherwise.
+    """What is known of each embedded view: (rows,) tensors, indices of its ECG record and of its patient.
 
-    Attributes
-    ----------
-    record
-        Index of the ECG record that the view shows.
-    patient
-        Index of its patient.
-    adversarial
-        Whether the view was perturbed by an attack.
-    metadata
-        Named tensors, (rows,) or (rows, …), for weighting: ``risk`` and ``missing`` (clinical), ``labels``
-        and ``predictions`` (multi-hot, supervised arms), ``noise`` (uniform numbers, controls).
+    `adversarial`: whether an attack perturbed it. `metadata`: named (rows, …) tensors for weighting, such as
+    ``risk`` and ``missing`` (clinical), ``labels`` and ``predictions`` (multi-hot), ``noise`` (controls).
     """
 
     record: Tensor
@@ -49,22 +43,21 @@ class Rows:
     @staticmethod
     def of_views(views: list["Rows"]) -> "Rows":
         """Stack the rows of several views."""
-        joined = {name: torch.cat([v.metadata[name] for v in views]) for name in views[0].metadata}
-        stacked = (
-            torch.cat([getattr(v, key) for v in views]) for key in ("record", "patient", "adversarial")
-        )
-        return Rows(*stacked, joined)
+        keys = ("record", "patient", "adversarial")
+        stacked = (torch.cat([getattr(view, key) for view in views]) for key in keys)
+        names = views[0].metadata
+        return Rows(*stacked, {name: torch.cat([view.metadata[name] for view in views]) for name in names})
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Anchors (A rows) against candidates (C rows); `first` is the candidate index of the first anchor."""
+    """Anchors (A rows) against candidates (C rows), of which number `first` is the first anchor itself."""
 
     anchors: Rows
     candidates: Rows
     first: int = 0
     temperature: float = 1.0
-    """τ, for schemes that need the cosine itself: S τ."""
+    """τ, for schemes that need the cosine S τ."""
 
     def match(self, key: str) -> Tensor:
         """(A, C) booleans: whether anchor and candidate agree in `key`, e.g. ``"patient"``."""
@@ -72,11 +65,8 @@ class Pairs:
 
     def itself(self) -> Tensor:
         """(A, C) booleans: whether the candidate is the anchor's own row."""
-        mask = torch.zeros(
-            len(self.anchors), len(self.candidates), dtype=torch.bool, device=self.anchors.record.device
-        )
-        mask.diagonal(self.first).fill_(True)
-        return mask
+        own = self.first + torch.arange(len(self.anchors), device=self.anchors.record.device)
+        return own[:, None] == torch.arange(len(self.candidates), device=own.device)
 
 
 @dataclass(frozen=True)
@@ -90,11 +80,10 @@ class Weights:
     eligible
         N: which candidates are negatives. Never the anchor, a positive, or the same patient.
     log_push
-        log W. Only its values on N matter; the loss scales W to a mean of 1 over each row's N.
+        log W. Only its values on N matter; the loss scales W to a mean of 1 over each row's N, except with
+        `mean_one` False (CLEF's own softmax).
     positive
         ω, factor of the positive logit; None is 1.
-    mean_one
-        False: W is used as it is, not scaled (CLEF's own softmax).
     """
 
     pull: Tensor
@@ -112,13 +101,10 @@ class Weights:
         return replace(self, pull=self.pull * factor)
 
     def redistributed(self, factor: Tensor) -> "Weights":
-        """Pull weights multiplied by `factor` >= 0, each row scaled back to the sum it had, if any is left."""
-        pull = self.pull * factor
-        return replace(self, pull=pull * self.pull.sum(1, keepdim=True) / _nonzero(pull.sum(1, keepdim=True)))
-
-
-def _nonzero(sums: Tensor) -> Tensor:
-    return torch.where(sums > 0, sums, 1.0)
+        """Pull weights multiplied by `factor` >= 0, each row scaled back to its sum if any is left."""
+        pull, total = self.pull * factor, self.pull.sum(1, keepdim=True)
+        left = pull.sum(1, keepdim=True)
+        return replace(self, pull=pull * total / torch.where(left > 0, left, 1.0))
 
 
 Weighting = Callable[[Tensor, Pairs], Weights]
@@ -165,7 +151,7 @@ def weighted_contrastive_loss(
     detach_candidates
         Gradient through the anchors only (RoCL's rule, needed by inferior positives).
     similarity
-        S τ: the cosine a·c, or `chebyshev`, the negative largest coordinate difference −‖a − c‖∞ (ASCL).
+        S τ: the cosine a·c, or `chebyshev`: −max |a − c| over coordinates (ASCL).
     block
         Anchors at a time, recomputed in the backward pass, so that memory grows linearly in the rows.
 
@@ -175,55 +161,46 @@ def weighted_contrastive_loss(
         Scalar; 0 with zero gradients when no row has a positive.
     log : dict of Tensor
         `effective_negatives` (Σw)²/Σw², `negatives`, `positive_similarity`, `negative_similarity`
-        (cosines) and `floor_fraction`, each a detached scalar.
+        (S τ) and `floor_fraction`, each a detached scalar.
 
     Raises
     ------
     StudyError
         For τ ≤ 0, τ⁺ outside [0, 1), or τ⁺ > 0 with the denominator `none`.
     """
-    _check(temperature, tau_plus, denominator)
-    embeddings = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
-    candidates = embeddings.detach() if detach_candidates else embeddings
-    block = block or len(rows)
-
-    def part(anchors: Tensor, candidates: Tensor, first: int) -> Tensor:
-        likeness = (
-            anchors @ candidates.T
-            if similarity == "cosine"
-            else -torch.cdist(anchors, candidates, p=torch.inf)
-        )
-        pairs = Pairs(rows[first : first + len(anchors)], rows, first, temperature)
-        with torch.no_grad():
-            weights = weighting(likeness.detach() / temperature, pairs)
-        return _sums(likeness / temperature, weights, temperature, tau_plus, denominator)
-
-    starts = range(0, len(rows), block)
-    if len(starts) == 1:
-        sums = part(embeddings, candidates, 0)
-    else:
-        pieces = [embeddings[start : start + block] for start in starts]
-        sums = sum(
-            checkpoint(part, a, candidates, s, use_reentrant=False)
-            for a, s in zip(pieces, starts, strict=True)
-        )
-    return sums[0] / sums[1].clamp(min=1e-12), _log(sums.detach())
-
-
-def _check(temperature: float, tau_plus: float, denominator: str) -> None:
     if not temperature > 0:
         raise StudyError(f"temperature {temperature} must be positive")
     if not 0 <= tau_plus < 1:
         raise StudyError(f"tau_plus {tau_plus} must be in [0, 1)")
     if tau_plus > 0 and denominator == "none":
         raise StudyError("tau_plus > 0 needs the positive in the denominator; 'none' leaves it out")
+    embeddings = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
+    candidates = embeddings.detach() if detach_candidates else embeddings
+    block = block or len(rows)
+
+    def part(anchors: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
+        cosine = similarity == "cosine"
+        alike = anchors @ candidates.T if cosine else -torch.cdist(anchors, candidates, p=torch.inf)
+        pairs = Pairs(rows[first : first + len(anchors)], rows, first, temperature)
+        with torch.no_grad():
+            weights = weighting(alike.detach() / temperature, pairs)
+        return _sums(alike / temperature, weights, temperature, tau_plus, denominator)
+
+    starts = range(0, len(rows), block)
+    if len(starts) == 1:
+        terms, pull, logged = part(embeddings, 0)
+    else:
+        parts = [checkpoint(part, embeddings[s : s + block], s, use_reentrant=False) for s in starts]
+        terms, pull, logged = (sum(sums) for sums in zip(*parts, strict=True))
+    log = logged.detach()[:, 0] / logged.detach()[:, 1].clamp(min=1)
+    return terms / pull.clamp(min=1e-12), dict(zip(LOGGED, log, strict=True))
 
 
 def _sums(
     similarity: Tensor, weights: Weights, temperature: float, tau_plus: float, denominator: str
-) -> Tensor:
-    """Sums over a block of anchors: the loss, its weight, and what the log needs (see `_log`)."""
-    pull, positives = weights.pull, weights.pull > 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Over a block of anchors: the summed loss and its weight, and numerators and denominators of the log."""
+    pull, positives, eligible = weights.pull, weights.pull > 0, weights.eligible
     log_push, count = _scaled_push(weights)
     log_total = torch.logsumexp(log_push, 1)  # log w
     log_positives = torch.logsumexp(similarity.masked_fill(~positives, MASKED), 1)
@@ -231,9 +208,8 @@ def _sums(
     log_negatives = torch.logsumexp(similarity + log_push, 1)
     log_d, on_floor = log_negatives, torch.zeros_like(count, dtype=torch.bool)
     if tau_plus > 0:
-        log_d, on_floor = _debiased(
-            log_negatives, log_total + log_mean, log_total - 1 / temperature, tau_plus
-        )
+        bias, floor = log_total + log_mean, log_total - 1 / temperature
+        log_d, on_floor = _debiased(log_negatives, bias, floor, tau_plus)
         log_d, on_floor = torch.where(count > 0, log_d, log_negatives), on_floor & (count > 0)
     if denominator == "none":  # a row without negatives has no denominator left: it drops out
         pull = pull * (count > 0)[:, None]
@@ -243,25 +219,14 @@ def _sums(
         log_den = torch.logaddexp(positive, log_d[:, None])
     logit = similarity if weights.positive is None else weights.positive * similarity
     terms = torch.where(pull > 0, pull * (log_den - logit), 0.0)
-    active, eligible = positives.any(1), weights.eligible
-    push = log_push.exp()
+    push, alike = log_push.exp(), similarity.detach() * temperature
     effective = push.sum(1) ** 2 / (push**2).sum(1).clamp(min=1e-30)
-    cosine = similarity.detach() * temperature
-    return torch.stack(
-        [
-            terms.sum(),
-            pull.sum(),
-            effective.sum(),
-            count.sum(),
-            (count > 0).sum(),
-            (cosine * positives).sum(),
-            positives.sum(),
-            (cosine * eligible).sum(),
-            eligible.sum(),
-            (on_floor & active).sum(),
-            active.sum(),
-        ]
-    )
+    active = positives.any(1)
+    logged = [
+        (effective, count > 0), (count, count > 0), (alike * positives, positives),
+        (alike * eligible, eligible), (on_floor & active, active),
+    ]  # fmt: skip
+    return terms.sum(), pull.sum(), torch.stack([torch.stack([n.sum(), d.sum()]) for n, d in logged])
 
 
 def _scaled_push(weights: Weights) -> tuple[Tensor, Tensor]:
@@ -285,16 +250,3 @@ def _debiased(
     log_d = log_negatives + torch.log(-torch.expm1(safe)) - torch.log1p(-tau)
     on_floor = (ratio >= -1e-6) | (log_d <= floor)
     return torch.where(on_floor, floor, log_d), on_floor
-
-
-def _log(sums: Tensor) -> dict[str, Tensor]:
-    def ratio(numerator: int, denominator: int) -> Tensor:
-        return sums[numerator] / sums[denominator].clamp(min=1)
-
-    return {
-        "effective_negatives": ratio(2, 4),
-        "negatives": ratio(3, 4),
-        "positive_similarity": ratio(5, 6),
-        "negative_similarity": ratio(7, 8),
-        "floor_fraction": ratio(9, 10),
-    }

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from ecgstudy.arms import Loss
+from ecgstudy.arms import Adversary, Loss
 from ecgstudy.attacks.objectives import class_scores
 from ecgstudy.contrast import Rows, weighted_contrastive_loss
 from ecgstudy.supervised import label_loss
@@ -45,6 +45,8 @@ class Batch:
         View → features of the teacher, where the arm has one.
     known
         View → metadata of that view alone, for weighting schemes.
+    adversary
+        The inner attack that is going on.
     """
 
     index: Tensor
@@ -57,6 +59,7 @@ class Batch:
     teacher: dict[str, Tensor] = field(default_factory=dict)
     known: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     pseudo_labels: Tensor | None = None
+    adversary: Adversary | None = None
 
     def stacked(self, views: tuple[str, ...]) -> tuple[Tensor, Rows]:
         """Embeddings of `views`, one below the other, and their rows."""
@@ -183,7 +186,7 @@ def pair_margin(
     distance, labels = squared.sqrt(), rows.metadata["labels"]
     itself = torch.eye(len(rows), dtype=torch.bool, device=distance.device)
     same = ((labels @ labels.T > 0) | (rows.record[:, None] == rows.record[None, :])) & ~itself
-    other = ~same & ~itself
+    other = ~same & (rows.patient[:, None] != rows.patient[None, :])
     pulled = ((distance - near).clamp(min=0) ** 2 * same).sum() / same.sum().clamp(min=1)
     pushed = ((far - distance).clamp(min=0) ** 2 * other).sum() / other.sum().clamp(min=1)
     return pulled + pushed, {}
@@ -276,12 +279,12 @@ def leave_own_labels(state: "State", batch: Batch, attacked: dict[str, Tensor]) 
 def _attacked_contrast(
     state: "State", batch: Batch, attacked: dict[str, Tensor], weighting: tuple[tuple[str, dict], ...]
 ) -> Tensor:
-    views = tuple(state.arm.adversary.views.split())
+    views = tuple(batch.adversary.views.split())
     ours = state.embed(torch.cat(list(attacked.values())), adversarial=True).chunk(len(attacked))
     embedded = {**batch.embedded, **dict(zip(attacked, ours, strict=True))}
     return weighted_contrastive_loss(
         torch.cat([embedded[view] for view in views]), batch.rows_of(views), compose(weighting),
-        temperature=state.temperature, detach_candidates=not state.arm.adversary.both_sides,
+        temperature=state.options.temperature, detach_candidates=not batch.adversary.both_sides,
     )[0]  # fmt: skip
 
 

@@ -321,9 +321,6 @@ def _clean_batch(state: State, data: Data, index: Tensor, views: set[str]) -> Ba
     if state.teacher is not None:
         with torch.no_grad():
             batch.teacher = {name: state.teacher(found[name]) for name in views & {"0"}}
-    if "shuffled" in state.arm.schemes:
-        noise = torch.rand(len(index), generator=state.streams["shuffle"], device=state.device)
-        batch.rows.metadata["noise"] = noise
     return batch
 
 
@@ -365,37 +362,41 @@ def attacked_views(state: State, batch: Batch, adversary: Adversary) -> dict[str
         )
 
     with nullcontext() if adversary.train_mode else evaluating(state.model):
-        at = replace(batch, features={}, embedded={})
+        at = replace(batch, features={}, embedded={}, adversary=adversary)
         with torch.no_grad():
             _embed(state, at, held, adversarial=False)
         attacked = clean + ascend(value, clean, start, budget)
     return dict(zip(starred, attacked.chunk(len(starred)), strict=True))
 
 
-def _describe(state: State, batch: Batch) -> None:
-    """What weighting schemes of this arm want to know of the batch."""
-    if "leaked-local" in state.arm.schemes:
-        for name, features in batch.features.items():
-            with torch.no_grad():
-                predictions = predicted_labels(state.model["head"](features), batch.multilabel)
-            batch.known[name] = {"predictions": predictions}
-    if "running-distance" in state.model:
-        _set_alpha(state, batch, dict(state.arm.weighting)["inferior-positives"])
-
-
 @torch.no_grad()
-def _set_alpha(
-    state: State, batch: Batch, options: dict, smallest: float = 0.4, until: float = 0.075
-) -> None:
-    """A-InfoNCE's adaptive α: while the first `until` of training lasts, α is fixed and distances are averaged."""
-    attacked = next(name for name in batch.features if name.endswith("*"))
-    distance = (batch.features[attacked] - batch.features["1"]).norm(dim=1).mean()
-    running, alpha = state.model["running-distance"], torch.tensor(options["alpha"], device=state.device)
+def _describe(state: State, batch: Batch) -> None:
+    """What weighting schemes of this arm want to know of each view."""
+    schemes, device = dict(state.arm.weighting), state.device
+    batch.known = {view: {} for view in batch.features}
+    for view, known in batch.known.items():
+        if "leaked-local" in schemes:
+            logits = state.model["head"](batch.features[view])
+            known["predictions"] = predicted_labels(logits, batch.multilabel)
+        if "shuffled" in schemes:
+            stream = state.streams["shuffle"]
+            known["noise"] = torch.rand(
+                len(batch.index), generator=stream, device=device, dtype=torch.float64
+            )
+        if "running-distance" in state.model:
+            known["alpha"] = _alpha(state, batch, schemes["inferior-positives"]["alpha"])
+
+
+def _alpha(state: State, batch: Batch, alpha: float, smallest: float = 0.4, until: float = 0.075) -> Tensor:
+    """A-InfoNCE's adaptive α (records,): fixed in the first `until` of training, which averages distances."""
+    starred = next(view for view in batch.features if view.endswith("*"))
+    with evaluating(state.model):
+        clean, attacked = (state.features(batch.signals[v], False).float() for v in (starred[:-1], starred))
+    distance, running = (clean - attacked).norm(dim=1).mean(), state.model["running-distance"]
     if state.progress < until:
         running.add(distance)
-    else:
-        alpha = adaptive_alpha(distance, running.mean, smallest, options["alpha"])
-    batch.rows.metadata["alpha"] = alpha.expand(len(batch.index))
+        return torch.full_like(batch.index, alpha, dtype=torch.float32)
+    return adaptive_alpha(distance, running.mean, smallest, alpha).expand(len(batch.index))
 
 
 @torch.no_grad()

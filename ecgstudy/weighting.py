@@ -167,8 +167,6 @@ def shuffle_push(similarity: Tensor, pairs: Pairs, weights: Weights) -> Weights:
     """
     noise = pairs.anchors.metadata["noise"][:, None] * (1 + pairs.candidates.metadata["noise"][None, :])
     outside = ~weights.eligible
-    drawn = (
-        (noise.double() * 1e6 % 1).masked_fill(outside, 2.0).argsort(1)
-    )  # negatives first, in random order
+    drawn = (noise * 1e6 % 1).masked_fill(outside, 2.0).argsort(1)  # negatives first, in random order
     ranked = weights.log_push.masked_fill(outside, MASKED).sort(1, descending=True).values
     return replace(weights, log_push=torch.empty_like(ranked).scatter_(1, drawn, ranked))
