@@ -8,7 +8,7 @@
 import sys
 from pathlib import Path
 
-from ecgstudy.arms import get_arm
+from ecgstudy.factors import get_arm
 from ecgstudy.datasets import is_synthetic
 from ecgstudy.provenance import is_done
 from ecgstudy.study import ROOT, load_study

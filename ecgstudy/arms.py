@@ -1,19 +1,13 @@
 """The arms of the study: rows of factors, not classes.
 
-An arm is views × adversary × losses × weights. ``ARMS`` has one row for each base; factors and controls are
-suffixes of its name: ``rocl-ip-hn`` is the row ``rocl`` with inferior positives and hard negatives,
-``rocl-hn-shuffled`` the control of ``rocl-hn``.
+An arm is views × adversary × losses × weights. ``ARMS`` has a row for each base; further factors and controls
+are suffixes of its name (`ecgstudy.factors`): ``rocl-ip-hn`` is the row ``rocl`` with two factors more.
 """
 
-import json
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
-import pandas as pd
-
 from ecgstudy.errors import StudyError
-from ecgstudy.weighting import SCHEMES
 
 Group = Literal["reference", "standard", "adaptive", "adversarial", "adversarial adaptive", "with labels"]
 Schemes = tuple[tuple[str, dict], ...]
@@ -183,9 +177,10 @@ CLAE = {"source": f"Ho & Vasconcelos 2020; {READ}. Attack in eval mode, as in al
 
 ARMS: dict[str, Arm] = {
     "random": Arm("reference", "untrained encoder", "control"),
-    "supervised": Arm("reference", "cross-entropy on clean ECGs", "control", (CE,), own_head=True, sets_headline=True),
-    "pgd-at": Arm("reference", "cross-entropy on attacked ECGs", "Madry et al. 2018", (CE_ATTACKED,), ON_LABELS,
-        base="supervised", own_head=True),
+    "supervised": Arm("reference", "cross-entropy on clean ECGs", "control", (CE,), own_head=True,
+        sets_headline=True),
+    "pgd-at": Arm("reference", "cross-entropy on attacked ECGs", "Madry et al. 2018", (CE_ATTACKED,),
+        ON_LABELS, base="supervised", own_head=True),
     "trades": Arm("reference", "clean cross-entropy, and predictions that stay under attack",
         f"Zhang et al. 2019, β = 6; {READ}. Uniform start and label-wise KL of multi-label ECGs are ours",
         (CE, Loss("kl", "1 1*", 6.0)), Adversary("1* 1", "kl"), base="supervised", own_head=True,
@@ -197,21 +192,23 @@ ARMS: dict[str, Arm] = {
         needs="supervised") for kind, model in
         {"lr": "logistic regression", "tree": "decision tree", "forest": "random forest"}.items()},
     "simclr": Arm("standard", "two views attract, all others repel equally", "Chen et al. 2020", TWO),
-    "simclr-long": Arm("standard", "simclr with rocl's wall time", "control; a step takes a third at 3 attack steps",
+    "simclr-long": Arm("standard", "simclr with rocl's wall time", "control; a third of the time a step",
         TWO, base="simclr", epochs=3.0),
     "supcon": Arm("with labels", "ECGs with common labels attract",
         f"Khosla et al. 2020; {READ}. Overlap of several labels is a reconstruction", TWO, weighting=LABELS,
         base="simclr", original=ALL),
     "dclw": Arm("adaptive", "positives leave the denominator, hard ones count more",
-        "Yeh et al. 2022; another group's code read", TWO, weighting=(("hard-positive-logits", {"sigma": 0.5}),),
-        options={"denominator": "none"}, base="simclr", original={"temperature_factor": 0.2}),
+        "Yeh et al. 2022; another group's code read", TWO,
+        weighting=(("hard-positive-logits", {"sigma": 0.5}),), options={"denominator": "none"},
+        base="simclr", original={"temperature_factor": 0.2}),
     "clef": Arm("adaptive", "patients of different clinical risk repel more",
         f"CLEF, arXiv 2512.02180; {READ}. Mean-1 scaling and SCORE2 from age and sex are ours", TWO,
         weighting=RISK, base="simclr"),
     "clef-original": Arm("adaptive", "clef with its own scale of weights, and similarity regressed on risk",
         f"CLEF, arXiv 2512.02180; {READ}. SCORE2 from age and sex is ours. τ = 0.07 where the study's is 0.5",
         (_contrast("1 2", 0.5), Loss("risk-similarity", "1 2", 0.5)),
-        weighting=(("clinical-risk", {"original": True}),), temperature_factor=0.14, projector=False, base="simclr"),
+        weighting=(("clinical-risk", {"original": True}),), temperature_factor=0.14, projector=False,
+        base="simclr"),
     "rocl": Arm("adversarial", "a label-free adversarial view is a third positive",
         f"Kim et al. 2020 (RoCL); {READ}", **ROCL, base="simclr"),
     "rocl-long": Arm("adversarial", "rocl, 2.5 times as long", "control", **ROCL, base="rocl", epochs=2.5),
@@ -219,25 +216,27 @@ ARMS: dict[str, Arm] = {
         f"Jiang et al. 2020 (ACL, dual stream); {READ}", (_contrast("1 2", 0.5), _contrast("1* 2*", 0.5)),
         Adversary("1* 2*"), base="simclr", original=BOTH | _steps(5, 0.25, both_sides=True)),
     "advcl": Arm("adversarial", "adversary, two views and the ECG's fast part attract; pseudo-labels",
-        f"Fan et al. 2021 (AdvCL); {READ}. Fast part along time, pseudo-labels by simclr on the training folds, and "
-        "one adversary for both losses are ours", (_contrast("1 2 h 0*"), Loss("pseudo-labels", "0*", 0.028)),
+        f"Fan et al. 2021 (AdvCL); {READ}. Fast part along time, pseudo-labels by simclr on training folds, "
+        "one adversary for both are ours", (_contrast("1 2 h 0*"), Loss("pseudo-labels", "0*", 0.028)),
         Adversary("0* 1 2 h"), base="simclr", needs="simclr",
         original=ALL | BOTH | _steps(5, 0.25, both_sides=True, train_mode=True)),
-    "clae": Arm("adversarial", "a one-step adversary of the whole batch is a second positive", **CLAE, base="simclr"),
-    "clae-supcon": Arm("with labels", "supcon with clae's adversary", **(CLAE | {"original": CLAE["original"] | ALL}),
-        weighting=LABELS, base="supcon"),
-    "clae-hcl": Arm("adversarial adaptive", "hcl with clae's adversary", **CLAE, weighting=HN, tau_plus=TAU_PLUS,
-        base="hcl"),
+    "clae": Arm("adversarial", "a one-step adversary of the whole batch is a second positive", **CLAE,
+        base="simclr"),
+    "clae-supcon": Arm("with labels", "supcon with clae's adversary",
+        **(CLAE | {"original": CLAE["original"] | ALL}), weighting=LABELS, base="supcon"),
+    "clae-hcl": Arm("adversarial adaptive", "hcl with clae's adversary", **CLAE, weighting=HN,
+        tau_plus=TAU_PLUS, base="hcl"),
     "swaro": Arm("adversarial", "cluster codes agree between views, also under attacks towards other codes",
         "Wahed et al. 2022 (SwARo); abstract only, a reconstruction", (Loss("codes", "1 2 1* 2*"),),
         Adversary("1* 2* 1 2", "permuted-codes"), base="simclr", dual_norm=True),
     "claf": Arm("adversarial", "an adversary of a linear head that follows the features is a third positive",
         "Rahamim & Naeh 2022; abstract only, a reconstruction. Labels reach the head, not the features",
         (*THREE, Loss("head", "1 2")), ON_LABELS, base="simclr"),
-    "dynacl": Arm("adversarial", "acl with fading augmentations, growing weight on attacks, a momentum encoder",
+    "dynacl": Arm("adversarial", "acl with fading augmentations, growing weight of attacks, momentum encoder",
         f"Luo et al. 2023 (DynACL); {READ}",
-        (_contrast("1 2", 1 / 2, last=1 / 6), _contrast("1* 2*", 1 / 2, last=5 / 6)), Adversary("1* 2*"),
-        base="acl", momentum=0.99, fading_views=True, original=BOTH | _steps(5, 0.25, both_sides=True)),
+        (_contrast("1 2", 1 / 2, last=1 / 6), _contrast("1* 2*", 1 / 2, last=5 / 6)),
+        Adversary("1* 2*"), base="acl", momentum=0.99, fading_views=True,
+        original=BOTH | _steps(5, 0.25, both_sides=True)),
     "deacl": Arm("adversarial", "a student agrees with a clean simclr teacher, also under attack",
         f"Zhang et al. 2022 (DeACL); {READ}", (Loss("distil", "0"), Loss("agree", "0 0*", 2.0)),
         Adversary("0*", "teacher"), base="simclr", needs="simclr", original=_steps(5, 0.25)),
@@ -247,14 +246,14 @@ ARMS: dict[str, Arm] = {
     "adv-supcon-labels": Arm("with labels", "supcon with adversaries of the supervised contrastive loss",
         "after RSupCon (Kim & Choi 2026; code read)", THREE, Adversary("1* 2", "labelled-contrast"),
         weighting=LABELS, base="adv-supcon", original=ALL),
-    "adv-supcon-noise": Arm("with labels", "supcon with noisy views", "control", THREE, Adversary("1*", "noise"),
-        weighting=LABELS, base="adv-supcon", original=ALL),
+    "adv-supcon-noise": Arm("with labels", "supcon with noisy views", "control", THREE,
+        Adversary("1*", "noise"), weighting=LABELS, base="adv-supcon", original=ALL),
     "supcon-margin": Arm("with labels", "cross-entropy and a margin between embeddings of different labels",
         "Wang et al. 2024 (arXiv 2412.19747); abstract only, a reconstruction", (CE, Loss("margin", "1 2")),
         base="supervised", own_head=True),
     "anchor": Arm("with labels", "hard positives pull more; cross-entropy under attack",
-        "ANCHOR (arXiv 2510.27599); summary only, a reconstruction", (_contrast("1 1*"), CE_ATTACKED), ON_LABELS,
-        weighting=(*LABELS, ("hard-positives", {"gamma": 1.0})), base="pgd-at", original=ALL),
+        "ANCHOR (arXiv 2510.27599); summary only, a reconstruction", (_contrast("1 1*"), CE_ATTACKED),
+        ON_LABELS, weighting=(*LABELS, ("hard-positives", {"gamma": 1.0})), base="pgd-at", original=ALL),
     "ascl": Arm("with labels", "only ECGs predicted alike attract or repel; adversarial training",
         f"Bui et al. 2021 (ASCL); {READ}. Multi-label selection is ours",
         (CE_ATTACKED, _contrast("1 1*"), Loss("kl", "1 1*", 2.0)), ON_LABELS,
@@ -262,135 +261,3 @@ ARMS: dict[str, Arm] = {
         original=ALL | BOTH | {"similarity": "chebyshev", "temperature_factor": 0.4}
         | _steps(10, 0.226, train_mode=True)),
 }  # fmt: skip
-
-COMPOSED = (
-    "debiased", "hcl", "rocl-ip", "rocl-debiased", "rocl-hn", "rocl-ip-hn", "advcl-ip", "advcl-hn",
-    "advcl-ip-hn", "acl-hn", "claf-ip-hn", "rocl-clef", "rocl-clef-ip-hn",
-)  # fmt: skip
-"""The study's arms that are a row of `ARMS` with factors."""
-
-AINFONCE = "Yu et al. 2022 (A-InfoNCE); authors' code read"
-FACTORS: dict[str, tuple[str, str, dict]] = {
-    "ip": ("adversaries move to clean views more than the reverse", AINFONCE, {"weighting": IP}),
-    "hn": ("close negatives repel more, debiased", AINFONCE, {"weighting": HN, "tau_plus": TAU_PLUS}),
-    "debiased": ("expected same-class negatives are subtracted", "Chuang et al. 2020; authors' code read",
-                 {"tau_plus": TAU_PLUS}),
-    "clef": ("patients of different clinical risk repel more", "CLEF's weights; authors' code read", {"weighting": RISK}),
-}  # fmt: skip
-"""Suffix → idea, source, and the fields that it adds to a base: one more name for every row of `ARMS`."""
-
-ALIASES = {"debiased": "simclr-debiased", "hcl": "simclr-hn"}
-
-
-def get_arm(name: str) -> Arm:
-    """The arm called `name`: a row of `ARMS`, or one with factors and a control as suffixes.
-
-    Raises
-    ------
-    StudyError
-        When there is none, naming those there are; or when its factors do not go together, saying why.
-    """
-    stem, _, suffix = name.rpartition("-")
-    if name in ARMS:
-        arm = ARMS[name]
-    elif name in ALIASES:
-        arm = get_arm(ALIASES[name])
-    elif stem and suffix in (*FACTORS, *CONTROLS):
-        try:
-            arm = (
-                CONTROLS[suffix](get_arm(stem))
-                if suffix in CONTROLS
-                else _with_factor(get_arm(stem), stem, suffix)
-            )
-        except StudyError as error:
-            raise (
-                error if str(error).startswith("unknown arm") else StudyError(f"arm {name!r}: {error}")
-            ) from None
-    else:
-        raise StudyError(
-            f"unknown arm {name!r}; known: {', '.join(arm_names())}; factors as suffixes: {', '.join(FACTORS)}; "
-            f"controls: {', '.join(CONTROLS)}"
-        )
-    if unknown := [used for used in arm.schemes if used not in SCHEMES]:
-        raise StudyError(
-            f"arm {name!r} uses the unknown weighting scheme {unknown[0]!r}; known: {', '.join(SCHEMES)}"
-        )
-    return arm
-
-
-def _with_factor(arm: Arm, stem: str, suffix: str) -> Arm:
-    idea, source, fields = FACTORS[suffix]
-    if any(used in arm.weighting for used in fields.get("weighting", ())) or (
-        suffix == "debiased" and arm.tau_plus
-    ):
-        raise StudyError(f"the factor -{suffix} is given twice")
-    base = stem
-    while base not in ARMS:
-        base = ALIASES.get(base, base).rpartition("-")[0]
-    original = dict(arm.original)
-    if suffix == "hn" and arm.adversary:  # A-InfoNCE's denominator: the mean positive and all negatives
-        original["denominator"] = "mean"
-    if suffix == "ip":  # as candidates that take a gradient would undo the asymmetry
-        original.pop("detach_candidates", None)
-    factors = {key: getattr(arm, key) + new if key == "weighting" else new for key, new in fields.items()}
-    return replace(
-        arm, group="adversarial adaptive" if arm.adversary else "adaptive", idea=f"{arm.idea}; {idea}",
-        source=arm.source if source in arm.source else f"{arm.source}; {source}", base=base, original=original,
-        **factors,
-    )  # fmt: skip
-
-
-def _temperature(arm: Arm) -> Arm:
-    """Uniform weights and τ/(1+β) throughout: what hard negatives do beyond sharpening (design, 6)."""
-    beta = dict(arm.weighting).get("hard-negatives", {}).get("beta")
-    if beta is None:
-        raise StudyError("the control -temperature replaces hard negatives, and this arm has none")
-    kept = tuple((name, options) for name, options in arm.weighting if name != "hard-negatives")
-    original = {key: value for key, value in arm.original.items() if value != "mean"}
-    return replace(
-        arm, idea=f"control: {arm.idea}; a temperature in their place", weighting=kept, tau_plus=0.0,
-        temperature_factor=arm.temperature_factor / (1 + beta), original=original,
-    )  # fmt: skip
-
-
-def _shuffled(arm: Arm) -> Arm:
-    """Push weights of the same spread without their meaning: permuted within rows, or risk over patients."""
-    if not set(arm.schemes) & {"hard-negatives", "clinical-risk"}:
-        raise StudyError("the control -shuffled permutes push weights, and this arm's are all equal")
-    shuffle: Schemes = (("shuffled", {}),) if "hard-negatives" in arm.schemes else ()
-    return replace(
-        arm, idea=f"control: {arm.idea}; weights shuffled", weighting=arm.weighting + shuffle,
-        shuffled="clinical-risk" in arm.schemes,
-    )  # fmt: skip
-
-
-CONTROLS: dict[str, Callable[[Arm], Arm]] = {"temperature": _temperature, "shuffled": _shuffled}
-
-
-def arm_names() -> list[str]:
-    """Every arm of the study, without controls."""
-    return [*ARMS, *(name for name in COMPOSED if name not in ARMS)]
-
-
-def arm_row(name: str) -> dict:
-    """The arm's factors as plain JSON types: what `run.json` keeps of it."""
-    return json.loads(json.dumps(asdict(get_arm(name))))  # lists, where the dataclass has tuples
-
-
-def factor_table(names: Iterable[str] | None = None) -> pd.DataFrame:
-    """Factors of the contrastive arms as booleans, one row an arm: the design of the experiment."""
-    found = {name: arm for name in names or arm_names() if (arm := get_arm(name)).contrasts}
-    rows = {
-        name: {
-            "adversary": arm.adversary is not None,
-            "debiased": arm.tau_plus > 0,
-            **{used.replace("-", "_"): used in arm.schemes for used in SCHEMES},
-        }
-        for name, arm in found.items()
-    }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
-
-
-def bases(names: Iterable[str] | None = None) -> dict[str, str]:
-    """Adaptive arm → the standard arm it is compared with."""
-    return {name: arm.base for name in names or arm_names() if (arm := get_arm(name)).base is not None}

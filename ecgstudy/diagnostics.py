@@ -6,17 +6,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.decomposition import PCA
 from torch import Generator, Tensor
 
 from ecgstudy.arms import Adversary
+from ecgstudy.attacked import attacked_sample, in_batches, victim_scores
 from ecgstudy.attacks.gradient import Budget, Victim, pgd
 from ecgstudy.attacks.objectives import auroc_targets, signed_scores
 from ecgstudy.checkpoints import load_classifier, load_encoder
 from ecgstudy.contrast import Pairs, Rows
 from ecgstudy.objective import embedded_batch, evaluating
 from ecgstudy.records import EcgRecords
-from ecgstudy.robustness import attacked_sample, in_batches, victim_scores
 from ecgstudy.study import Run, derived_seed
 from ecgstudy.training import load_trained
 from ecgstudy.weighting import compose
@@ -79,6 +78,8 @@ def embedding_plane(records: EcgRecords, folder: Path, most: int = 1500) -> pd.D
     DataFrame
         `x`, `y`, `class` (the first of several), `patient`.
     """
+    from sklearn.decomposition import PCA
+
     encoder, _, _ = load_encoder(folder)
     test = attacked_sample(records, "test", most)
     features = in_batches(encoder, test.signals, torch.device("cpu")).numpy()

@@ -25,7 +25,7 @@ from torch import Tensor
 from ecgstudy.attacks.objectives import class_scores
 from ecgstudy.errors import StudyError
 
-MODELS = ("features-lr", "features-tree", "features-forest")
+MODELS = ("lr", "tree", "forest")
 STRIP_S, BLOCK = 5.0, 2048
 BANDS_HZ = ((0.5, 3), (3, 8), (8, 15), (15, 25), (25, 40))
 QUANTILES = {"min": 0, "q01": 0.01, "q05": 0.05, "median": 0.5, "q95": 0.95, "q99": 0.99, "max": 1}
@@ -243,10 +243,10 @@ def fit_features_model(
         if share in (0, 1):
             which = "every" if share else "no"
             raise StudyError(f"{kind}: {which} training record has class {name!r}; some must, and some not")
-    if kind == "features-lr":
+    if kind == "lr":
         model = LogisticRegression(C=0.1, max_iter=1000, random_state=seed)
         steps = [StandardScaler(), OneVsRestClassifier(model) if multilabel else model]
-    elif kind == "features-tree":
+    elif kind == "tree":
         steps = [DecisionTreeClassifier(min_samples_leaf=50, random_state=seed)]
     else:  # 8,000 records a tree and few features a split: seconds on large data sets, no worse in validation
         few = {"max_samples": min(8000, len(values)), "max_features": "log2"}

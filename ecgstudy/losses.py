@@ -158,9 +158,9 @@ def prediction_shift(state: "State", batch: Batch, term: Loss) -> tuple[Tensor, 
 def misclassification_aware(
     state: "State", batch: Batch, term: Loss, beta: float = 6.0
 ) -> tuple[Tensor, Log]:
-    """MART (Wang et al. 2020; authors' code read): −log p′_y − log(1 − max_{k≠y} p′_k) + β KL(p ‖ p′)(1 − p_y).
+    """MART: −log p′_y − log(1 − max_{k≠y} p′_k) + β KL(p ‖ p′)(1 − p_y).
 
-    For several labels each is a two-class problem of its own (ours).
+    Wang et al. 2020; authors' code read. For several labels each is a two-class problem of its own (ours).
     """
     clean, attacked = (state.model["head"](batch.features[view]) for view in term.names)
     p, q = (_log_probabilities(logits, batch.multilabel) for logits in (clean, attacked))
@@ -266,7 +266,7 @@ def _code_loss(state: "State", embedded: Tensor, codes: Tensor) -> Tensor:
 
 @adversary("contrast")
 def leave_positives(state: "State", batch: Batch, attacked: dict[str, Tensor]) -> Tensor:
-    """The plain contrastive loss of the adversary's views, those without a star held (RoCL, ACL, AdvCL, CLAE)."""
+    """The plain contrastive loss of the adversary's views, those without a star held (RoCL, ACL, …)."""
     return _attacked_contrast(state, batch, attacked, ())
 
 

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.cluster import MiniBatchKMeans
 from torch import Generator, Tensor, nn
 from torch.optim import AdamW
 
-from ecgstudy.arms import Adversary, Arm, Loss, get_arm
+from ecgstudy.arms import Adversary, Arm, Loss
 from ecgstudy.attacks.gradient import Budget, ascend, random_start
 from ecgstudy.checkpoints import load_encoder
 from ecgstudy.contrast import Rows
 from ecgstudy.encoders import Encoder, Projector, build_encoder
 from ecgstudy.errors import StudyError
+from ecgstudy.factors import get_arm
 from ecgstudy.losses import ADVERSARIES, LOSSES, MODULES, Batch, Log, adaptive_alpha, predicted_labels
 from ecgstudy.records import EcgRecords
 from ecgstudy.risk import clinical_risk
@@ -70,7 +70,7 @@ class Data:
 
     @staticmethod
     def of(records: EcgRecords, device: torch.device, shuffle: np.random.Generator | None = None) -> "Data":
-        """Move the training split of `records` to `device`; `shuffle` permutes clinical risk over patients."""
+        """Move the training split to `device`; `shuffle` permutes clinical risk over patients."""
         train = records.split("train")
         patients = train.table["patient"].astype("category").cat.codes.to_numpy()
         known = np.stack(clinical_risk(train.table, train.table["split"].eq("train").to_numpy()))
@@ -255,6 +255,8 @@ def prepared(run: Run, records: EcgRecords, folder: Path) -> tuple[State, Data]:
 @torch.no_grad()
 def clustered(teacher: Encoder, data: Data, seed: int) -> Tensor:
     """Cluster (records, sizes) of each training record in k-means of the teacher's features (AdvCL)."""
+    from sklearn.cluster import MiniBatchKMeans
+
     features = torch.cat([teacher(part) for part in data.signals.split(512)]).cpu().numpy()
     sizes = [k for k in CLUSTERS if 10 * k <= len(features)] or [2]
     found = [
@@ -325,7 +327,7 @@ def _clean_batch(state: State, data: Data, index: Tensor, views: set[str]) -> Ba
 
 
 def _embed(state: State, batch: Batch, views: list[str], adversarial: bool) -> None:
-    """Features and unit vectors of `views`, in one pass; the second view's by the momentum encoder, if any."""
+    """Features and unit vectors of `views` in one pass; the second view's by the momentum encoder, if any."""
     followed = [v for v in views if v[0] == "2" and "momentum" in state.model]
     for names, model in (([v for v in views if v not in followed], state.model), (followed, state.model)):
         if not names:
@@ -373,10 +375,10 @@ def attacked_views(state: State, batch: Batch, adversary: Adversary) -> dict[str
 def _describe(state: State, batch: Batch) -> None:
     """What weighting schemes of this arm want to know of each view."""
     schemes, device = dict(state.arm.weighting), state.device
-    batch.known = {view: {} for view in batch.features}
-    for view, known in batch.known.items():
+    batch.known = {name: {} for name in batch.features}
+    for name, known in batch.known.items():
         if "leaked-local" in schemes:
-            logits = state.model["head"](batch.features[view])
+            logits = state.model["head"](batch.features[name])
             known["predictions"] = predicted_labels(logits, batch.multilabel)
         if "shuffled" in schemes:
             stream = state.streams["shuffle"]

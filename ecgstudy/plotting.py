@@ -13,8 +13,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ecgstudy.arms import Arm, get_arm
+from ecgstudy.arms import Arm
 from ecgstudy.errors import StudyError
+from ecgstudy.factors import get_arm
 from ecgstudy.files import whole_file
 
 STAMP = "simulated ECGs: proves the machinery only"

@@ -22,10 +22,10 @@ from pydantic import (
     model_validator,
 )
 
-from ecgstudy.arms import arm_row, get_arm
 from ecgstudy.attacks import get_attack
 from ecgstudy.encoders import get_encoder
 from ecgstudy.errors import StudyError
+from ecgstudy.factors import arm_row, get_arm
 from ecgstudy.files import ROOT
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -133,6 +133,10 @@ class AttackOptions(_Section):
     label_epsilons_mv: list[PositiveFloat] | None = None
     """Where the per-label attack runs; None: at the headline ε only."""
     batch_size: PositiveInt = 256
+    queries: PositiveInt = 100
+    """Queries of Square on models without gradients (arms ``features-…``)."""
+    query_records: PositiveInt = 50
+    """Records, of all classes in turn, that Square attacks."""
     max_records: PositiveInt | None = None
     """Attack at most this many test records (drawn once, the same for all arms)."""
 
@@ -185,7 +189,7 @@ class Study(_Section):
         return self
 
     def runs(self) -> Iterator["Run"]:
-        """Every (data set, arm, seed) of the grid, in the order of the params file; who needs others, last."""
+        """Every (data set, arm, seed) of the grid in the params file's order; who needs others, last."""
         for dataset in self.datasets:
             for arm in sorted(self.arms, key=lambda arm: get_arm(arm).needs is not None):
                 for seed in self.seeds:

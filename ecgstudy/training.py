@@ -18,6 +18,7 @@ from ecgstudy.checkpoints import (
 )
 from ecgstudy.encoders import count_parameters
 from ecgstudy.errors import StudyError
+from ecgstudy.factors import get_arm
 from ecgstudy.files import write_text
 from ecgstudy.objective import Data, Log, State, arm_loss, follow, prepared
 from ecgstudy.records import EcgRecords
@@ -58,6 +59,11 @@ def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
     """
     if (finished := _finished(run, Path(folder))) is not None:
         return finished
+    if get_arm(run.arm).features:
+        from ecgstudy.blackbox import store_features  # scikit-learn and wavelets, seconds that few runs need
+
+        store_features(run, records, Path(folder), _asked(run, Path(folder)))
+        return []
     state, data = prepared(run, records, Path(folder))
     progress = Path(folder) / "checkpoint.safetensors"
     history = _resume(state, progress) if progress.exists() else []

@@ -21,11 +21,12 @@ from pathlib import Path
 from types import ModuleType
 
 from ecgstudy import (
-    arms,
+    attacked,
     attacks,
     contrast,
     encoders,
     losses,
+    masking,
     objective,
     risk,
     robustness,
@@ -38,6 +39,7 @@ from ecgstudy import datasets as datasets_package
 from ecgstudy.attacks import gradient, objectives
 from ecgstudy.datasets import reading
 from ecgstudy.errors import StudyError
+from ecgstudy.factors import get_arm
 from ecgstudy.files import write_json, write_text
 from ecgstudy.provenance import is_done, read_json, stamp
 from ecgstudy.records import EcgRecords, load_records, save_records
@@ -56,7 +58,7 @@ PRETRAIN_CODE = (
     objectives,
     weighting.uniform,
 )
-EVALUATE_CODE = (robustness, attacks, gradient, objectives, supervised, encoders)
+EVALUATE_CODE = (robustness, attacked, masking, attacks, gradient, objectives, supervised, encoders)
 LONG_AGO = 946684800
 """1 January 2000: the time given to the ``run.json`` of steps that are up to date."""
 
@@ -85,9 +87,16 @@ def prepare_step(study: Study, dataset: str, paths: Paths) -> Step:
     return Step(paths.data(dataset), {"dataset": dataset, **options}, (loader, reading), ("card.json",), True)
 
 
+def _features_code() -> tuple[ModuleType, ...]:
+    from ecgstudy import blackbox, features  # import scikit-learn, which others need not wait for
+    from ecgstudy.attacks import square
+
+    return features, blackbox, square
+
+
 def pretrain_step(run: Run, paths: Paths) -> Step:
     """Pretraining of one run; its code includes the schemes and losses that the arm uses, and its network."""
-    arm = arms.get_arm(run.arm)
+    arm = get_arm(run.arm)
     schemes = tuple(weighting.SCHEMES[name] for name in arm.schemes)
     terms = tuple(losses.LOSSES[loss.name] for loss in arm.losses)
     network = sys.modules[encoders.get_encoder(run.study.encoder.name).__module__]
@@ -97,7 +106,8 @@ def pretrain_step(run: Run, paths: Paths) -> Step:
         parameters["needs"] = {"arm": arm.needs, "stamp": needed.content()["stamp"]}
     folder = paths.run(run.dataset, run.arm, run.seed)
     feeds = ("encoder.safetensors", "encoder.json")
-    return Step(folder, parameters, (*PRETRAIN_CODE, network, *schemes, *terms), feeds)
+    code = _features_code() if arm.features else (*PRETRAIN_CODE, network, *schemes, *terms)
+    return Step(folder, parameters, code, feeds)
 
 
 def evaluate_step(run: Run, protocol: str, paths: Paths) -> Step:
@@ -110,7 +120,8 @@ def evaluate_step(run: Run, protocol: str, paths: Paths) -> Step:
         "headline_epsilon_mv": run.headline_epsilon_mv,
     }  # fmt: skip
     folder = paths.protocol(run.dataset, run.arm, run.seed, protocol)
-    return Step(folder, parameters, EVALUATE_CODE, ("scores.parquet",))
+    code = EVALUATE_CODE + _features_code() if get_arm(run.arm).features else EVALUATE_CODE
+    return Step(folder, parameters, code, ("scores.parquet",))
 
 
 def figures_step(study: Study, paths: Paths) -> Step:
@@ -248,7 +259,7 @@ def choose_headline(study: Study, params: Path, *, cores: int) -> dict[str, floa
     (`supervised`) under PGD margin is at most 0.5; if there is none, the largest.
     """
     paths = Paths(study.study)
-    runs = [run for run in study.runs() if arms.get_arm(run.arm).sets_headline]
+    runs = [run for run in study.runs() if get_arm(run.arm).sets_headline]
     if not runs:
         raise StudyError(f"{params}: no arm of the study sets the headline ε; add 'supervised' to its arms")
     folders = [paths.run(run.dataset, run.arm, run.seed) for run in runs]

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import Generator
 
+from ecgstudy.attacked import Sample
 from ecgstudy.attacks import get_attack
 from ecgstudy.attacks.gradient import Budget, Victim
-from ecgstudy.robustness import _Sample, masking_checks, zero_gradients
+from ecgstudy.masking import masking_checks, zero_gradients
 from ecgstudy.study import AttackOptions
 
 
@@ -23,7 +24,7 @@ def checked(model, records=60, samples=40, options=None):
     signals = torch.randn(records, 1, samples, generator=stream)
     scores = victim.scores(signals)
     labels = (scores + 0.5 * scores.std() * torch.randn(scores.shape, generator=stream) > 0).float()
-    sample = _Sample(signals, labels, pd.DataFrame({"record": range(records)}), ("A", "B"))
+    sample = Sample(signals, labels, pd.DataFrame({"record": range(records)}), ("A", "B"))
     sample.store(scores, "none", "shared", 0.0)
     for epsilon in options.epsilons_mv:
         delta = get_attack("pgd-margin")(victim, signals, labels, Budget(epsilon, 20), seeded())
@@ -62,7 +63,7 @@ def test_an_attack_that_loses_strength_with_epsilon_is_caught():
     options = AttackOptions(epsilons_mv=[0.02, 0.05, 0.1])
     victim, labels = Victim(linear_model(), True), torch.tensor([[1.0, 0], [0, 1]] * 10)
     signals = torch.randn(20, 1, 40, generator=seeded())
-    sample = _Sample(signals, labels, pd.DataFrame({"record": range(20)}), ("A", "B"))
+    sample = Sample(signals, labels, pd.DataFrame({"record": range(20)}), ("A", "B"))
     right, wrong = labels + 0.1 * torch.randn(20, 2, generator=seeded(1)), -labels
     for epsilon, scores in zip((0.0, 0.02, 0.05, 0.1), (right, right, wrong, right), strict=True):
         sample.store(scores, "pgd-margin" if epsilon else "none", "shared", epsilon)

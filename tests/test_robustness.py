@@ -15,19 +15,11 @@ from torch import Generator
 from toy import toy_records, toy_run
 
 from ecgstudy import robustness
+from ecgstudy.attacked import attacked_sample, in_batches, label_scores, macro_auroc, worst_scores
 from ecgstudy.attacks import get_attack
 from ecgstudy.attacks.gradient import Budget, Victim
 from ecgstudy.checkpoints import load_classifier, load_encoder
-from ecgstudy.robustness import (
-    attacked_sample,
-    evaluate,
-    frozen_victim,
-    in_batches,
-    label_scores,
-    macro_auroc,
-    validation_curve,
-    worst_scores,
-)
+from ecgstudy.robustness import evaluate, frozen_victim, validation_curve
 from ecgstudy.study import AttackOptions
 from ecgstudy.training import pretrain
 

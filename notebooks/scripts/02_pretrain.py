@@ -25,7 +25,7 @@ import pandas as pd
 from IPython.display import display
 
 from ecgstudy import diagnostics, figures
-from ecgstudy.arms import get_arm
+from ecgstudy.factors import get_arm
 from ecgstudy.study import Paths, Run, load_study
 from ecgstudy.training import pretrain
 from ecgstudy.workflow import prepared_records
@@ -48,6 +48,8 @@ pd.DataFrame({arm: {name: str(value) for name, value in vars(get_arm(arm)).items
 
 # %%
 history = pd.DataFrame(pretrain(run, records, folder))
+encoder = get_arm(arm).features is None
+print("an encoder" if encoder else "engineered features: no encoder, and nothing of it to look at below")
 
 # %% [markdown]
 # ## Learning curves
@@ -69,8 +71,9 @@ if len(history):
 # loss does not know.
 
 # %%
-pairs = diagnostics.inspect_batch(run, records, folder)
-figures.stamped(figures.similarity_distributions(pairs), synthetic)
+pairs = diagnostics.inspect_batch(run, records, folder) if encoder else None
+if encoder:
+    display(figures.stamped(figures.similarity_distributions(pairs), synthetic))
 
 # %% [markdown]
 # ## Who is pushed how hard
@@ -78,9 +81,10 @@ figures.stamped(figures.similarity_distributions(pairs), synthetic)
 # Push weight against similarity, for negatives; 1 is the standard loss.
 
 # %%
-negatives = pairs.dropna(subset="weight")
-display(negatives.groupby("same_class")["weight"].describe()[["mean", "min", "50%", "max"]])
-figures.stamped(figures.weight_profile(negatives), synthetic)
+if encoder:
+    negatives = pairs.dropna(subset="weight")
+    display(negatives.groupby("same_class")["weight"].describe()[["mean", "min", "50%", "max"]])
+    display(figures.stamped(figures.weight_profile(negatives), synthetic))
 
 # %% [markdown]
 # ## The embedding
@@ -88,4 +92,6 @@ figures.stamped(figures.weight_profile(negatives), synthetic)
 # Test records on the first two principal components of the encoder's features.
 
 # %%
-figures.stamped(figures.embedding_picture(diagnostics.embedding_plane(records, folder)), synthetic)
+if encoder:
+    plane = diagnostics.embedding_plane(records, folder)
+    display(figures.stamped(figures.embedding_picture(plane), synthetic))

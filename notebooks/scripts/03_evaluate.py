@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 3 · One encoder under attack
 #
-# Freezes the encoder, fits a linear head on clean ECGs (protocol `slf`; the supervised references
+# Freezes the encoder, fits a linear head on clean ECGs (protocol `slf`; arms that learn a classifier
 # keep the head they were trained with), and attacks the whole model with perturbations of at most
 # ε mV on the raw signal. AUROC is reported for one perturbation against all labels (*shared*, the
 # realistic one) and for one perturbation per label (*label*, the exact pairwise worst case up to
@@ -31,6 +31,7 @@ import pandas as pd
 from IPython.display import display
 
 from ecgstudy import diagnostics, ecg_paper, figures, scores, tables
+from ecgstudy.factors import get_arm
 from ecgstudy.robustness import evaluate
 from ecgstudy.study import Paths, Run, load_study
 from ecgstudy.workflow import prepared_records
@@ -90,11 +91,12 @@ pd.DataFrame(evaluation["checks"]).style.hide().format(precision=4)
 # right, before and after.
 
 # %%
-ecg = diagnostics.most_fragile(run, records, folder, found)
-display(ecg.scores.style.format(precision=2))
-title = f"record {ecg.record}, ε = {run.headline_epsilon_mv * 1000:g} µV"
-figure = ecg_paper.draw_ecg(ecg.signal, records.fs, records.leads, ecg.delta, title)
-figures.stamped(figure, synthetic)
+if get_arm(arm).features is None:
+    ecg = diagnostics.most_fragile(run, records, folder, found)
+    display(ecg.scores.style.format(precision=2))
+    title = f"record {ecg.record}, ε = {run.headline_epsilon_mv * 1000:g} µV"
+    figure = ecg_paper.draw_ecg(ecg.signal, records.fs, records.leads, ecg.delta, title)
+    display(figures.stamped(figure, synthetic))
 
 # %% [markdown]
 # ## What it cost

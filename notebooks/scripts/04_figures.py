@@ -23,8 +23,8 @@ study = "params/quick.yaml"
 from IPython.display import display
 
 from ecgstudy import figures
-from ecgstudy.arms import bases, factor_table
 from ecgstudy.datasets import is_synthetic
+from ecgstudy.factors import bases, factor_table
 from ecgstudy.study import Paths, load_study
 from ecgstudy.tables import write_tables
 

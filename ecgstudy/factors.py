@@ -1,0 +1,148 @@
+"""Arms by name: a row of `ARMS`, with factors and a control as suffixes.
+
+``rocl-ip-hn`` is the row ``rocl`` with inferior positives and hard negatives, ``rocl-hn-shuffled`` the
+control of ``rocl-hn``. Every combination that makes sense has a name, whether the study lists it or not.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
+
+import pandas as pd
+
+from ecgstudy.arms import ARMS, HN, IP, RISK, TAU_PLUS, Arm, Schemes
+from ecgstudy.errors import StudyError
+from ecgstudy.weighting import SCHEMES
+
+COMPOSED = (
+    "debiased", "hcl", "rocl-ip", "rocl-debiased", "rocl-hn", "rocl-ip-hn", "advcl-ip", "advcl-hn",
+    "advcl-ip-hn", "acl-hn", "claf-ip-hn", "rocl-clef", "rocl-clef-ip-hn",
+)  # fmt: skip
+"""The study's arms that are a row of `ARMS` with factors."""
+
+AINFONCE = "Yu et al. 2022 (A-InfoNCE); authors' code read"
+FACTORS: dict[str, tuple[str, str, dict]] = {
+    "ip": ("adversaries move to clean views more than the reverse", AINFONCE, {"weighting": IP}),
+    "hn": ("close negatives repel more, debiased", AINFONCE, {"weighting": HN, "tau_plus": TAU_PLUS}),
+    "debiased": ("expected same-class negatives are subtracted", "Chuang et al. 2020; authors' code read",
+                 {"tau_plus": TAU_PLUS}),
+    "clef": ("patients of different clinical risk repel more", "CLEF's weights; authors' code read",
+             {"weighting": RISK}),
+}  # fmt: skip
+"""Suffix → idea, source, and the fields that it adds to a base: one more name for every row of `ARMS`."""
+
+ALIASES = {"debiased": "simclr-debiased", "hcl": "simclr-hn"}
+
+
+def get_arm(name: str) -> Arm:
+    """The arm called `name`: a row of `ARMS`, or one with factors and a control as suffixes.
+
+    Raises
+    ------
+    StudyError
+        When there is none, naming those there are; or when its factors do not go together, saying why.
+    """
+    stem, _, suffix = name.rpartition("-")
+    if name in ARMS:
+        arm = ARMS[name]
+    elif name in ALIASES:
+        arm = get_arm(ALIASES[name])
+    elif stem and suffix in (*FACTORS, *CONTROLS):
+        try:
+            arm = (
+                CONTROLS[suffix](get_arm(stem))
+                if suffix in CONTROLS
+                else _with_factor(get_arm(stem), stem, suffix)
+            )
+        except StudyError as error:
+            raise (
+                error if str(error).startswith("unknown arm") else StudyError(f"arm {name!r}: {error}")
+            ) from None
+    else:
+        raise StudyError(
+            f"unknown arm {name!r}; known: {', '.join(arm_names())}; factors: {', '.join(FACTORS)}; "
+            f"controls: {', '.join(CONTROLS)}"
+        )
+    if unknown := [used for used in arm.schemes if used not in SCHEMES]:
+        raise StudyError(
+            f"arm {name!r} uses the unknown weighting scheme {unknown[0]!r}; known: {', '.join(SCHEMES)}"
+        )
+    return arm
+
+
+def _with_factor(arm: Arm, stem: str, suffix: str) -> Arm:
+    idea, source, fields = FACTORS[suffix]
+    if any(used in arm.weighting for used in fields.get("weighting", ())) or (
+        suffix == "debiased" and arm.tau_plus
+    ):
+        raise StudyError(f"the factor -{suffix} is given twice")
+    base = stem
+    while base not in ARMS:
+        base = ALIASES.get(base, base).rpartition("-")[0]
+    original = dict(arm.original)
+    if suffix == "hn" and arm.adversary:  # A-InfoNCE's denominator: the mean positive and all negatives
+        original["denominator"] = "mean"
+    if suffix == "ip":  # as candidates that take a gradient would undo the asymmetry
+        original.pop("detach_candidates", None)
+    factors = {key: getattr(arm, key) + new if key == "weighting" else new for key, new in fields.items()}
+    return replace(
+        arm, group="adversarial adaptive" if arm.adversary else "adaptive", idea=f"{arm.idea}; {idea}",
+        source=arm.source if source in arm.source else f"{arm.source}; {source}", base=base,
+        original=original, **factors,
+    )  # fmt: skip
+
+
+def _temperature(arm: Arm) -> Arm:
+    """Uniform weights and τ/(1+β) throughout: what hard negatives do beyond sharpening (design, 6)."""
+    beta = dict(arm.weighting).get("hard-negatives", {}).get("beta")
+    if beta is None:
+        raise StudyError("the control -temperature replaces hard negatives, and this arm has none")
+    kept = tuple((name, options) for name, options in arm.weighting if name != "hard-negatives")
+    original = {key: value for key, value in arm.original.items() if value != "mean"}
+    return replace(
+        arm, idea=f"control: {arm.idea}; a temperature in their place", weighting=kept, tau_plus=0.0,
+        temperature_factor=arm.temperature_factor / (1 + beta), original=original,
+    )  # fmt: skip
+
+
+def _shuffled(arm: Arm) -> Arm:
+    """Push weights of the same spread without their meaning: permuted within rows, or risk over patients."""
+    if not set(arm.schemes) & {"hard-negatives", "clinical-risk"}:
+        raise StudyError("the control -shuffled permutes push weights, and this arm's are all equal")
+    shuffle: Schemes = (("shuffled", {}),) if "hard-negatives" in arm.schemes else ()
+    return replace(
+        arm, idea=f"control: {arm.idea}; weights shuffled", weighting=arm.weighting + shuffle,
+        shuffled="clinical-risk" in arm.schemes,
+    )  # fmt: skip
+
+
+CONTROLS: dict[str, Callable[[Arm], Arm]] = {"temperature": _temperature, "shuffled": _shuffled}
+
+
+def arm_names() -> list[str]:
+    """Every arm of the study, without controls."""
+    return [*ARMS, *(name for name in COMPOSED if name not in ARMS)]
+
+
+def arm_row(name: str) -> dict:
+    """The arm's factors as plain JSON types: what `run.json` keeps of it."""
+    return json.loads(json.dumps(asdict(get_arm(name))))  # lists, where the dataclass has tuples
+
+
+def factor_table(names: Iterable[str] | None = None) -> pd.DataFrame:
+    """Factors of the contrastive arms as booleans, one row an arm: the design of the experiment."""
+    found = {name: arm for name in names or arm_names() if (arm := get_arm(name)).contrasts}
+    rows = {
+        name: {
+            "adversary": arm.adversary is not None,
+            "debiased": arm.tau_plus > 0,
+            **{used.replace("-", "_"): used in arm.schemes for used in SCHEMES},
+        }
+        for name, arm in found.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
+
+
+def bases(names: Iterable[str] | None = None) -> dict[str, str]:
+    """Adaptive arm → the standard arm it is compared with."""
+    return {name: arm.base for name in names or arm_names() if (arm := get_arm(name)).base is not None}
