@@ -247,7 +247,8 @@ def fit_features_model(
         model = LogisticRegression(C=0.1, max_iter=1000, random_state=seed)
         steps = [StandardScaler(), OneVsRestClassifier(model) if multilabel else model]
     elif kind == "tree":
-        steps = [DecisionTreeClassifier(min_samples_leaf=50, random_state=seed)]
+        leaf = max(5, min(50, len(values) // 40))  # a small training set must be split, too
+        steps = [DecisionTreeClassifier(min_samples_leaf=leaf, random_state=seed)]
     else:  # 8,000 records a tree and few features a split: seconds on large data sets, no worse in validation
         few = {"max_samples": min(8000, len(values)), "max_features": "log2"}
         steps = [RandomForestClassifier(200, min_samples_leaf=3, random_state=seed, **few)]
