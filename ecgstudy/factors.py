@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 
 import pandas as pd
 
-from ecgstudy.arms import ARMS, HN, IP, RISK, TAU_PLUS, Arm, Schemes
+from ecgstudy.arms import ARMS, HN, IP, RISK, TAU_PLUS, Arm, Loss, Schemes
 from ecgstudy.errors import StudyError
 from ecgstudy.weighting import SCHEMES
 
@@ -130,8 +130,19 @@ def arm_row(name: str) -> dict:
 
 
 def factor_table(names: Iterable[str] | None = None) -> pd.DataFrame:
-    """Factors of the contrastive arms as booleans, one row an arm: the design of the experiment."""
-    found = {name: arm for name in names or arm_names() if (arm := get_arm(name)).contrasts}
+    """Factors as booleans, one row an arm: the design of the experiment.
+
+    Of `simclr`, `rocl` and the arms that differ from them in these factors alone; others differ in more.
+    """
+    plain = {
+        key: getattr(ARMS["simclr"], key) for key in ("options", "epochs", "temperature_factor", "shuffled")
+    }
+    shapes = [(ARMS[name].losses, ARMS[name].adversary) for name in ("simclr", "rocl")]
+    found = {
+        name: arm
+        for name, arm in ((name, get_arm(name)) for name in names or arm_names())
+        if (arm.losses, arm.adversary) in shapes and all(getattr(arm, k) == v for k, v in plain.items())
+    }
     rows = {
         name: {
             "adversary": arm.adversary is not None,
@@ -146,3 +157,25 @@ def factor_table(names: Iterable[str] | None = None) -> pd.DataFrame:
 def bases(names: Iterable[str] | None = None) -> dict[str, str]:
     """Adaptive arm → the standard arm it is compared with."""
     return {name: arm.base for name in names or arm_names() if (arm := get_arm(name)).base is not None}
+
+
+def described(name: str) -> str:
+    """The arm's factors in one line: losses with their views, the attack, weights, and what else differs."""
+    arm = get_arm(name)
+    losses = [f"{_shown_weight(loss)}{loss.name}({loss.views})" for loss in arm.losses]
+    parts = [" + ".join(losses) or (f"features, {arm.features}" if arm.features else "none")]
+    if arm.adversary:
+        parts.append(f"attack {arm.adversary.loss}({arm.adversary.views})")
+    parts += [
+        " ".join([used, *(f"{key}={value}" for key, value in options.items())])
+        for used, options in arm.weighting
+    ]
+    also = {"τ⁺": arm.tau_plus, "momentum": arm.momentum, "fading views": arm.fading_views, **arm.options}
+    also |= {"epochs ×": arm.epochs - 1 and arm.epochs, "needs": arm.needs}
+    parts += [key if value is True else f"{key} {value}" for key, value in also.items() if value]
+    return "; ".join(parts)
+
+
+def _shown_weight(loss: Loss) -> str:
+    weight = f"{loss.weight:.3g}" if loss.last is None else f"{loss.weight:.3g}→{loss.last:.3g}"
+    return "" if weight == "1" else f"{weight} "

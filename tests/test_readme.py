@@ -1,5 +1,6 @@
 """What the README shows works as it stands there."""
 
+import itertools
 import re
 import sys
 
@@ -7,8 +8,11 @@ import pandas as pd
 import pytest
 import torch
 
-from ecgstudy.arms import ARMS, factor_table, get_arm
+from ecgstudy.arms import ARMS
+from ecgstudy.backbones import ENCODERS
 from ecgstudy.contrast import Rows, weighted_contrastive_loss
+from ecgstudy.encoders import build_encoder, count_parameters
+from ecgstudy.factors import arm_names, described, factor_table, get_arm
 from ecgstudy.study import ROOT, load_plugins
 from ecgstudy.weighting import SCHEMES, compose, uniform
 
@@ -48,9 +52,16 @@ def test_own_weighting_scheme_changes_the_loss_as_it_says(own_scheme):
     assert factor_table()["adversaries_repel"].loc["rocl-mine"]
 
 
-def test_arms_table_names_every_arm_with_its_idea_and_source():
-    for name, arm in ARMS.items():
-        assert f"| `{name}` | {arm.idea} | {arm.source} |" in README
+def test_arms_table_has_every_arm_with_its_idea_source_and_factors():
+    for name in arm_names():
+        arm = get_arm(name)
+        assert f"| `{name}` | {arm.idea} | {arm.source} | `{described(name)}` |" in README
+
+
+def test_encoders_table_has_the_numbers_of_parameters():
+    for name, size in itertools.product(ENCODERS, ("small", "base")):
+        leads = [build_encoder(name, {"size": size}, torch.zeros(n), torch.ones(()), False) for n in (1, 12)]
+        assert f"| `{name}` | {size} | {' | '.join(f'{count_parameters(e):,}' for e in leads)} |" in README
 
 
 def test_commands_of_the_readme_are_targets_of_the_makefile():
