@@ -21,8 +21,8 @@ from loss_loops import (
 from toy import toy_records, toy_run
 
 from ecgstudy import objective
-from ecgstudy.arms import get_arm
 from ecgstudy.contrast import Rows
+from ecgstudy.factors import get_arm
 from ecgstudy.losses import Batch
 from ecgstudy.objective import Data, arm_loss, new_state
 
@@ -86,8 +86,7 @@ class Case:
         if self.predictions == "all different":
             onehot = torch.arange(len(VIEWS) * n * 3).reshape(len(VIEWS), n, 3).float()
         self.known = {v: {"predictions": p} for v, p in zip(VIEWS, onehot, strict=True)}
-        noise = torch.rand(n, generator=stream)
-        self.metadata = {"risk": risk, "missing": missing, "labels": self.y, "noise": noise}
+        self.metadata = {"risk": risk, "missing": missing, "labels": self.y}
         return self.state
 
     def rows(self, views):

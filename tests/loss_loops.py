@@ -313,14 +313,15 @@ def advcl(z, rows, tau, pair=None):
 
 
 def asymmetric(rows, alpha):
-    """A-InfoNCE's IP on AdvCL (methods 2.3): mixed pairs with the columns stopped, α from clean anchors.
+    """A-InfoNCE's IP on AdvCL (methods 2.3) with all columns stopped, α from clean anchors.
 
-    The factor 2 keeps the pull of mixed pairs, which the original halves.
+    The factor 2 keeps the pull of mixed pairs, which the original halves. The original stops columns of
+    mixed pairs only, which changes gradients and not the value.
     """
 
     def pair(i, p):
         if rows.adversarial[i] == rows.adversarial[p]:
-            return 1.0, False
+            return 1.0, True
         return (2 * (1 - alpha) if rows.adversarial[i] else 2 * alpha), True
 
     return pair

@@ -8,21 +8,16 @@ import pytest
 import torch
 from toy import toy_records, toy_run
 
-from ecgstudy.arms import get_arm
+from ecgstudy.attacked import attacked_sample
 from ecgstudy.checkpoints import load_classifier, load_encoder
 from ecgstudy.diagnostics import embedding_plane, inspect_batch, most_fragile
-from ecgstudy.robustness import attacked_sample, evaluate
+from ecgstudy.factors import get_arm
+from ecgstudy.robustness import evaluate
 from ecgstudy.study import AttackOptions, DatasetOptions, ViewOptions
 from ecgstudy.training import pretrain
 
 STILL = ViewOptions(stretch=0, shift_s=0, amplitude=0, noise_mv=0, wander_mv=0, powerline_mv=0, timeout=0)
 OPTIONS = AttackOptions(attacks=[], epsilons_mv=[0.05], steps=4, label_steps=1)
-
-
-OWN_ADVERSARY = pytest.mark.xfail(
-    strict=True, reason="the objective reads the arm's own adversary, not the one that the look asks for"
-)
-BROKEN = ("supervised", "acl", "advcl", "deacl", "swaro", "dynacl")
 
 
 def trained(arm, folder, views=STILL):
@@ -33,7 +28,6 @@ def trained(arm, folder, views=STILL):
     return run, records
 
 
-@OWN_ADVERSARY
 def test_a_batch_is_seen_with_the_stored_weights_in_evaluation_mode(tmp_path):
     """Without augmentation and at ε ≈ 0 every view is the record, so the stored encoder gives each cosine."""
     run, records = trained("supervised", tmp_path)
@@ -74,20 +68,18 @@ def test_weights_of_a_batch_have_mean_one_and_grow_with_similarity(tmp_path):
     assert (found["kind"] == "clean–adversarial").sum() == 64
 
 
-@OWN_ADVERSARY
 def test_uniform_arms_weigh_every_negative_one(tmp_path):
     run, records = trained("simclr", tmp_path)
     weights = inspect_batch(run, records, tmp_path)["weight"].dropna().to_numpy()
     assert weights == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    "arm",
-    [
-        *("clae", "claf", "ascl", "rocl-hn-shuffled"),
-        *(pytest.param(arm, marks=OWN_ADVERSARY) for arm in BROKEN),
-    ],
-)
+KINDS = (
+    "supervised", "clae", "claf", "ascl", "rocl-hn-shuffled", "acl", "advcl", "deacl", "swaro", "dynacl",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("arm", KINDS)
 def test_every_kind_of_arm_can_be_looked_at(arm, tmp_path):
     """Whatever views its own loss and adversary take, the batch is two views and an attack on the first."""
     if needed := get_arm(arm).needs:

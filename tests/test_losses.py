@@ -12,7 +12,7 @@ from label_loops import mart, pair_margin, sinkhorn
 from loss_loops import clef_original, dclw
 
 from ecgstudy import losses
-from ecgstudy.arms import arm_names, get_arm
+from ecgstudy.factors import arm_names, get_arm
 from ecgstudy.losses import LOSSES, adaptive_alpha, predicted_labels
 
 TRAINED = [name for name in arm_names() if get_arm(name).losses]
@@ -98,19 +98,8 @@ def test_every_arm_has_an_oracle():
     }  # fmt: skip
 
 
-def all_cells():
-    """Every arm with every case; one is known to break a rule of the study."""
-    alone = ("batch of two", "one class")
-    for name in ORACLES:
-        for case in CASES:
-            pushed = name == "supcon-margin" and case not in alone
-            reason = "the margin pushes records of one patient apart (design, section 3)"
-            yield pytest.param(
-                name, case, marks=[pytest.mark.xfail(strict=True, reason=reason)] if pushed else []
-            )
-
-
-@pytest.mark.parametrize(("name", "case"), list(all_cells()))
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", ORACLES)
 def test_the_loss_of_every_arm_equals_its_loops(name, case, monkeypatch):
     filled = Case(**CASES[case])
     filled.fill(name)

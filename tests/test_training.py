@@ -8,9 +8,9 @@ from torch.nn import functional
 from toy import toy_records, toy_run
 
 from ecgstudy import objective, training
-from ecgstudy.arms import arm_names, get_arm
 from ecgstudy.checkpoints import load_encoder, load_tensors
 from ecgstudy.errors import StudyError
+from ecgstudy.factors import arm_names, get_arm
 from ecgstudy.objective import (
     Data,
     arm_loss,

@@ -31,15 +31,16 @@ def pairs_of(views=2, adversarial=False, patients=(0, 1, 2, 3)):
         "missing": torch.tensor(MISSING[:n]),
         "labels": torch.tensor(LABELS[:n], dtype=torch.float32),
         "predictions": torch.tensor(LABELS[:n][::-1], dtype=torch.float32),
-        "noise": torch.tensor([0.1234567, 0.7654321, 0.4444444, 0.9191919])[:n],
     }
+    stream = torch.Generator().manual_seed(1)
+    noise = torch.rand(views, n, generator=stream, dtype=torch.float64)
     rows = Rows.of_views(
         [
             Rows(
                 torch.arange(n),
                 torch.tensor(patients),
                 torch.full((n,), adversarial and v == views - 1),
-                metadata,
+                metadata | {"noise": noise[v]},
             )
             for v in range(views)
         ]
@@ -235,6 +236,26 @@ def test_clefs_own_weights_are_a_softmax_over_the_whole_row():
         expected = [math.exp(d) / sum(map(math.exp, distance)) for d in distance]
         assert weights.log_push[i].exp().tolist() == pytest.approx(expected, rel=1e-5)
     assert not weights.mean_one
+
+
+def test_shuffled_weights_are_the_same_when_anchors_come_in_blocks():
+    pairs = pairs_of(views=3)
+    similarity, weighting = similarity_of(pairs), compose([("hard-negatives", {}), ("shuffled", {})])
+    whole = weighting(similarity, pairs)
+    assert not torch.equal(whole.log_push, compose([("hard-negatives", {})])(similarity, pairs).log_push)
+    for first in (0, 4, 8):
+        block = Pairs(pairs.anchors[first : first + 4], pairs.candidates, first)
+        part = weighting(similarity[first : first + 4], block)
+        assert torch.equal(part.log_push, whole.log_push[first : first + 4])
+
+
+def test_inferior_positives_take_the_alpha_of_each_row_when_it_adapts():
+    pairs = pairs_of(views=3, adversarial=True)
+    alpha = torch.arange(12) / 20
+    rows = Rows(*(getattr(pairs.anchors, k) for k in ("record", "patient", "adversarial")), {"alpha": alpha})
+    weights = compose([("inferior-positives", {"adaptive": True})])(similarity_of(pairs), Pairs(rows, rows))
+    assert weights.pull[4, [0, 8]].tolist() == pytest.approx([0.5, 4 / 20])
+    assert weights.pull[9, [1, 5]].tolist() == pytest.approx([1 - 9 / 20] * 2)
 
 
 def test_a_new_scheme_is_one_function(monkeypatch):
