@@ -375,6 +375,8 @@ def attacked_views(state: State, batch: Batch, adversary: Adversary) -> dict[str
 def _describe(state: State, batch: Batch) -> None:
     """What weighting schemes of this arm want to know of each view."""
     schemes, device = dict(state.arm.weighting), state.device
+    adaptive = "running-distance" in state.model
+    alpha = _alpha(state, batch, schemes["inferior-positives"]["alpha"]) if adaptive else None
     batch.known = {name: {} for name in batch.features}
     for name, known in batch.known.items():
         if "leaked-local" in schemes:
@@ -385,8 +387,8 @@ def _describe(state: State, batch: Batch) -> None:
             known["noise"] = torch.rand(
                 len(batch.index), generator=stream, device=device, dtype=torch.float64
             )
-        if "running-distance" in state.model:
-            known["alpha"] = _alpha(state, batch, schemes["inferior-positives"]["alpha"])
+        if alpha is not None:
+            known["alpha"] = alpha
 
 
 def _alpha(state: State, batch: Batch, alpha: float, smallest: float = 0.4, until: float = 0.075) -> Tensor:

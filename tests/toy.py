@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from ecgstudy.arms import get_arm
+from ecgstudy.factors import get_arm
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import Run, Study
 
