@@ -231,7 +231,7 @@ def test_every_model_ranks_the_toy_records_and_repeats_with_its_seed(kind, multi
     assert scores[0].shape == (32, 3)
     assert np.isfinite(scores[0]).all()
     assert np.array_equal(*scores)
-    assert roc_auc_score(labels[~train], scores[0]) > (0.7 if kind == "features-tree" else 0.9)
+    assert roc_auc_score(labels[~train], scores[0]) > (0.7 if kind == "tree" else 0.9)
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -243,13 +243,13 @@ def test_scores_are_the_log_odds_of_the_probabilities(kind, multilabel):
     if isinstance(p, list):  # trees: one array (records, 2) per label
         p = np.stack([label[:, 1] for label in p], axis=1)
     found = expit(model.scores(values))
-    if kind == "features-lr" and multilabel:
+    if kind == "lr" and multilabel:
         np.testing.assert_allclose(found, p, atol=1e-5)
-    elif kind == "features-lr":
+    elif kind == "lr":
         np.testing.assert_allclose(found, p, atol=1e-5)
         np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
     else:  # leaves are shrunk by two records: by 2 / (leaf + 2) at most
-        np.testing.assert_allclose(found, p, atol=2 / (50 + 2) if kind == "features-tree" else 2 / (3 + 2))
+        np.testing.assert_allclose(found, p, atol=2 / ((5 if kind == "tree" else 3) + 2))
         assert ((found > 0) & (found < 1)).all()
 
 
@@ -257,7 +257,7 @@ def test_leaves_are_shrunk_towards_the_share_of_the_class():
     """One feature that splits 150 records into two leaves."""
     values = np.r_[np.zeros(100), np.ones(60)][:, None]
     labels = np.r_[np.zeros(100), np.ones(60)][:, None] == np.array([[0, 1]])
-    model = fit_features_model("features-tree", values, labels, False, 0)
+    model = fit_features_model("tree", values, labels, False, 0)
     expected = (100 + 2 * 100 / 160) / 102, 2 * 60 / 160 / 102
     assert expit(model.scores([[0.0]]))[0] == pytest.approx([expected[0], expected[1]], rel=1e-4)
 
@@ -278,18 +278,18 @@ def test_a_class_that_cannot_be_learned_is_named(share, message):
     labels = np.eye(3)[np.arange(30) % 3]
     labels[:, 1] = share
     with pytest.raises(StudyError, match=message):
-        fit_features_model("features-lr", np.ones((30, 2)), labels, True, 0, classes=("A", "B", "C"))
+        fit_features_model("lr", np.ones((30, 2)), labels, True, 0, classes=("A", "B", "C"))
 
 
 def test_an_unknown_model_is_an_error_that_names_those_there_are():
-    with pytest.raises(StudyError, match="unknown features model 'svm'; known: features-lr"):
+    with pytest.raises(StudyError, match="unknown features model 'svm'; known: lr"):
         fit_features_model("svm", np.ones((4, 1)), np.eye(2)[[0, 1, 0, 1]], False, 0)
 
 
 @pytest.mark.parametrize("multilabel", [True, False])
 def test_a_black_box_attack_finds_its_way_through_the_features(multilabel):
     records, values, train = toy(multilabel)
-    model = fit_features_model("features-forest", values[train], records.multi_hot()[train], multilabel, 0)
+    model = fit_features_model("forest", values[train], records.multi_hot()[train], multilabel, 0)
     victim = FeatureVictim(model, records.fs, records.leads)
     assert victim.multilabel == multilabel
     signals = torch.from_numpy(records.signals[~train])
