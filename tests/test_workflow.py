@@ -12,6 +12,7 @@ import pytest
 
 from ecgstudy import weighting, workflow
 from ecgstudy.errors import StudyError
+from ecgstudy.factors import CONTROLS, arm_names
 from ecgstudy.files import write_json
 from ecgstudy.study import ROOT, Paths, Run, load_study
 from ecgstudy.tables import COLUMNS
@@ -158,9 +159,9 @@ def test_a_fresh_clone_recomputes_no_committed_result_and_only_what_is_missing(s
 TABLES = ("robust_auroc", "per_class", "contrasts", "masking_checks")
 
 
-def run_tiny(folder, *, kill_after: str | None = None) -> int:
-    """Run the tiny study of the checkout at `folder`; kill its processes once a file appears."""
-    call = [sys.executable, "-m", "ecgstudy.workflow", "study", "params/tiny.yaml"]
+def run_tiny(folder, *, study: str = "tiny", kill_after: str | None = None) -> int:
+    """Run a study of the checkout at `folder`; kill its processes once a file appears."""
+    call = [sys.executable, "-m", "ecgstudy.workflow", "study", f"params/{study}.yaml"]
     env = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     with open(folder / "log.txt", "a") as log:
         process = subprocess.Popen(call, cwd=folder, env=env, start_new_session=True, stdout=log, stderr=log)
@@ -210,3 +211,18 @@ def test_finished_study_has_nothing_to_do_and_remakes_what_is_deleted(tmp_path):
     assert run_tiny(folder) == 0
     pd.testing.assert_frame_equal(pd.read_parquet(scores), old, check_exact=True)
     assert encoder.stat().st_mtime_ns == trained
+
+
+def test_one_study_has_every_arm_and_a_control_of_each_kind():
+    arms = load_study(ROOT / "params/all-arms.yaml").arms
+    assert set(arms) >= set(arm_names())
+    assert {name.rpartition("-")[2] for name in set(arms) - set(arm_names())} == set(CONTROLS)
+
+
+@pytest.mark.slow
+def test_every_arm_goes_through_all_notebooks(tmp_path):
+    folder = checkout(tmp_path / "whole")
+    assert run_tiny(folder, study="all-arms") == 0
+    robust = pd.read_csv(folder / "outputs/all-arms/tables/robust_auroc.csv")
+    assert set(robust["arm"]) == set(load_study(folder / "params/all-arms.yaml").arms)
+    assert robust["auroc_shared"].between(0, 1).all()
