@@ -15,8 +15,8 @@ from ecgstudy.arms import Adversary, Arm, Loss
 from ecgstudy.attacks.gradient import Budget, ascend, random_start
 from ecgstudy.checkpoints import load_encoder
 from ecgstudy.contrast import Rows
+from ecgstudy.devices import pick_device, pick_precision
 from ecgstudy.encoders import Encoder, Projector, build_encoder
-from ecgstudy.errors import StudyError
 from ecgstudy.factors import get_arm
 from ecgstudy.losses import ADVERSARIES, LOSSES, MODULES, Batch, Log, adaptive_alpha, predicted_labels
 from ecgstudy.records import EcgRecords
@@ -29,32 +29,6 @@ CLUSTERS = (2, 10, 50, 100, 500)
 """Sizes of AdvCL's k-means; those with under 10 records a cluster are left out."""
 PROTOTYPES = 64
 """SwARo's clusters (a reconstruction: the paper's number was not available)."""
-
-
-def pick_device(wanted: str) -> torch.device:
-    """The device called `wanted`; ``"auto"`` is a GPU where there is one.
-
-    Raises
-    ------
-    StudyError
-        When a GPU is asked for and there is none.
-    """
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise StudyError("device 'cuda' was asked for, but torch finds no GPU; use 'cpu' or 'auto'")
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(wanted)
-
-
-def pick_precision(wanted: str, device: torch.device) -> str:
-    """Precision of the encoder in training: ``"auto"`` is bfloat16 where the hardware multiplies in it."""
-    if wanted != "auto":
-        return wanted
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = torch.cpu._is_avx512_bf16_supported()
-    return "bfloat16" if native else "float32"
 
 
 @dataclass

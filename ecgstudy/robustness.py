@@ -26,11 +26,11 @@ from ecgstudy.attacked import (
 from ecgstudy.attacks import get_attack
 from ecgstudy.attacks.gradient import Victim
 from ecgstudy.checkpoints import halved, load_encoder, load_state, save_tensors
+from ecgstudy.devices import pick_device
 from ecgstudy.encoders import Encoder, folded
 from ecgstudy.factors import get_arm
 from ecgstudy.files import whole_file, write_json
 from ecgstudy.masking import NOT_APPLICABLE, masking_checks
-from ecgstudy.objective import pick_device
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import Run, derived_seed
 from ecgstudy.supervised import Classifier, fit_linear_probe

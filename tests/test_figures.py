@@ -9,7 +9,7 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from ecgstudy import ecg_paper, figures
+from ecgstudy import comparisons, ecg_paper, figures
 from ecgstudy.arms import ARMS
 from ecgstudy.ecg_paper import _magnification
 from ecgstudy.errors import StudyError
@@ -197,7 +197,7 @@ def test_attack_bars_run_from_weakest_to_strongest():
 
 def test_curves_by_arm_draw_each_arm_once_and_bases_in_grey():
     table = auroc_table(("random", "simclr", "hcl", "rocl", "rocl-ip"), failing="hcl")
-    figure = figures.epsilon_curves_by_arm(table)
+    figure = comparisons.epsilon_curves_by_arm(table)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles[:3] == [
         "one: references",
@@ -213,11 +213,11 @@ def test_curves_by_arm_draw_each_arm_once_and_bases_in_grey():
 
 def test_an_attack_without_rows_is_named():
     with pytest.raises(StudyError, match=r"'square'.*ensemble"):
-        figures.epsilon_curves_by_arm(auroc_table(("rocl",)), attack="square")
+        comparisons.epsilon_curves_by_arm(auroc_table(("rocl",)), attack="square")
 
 
 def test_the_forest_draws_headline_rows_and_tells_families_apart():
-    figure = figures.contrast_forest(contrast_table())
+    figure = comparisons.contrast_forest(contrast_table())
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["rocl-ip − rocl", "hcl − simclr"]
     markers = [line for line in axes.lines if line.get_marker() in ("D", "o")]
@@ -231,18 +231,18 @@ def test_the_forest_draws_headline_rows_and_tells_families_apart():
 
 def test_the_forest_draws_differences_without_intervals():
     table = contrast_table().assign(ci_low=np.nan, ci_high=np.nan, p=np.nan, p_holm=np.nan)
-    assert "+0.020" in texts(figures.contrast_forest(table))
+    assert "+0.020" in texts(comparisons.contrast_forest(table))
 
 
 def test_a_study_without_contrasts_gets_a_figure_that_says_so():
     assert "this study has no two arms to compare" in texts(
-        figures.contrast_forest(contrast_table().iloc[:0])
+        comparisons.contrast_forest(contrast_table().iloc[:0])
     )
 
 
 def test_pareto_puts_clean_against_robust_and_labels_do_not_overlap():
     arms = ("random", "supervised", "simclr", "hcl", "rocl", "rocl-ip", "rocl-hn", "rocl-ip-hn", "clef")
-    figure = figures.pareto(auroc_table(arms), {"one": 0.01, "two": 0.1})
+    figure = comparisons.pareto(auroc_table(arms), {"one": 0.01, "two": 0.1})
     figure.canvas.draw()
     points = [line for line in figure.axes[1].lines if len(line.get_xdata()) == 1]
     assert [line.get_ydata()[0] for line in points] == pytest.approx([0.6 - 0.01 * i for i in range(9)])
@@ -254,18 +254,18 @@ def test_pareto_puts_clean_against_robust_and_labels_do_not_overlap():
 
 def test_pareto_without_the_asked_budget_says_so():
     with pytest.raises(StudyError, match=r"0\.03 mV"):
-        figures.pareto(auroc_table(("rocl",)), 0.03)
+        comparisons.pareto(auroc_table(("rocl",)), 0.03)
 
 
 def test_cost_shows_runs_and_means():
     cost = pd.DataFrame({"arm": ["rocl", "rocl", "simclr"], "training_seconds": [10.0, 14.0, 5.0]})
-    (axes,) = figures.cost_figure(cost).axes
+    (axes,) = comparisons.cost_figure(cost).axes
     drawn = [
         segment[0][0] for c in axes.collections if hasattr(c, "get_segments") for segment in c.get_segments()
     ]
     assert drawn == [12.0, 5.0]
     with pytest.raises(StudyError, match="cost table has neither"):
-        figures.cost_figure(cost[["arm"]])
+        comparisons.cost_figure(cost[["arm"]])
 
 
 def test_an_arm_has_one_colour_and_weightings_share_theirs():
@@ -285,7 +285,7 @@ def test_spread_labels_keep_their_order_distance_and_room():
 def test_a_saved_figure_is_the_same_bytes_each_time(tmp_path):
     values = pd.DataFrame({"arm": ["rocl"], "auroc": [0.1 + 0.2]})
     for folder in ("a", "b"):
-        figure = figures.contrast_forest(contrast_table())
+        figure = comparisons.contrast_forest(contrast_table())
         figures.save_figure(figure, tmp_path / folder, "forest", values, alt="Δ of arms", synthetic=True)
     for suffix in ("png", "svg", "csv"):
         first, second = ((tmp_path / f / f"forest.{suffix}").read_bytes() for f in ("a", "b"))
@@ -297,7 +297,7 @@ def test_a_saved_figure_is_the_same_bytes_each_time(tmp_path):
 def test_saved_images_carry_the_description_and_the_stamp_only_if_simulated(tmp_path):
     values = pd.DataFrame({"x": [1]})
     for synthetic in (True, False):
-        figure = figures.contrast_forest(contrast_table())
+        figure = comparisons.contrast_forest(contrast_table())
         shown = figures.save_figure(figure, tmp_path, "f", values, alt="Δ of arms", synthetic=synthetic)
         assert shown is figure
         assert (STAMP in texts(figure)) is synthetic
@@ -312,7 +312,7 @@ def test_saved_images_carry_the_description_and_the_stamp_only_if_simulated(tmp_
 
 def test_figures_leave_no_global_state():
     before = dict(plt.rcParams)
-    figures.contrast_forest(contrast_table())
+    comparisons.contrast_forest(contrast_table())
     assert dict(plt.rcParams) == before
     assert plt.get_fignums() == []
 
@@ -321,5 +321,5 @@ def test_figures_leave_no_global_state():
     "arms", [["supervised", "simclr", "rocl", "rocl-hn"], ["simclr", "hcl", "rocl", "rocl-ip"], ["simclr"]]
 )
 def test_every_arm_is_in_some_panel_of_the_epsilon_curves(arms):
-    facets = figures._facets(arms)
+    facets = comparisons._facets(arms)
     assert {arm for _, members, bases in facets for arm in (*members, *bases)} == set(arms)

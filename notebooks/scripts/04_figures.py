@@ -22,7 +22,7 @@ study = "params/quick.yaml"
 # %%
 from IPython.display import display
 
-from ecgstudy import figures
+from ecgstudy import comparisons, figures
 from ecgstudy.datasets import is_synthetic
 from ecgstudy.factors import bases, factor_table
 from ecgstudy.study import Paths, load_study
@@ -49,7 +49,7 @@ print(f"{len(plan.arms)} arms × {len(plan.seeds)} seeds; {attack} at", headline
 main = contrasts[contrasts["headline"]]
 columns = "dataset adaptive standard delta ci_low ci_high p p_holm family clean_delta".split()
 display(main[columns].style.hide().format(precision=3, na_rep="–"))
-figure = figures.contrast_forest(main)
+figure = comparisons.contrast_forest(main)
 alt = "Differences of robust AUROC between adaptive and standard arms, with intervals"
 figures.save_figure(figure, name="contrasts", values=main, alt=alt, **save)
 
@@ -75,13 +75,13 @@ columns = (
 display(rows[columns.split()].style.hide().format(precision=3, na_rep="–"))
 
 # %%
-figure = figures.epsilon_curves_by_arm(robust, attack)
+figure = comparisons.epsilon_curves_by_arm(robust, attack)
 values = robust[robust["attack"].isin(["none", attack])]
 alt = "Robust AUROC against the attack budget for every arm, with intervals"
 figures.save_figure(figure, name="epsilon_curves", values=values, alt=alt, **save)
 
 # %%
-figure = figures.pareto(robust, headline, attack)
+figure = comparisons.pareto(robust, headline, attack)
 alt = "Clean against robust AUROC of every arm"
 figures.save_figure(figure, name="pareto", values=rows, alt=alt, **save)
 
@@ -117,6 +117,6 @@ display(sensitivity.drop(columns="note", errors="ignore").style.hide().format(pr
 
 # %%
 cost = tables["cost"]
-figure = figures.cost_figure(cost)
+figure = comparisons.cost_figure(cost)
 alt = "Training time and attack throughput of every arm"
 figures.save_figure(figure, name="cost", values=cost, alt=alt, **save)

@@ -1,0 +1,227 @@
+"""Figures that compare arms, from a study's tables: ε curves, contrasts, clean against robust, cost."""
+
+from collections.abc import Mapping
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from ecgstudy import plotting as pl
+from ecgstudy.arms import Arm
+from ecgstudy.errors import StudyError
+from ecgstudy.plotting import INK, known_arm, style
+
+COLUMNS, CROWD = 3, 8
+"""Panels side by side, and arms that a panel can hold; more are split, or labelled in part."""
+LANDMARKS = ("random", "supervised", "pgd-at", "simclr", "rocl")
+GROUPS = {
+    "reference": "references",
+    "standard": "standard contrastive",
+    "adaptive": "adaptive weights, clean views",
+    "adversarial": "adversarial views, standard loss",
+    "adversarial adaptive": "adversarial views, adaptive weights",
+    "with labels": "contrastive with labels",
+    "other": "other arms",
+}
+
+
+@style()
+def epsilon_curves_by_arm(table: pd.DataFrame, attack: str = "ensemble", protocol: str = "slf") -> Figure:
+    """Shared robust AUROC of every arm against ε: a panel a group of arms with their bases in grey.
+
+    `table` is ``robust_auroc.csv``.
+    """
+    table = _all_seeds(table, protocol, attack)
+    datasets, facets = list(dict.fromkeys(table["dataset"])), _facets(list(dict.fromkeys(table["arm"])))
+    across = min(COLUMNS, len(facets))
+    down = -(-len(facets) // across)
+    figure, panels = pl.new_panels(len(datasets) * down, across, 3.6, 3.0, sharey=True)
+    for axes in panels.flat:
+        axes.set_visible(False)
+    for place, (dataset, (title, members, bases)) in enumerate(product(datasets, facets)):
+        row, column = divmod(place % len(facets), across)
+        axes = panels[place // len(facets) * down + row, column]
+        axes.set_visible(True)
+        own = table[table["dataset"] == dataset]
+        epsilons, ends = pl.epsilon_axis(axes, own["epsilon_mv"]), []
+        for arm in [*bases, *members]:
+            if len(rows := own[own["arm"] == arm]):
+                colour, failed = pl.GREY if arm in bases else pl.arm_colour(arm), pl.fails_masking(rows)
+                look = {"marker": pl.arm_marker(arm), "mfc": "white" if failed else colour}
+                _, y = pl.draw_curve(axes, rows, epsilons, colour, **look)
+                ends.append((y, arm + " †" * failed, colour))
+        if ends:
+            pl.label_ends(axes, len(epsilons) - 1, *map(list, zip(*ends, strict=True)))
+        axes.set_title(f"{dataset}: {title}" if len(datasets) > 1 else title)
+    for axes in panels[:, 0]:
+        axes.set_ylabel(f"macro AUROC under {attack}")
+    pl.dagger_note(figure, table)
+    return figure
+
+
+@style()
+def contrast_forest(contrasts: pd.DataFrame) -> Figure:
+    """Adaptive − standard with intervals: filled black the primary family, hollow grey the exploratory.
+
+    `contrasts` is ``contrasts.csv`` or rows of it; if it has `headline` rows, only those are drawn.
+    """
+    if "headline" in contrasts and pl.is_true(contrasts["headline"]).any():
+        contrasts = contrasts[pl.is_true(contrasts["headline"])]
+    if contrasts.empty:
+        figure, panels = pl.new_panels(1, 1, 5, 0.6)
+        panels[0, 0].set_axis_off()
+        panels[0, 0].text(0, 0.5, "this study has no two arms to compare")
+        return figure
+    parts = list(contrasts.groupby(["dataset", "protocol", "attack", "epsilon_mv"], sort=False))
+    order = contrasts.sort_values("family", ascending=False, kind="stable")
+    pairs = list(dict.fromkeys(order["adaptive"] + " − " + order["standard"]))
+    figure, panels = pl.new_panels(1, len(parts), 5.6, 1.2 + 0.3 * len(pairs), sharey=True)
+    for axes, ((dataset, protocol, attack, epsilon), part) in zip(panels.flat, parts, strict=True):
+        for row in part.to_dict("records"):
+            y, primary = pairs.index(f"{row['adaptive']} − {row['standard']}"), row["family"] == "primary"
+            colour = INK if primary else "#8a8a8a"
+            axes.plot([row["ci_low"], row["ci_high"]], [y, y], color=colour, lw=1.6 if primary else 1.1)
+            axes.plot(
+                row["delta"], y, "D" if primary else "o", color=colour, mfc=colour if primary else "white"
+            )
+            axes.annotate(_forest_text(row), (1.02, y), xycoords=("axes fraction", "data"), va="center",
+                          fontsize=8, color=colour, annotation_clip=False)  # fmt: skip
+        axes.axvline(0, color=INK, lw=1)
+        axes.set(title=f"{dataset}: {attack}, ε = {epsilon:g} mV, {protocol}", ylim=(len(pairs) - 0.5, -0.5))
+        axes.set_xlabel("difference in macro robust AUROC\n← second arm better     first arm better →")
+        axes.grid(False, axis="y")
+        axes.margins(x=0.1)
+    panels.flat[0].set_yticks(range(len(pairs)), pairs)
+    note = "◆ primary family (p adjusted by Holm)   ○ exploratory (p unadjusted)"
+    figure.supxlabel(
+        note + "   † a gradient-masking check fails" * pl.fails_masking(contrasts),
+        fontsize=8,
+        x=0.01,
+        ha="left",
+    )
+    return figure
+
+
+@style()
+def pareto(
+    table: pd.DataFrame,
+    epsilon_mv: float | Mapping[str, float],
+    attack: str = "ensemble",
+    protocol: str = "slf",
+) -> Figure:
+    """Clean against robust AUROC of every arm, at `epsilon_mv` (or ε by data set); up and right is better.
+
+    Of many arms only those that no other beats in both, and some landmarks, are labelled. `table`
+    is ``robust_auroc.csv``.
+    """
+    table = _all_seeds(table, protocol, attack)
+    datasets = list(dict.fromkeys(table["dataset"]))
+    figure, panels = pl.new_panels(1, len(datasets), 4.8, 4.2)
+    for axes, dataset in zip(panels.flat, datasets, strict=True):
+        epsilon = epsilon_mv[dataset] if isinstance(epsilon_mv, Mapping) else epsilon_mv
+        own = table[table["dataset"] == dataset]
+        clean = own[own["attack"] == "none"].set_index("arm")
+        robust = own[(own["attack"] == attack) & np.isclose(own["epsilon_mv"], epsilon)].set_index("arm")
+        arms = [arm for arm in robust.index if arm in clean.index]
+        if not arms:
+            raise StudyError(f"{dataset}: no arm has both clean and {attack} AUROC at ε = {epsilon:g} mV")
+        for arm in arms:
+            (x, y), colour = (t.at[arm, "auroc_shared"] for t in (clean, robust)), pl.arm_colour(arm)
+            axes.plot(clean.loc[arm, ["ci_low", "ci_high"]], [y, y], color=colour, lw=0.8, alpha=0.45)
+            axes.plot([x, x], robust.loc[arm, ["ci_low", "ci_high"]], color=colour, lw=0.8, alpha=0.45)
+            hollow = pl.fails_masking(robust.loc[[arm]])
+            axes.plot(x, y, pl.arm_marker(arm), color=colour, mfc="white" if hollow else colour, ms=6.5)
+        axes.set(
+            title=dataset, xlabel="clean macro AUROC", ylabel=f"macro AUROC, {attack}, ε = {epsilon:g} mV"
+        )
+        points = [(clean.at[arm, "auroc_shared"], robust.at[arm, "auroc_shared"]) for arm in arms]
+        few = len(arms) <= 2 * CROWD
+        named = [i for i, arm in enumerate(arms) if few or arm in LANDMARKS or _leads(points, i)]
+        names = [arms[i] + " †" * pl.fails_masking(robust.loc[[arms[i]]]) for i in named]
+        pl.label_points(axes, [points[i] for i in named], names, [pl.arm_colour(arms[i]) for i in named])
+    pl.dagger_note(figure, table)
+    return figure
+
+
+@style()
+def cost_figure(
+    cost: pd.DataFrame, time: str = "training_seconds", speed: str = "attack_steps_per_second"
+) -> Figure:
+    """Training time and attack throughput of each arm: a dot a run, a line at the arm's mean."""
+    wanted = ((time, "training time (s)"), (speed, "attack steps per second"))
+    shown = [(column, label) for column, label in wanted if column in cost and cost[column].notna().any()]
+    if not shown:
+        raise StudyError(
+            f"the cost table has neither {time!r} nor {speed!r}; found {', '.join(cost.columns)}"
+        )
+    arms = list(dict.fromkeys(cost["arm"]))
+    figure, panels = pl.new_panels(1, len(shown), 3.8, 0.9 + 0.28 * len(arms), sharey=True)
+    for axes, (column, label) in zip(panels.flat, shown, strict=True):
+        colours = {arm: pl.arm_colour(arm) for arm in arms}
+        sns.stripplot(cost, x=column, y="arm", order=arms, hue="arm", palette=colours, hue_order=arms,
+                      jitter=False, size=6, alpha=0.7, legend=False, ax=axes)  # fmt: skip
+        means = cost.groupby("arm")[column].mean().reindex(arms)
+        axes.vlines(means, np.arange(len(arms)) - 0.32, np.arange(len(arms)) + 0.32, color=INK, lw=1.2)
+        axes.set(xlabel=label, ylabel="")
+        axes.set_xlim(0, 1.08 * cost[column].max())
+    return figure
+
+
+def _all_seeds(table: pd.DataFrame, protocol: str, attack: str) -> pd.DataFrame:
+    kept = table[(table["seed"].astype(str) == "all") & (table["protocol"] == protocol)]
+    kept = kept[kept["attack"].isin(["none", attack])]
+    if attack not in set(kept["attack"]):
+        known = ", ".join(sorted(set(table["attack"]) - {"none"}))
+        raise StudyError(f"no rows of seed 'all', protocol {protocol!r}, attack {attack!r}; attacks: {known}")
+    return kept
+
+
+def _facets(arms: list[str]) -> list[tuple[str, list[str], list[str]]]:
+    """(title, arms, grey bases of other panels); panels whose arms are all shown in others are left out."""
+    rows = {arm: known_arm(arm) for arm in arms}
+    group_of = {arm: row.group if row else "other" for arm, row in rows.items()}
+    facets = []
+    for group in [g for g in GROUPS if g in group_of.values()]:
+        for members in _batches([arm for arm in arms if group_of[arm] == group], rows):
+            bases = [b for b in dict.fromkeys(rows[arm].base for arm in members if rows[arm]) if b in arms]
+            split = len(members) < sum(g == group for g in group_of.values())
+            family = f" ({', '.join(bases[:1])}{', …' * (len(bases) > 1)})" if split and bases else ""
+            title = GROUPS[group] + family
+            facets.append((title, members, [base for base in bases if base not in members]))
+    for facet in list(facets):
+        others = [f for f in facets if f is not facet]
+        shown = {arm for _, members, bases in others for arm in (*members, *bases)}
+        if set(facet[1]) | set(facet[2]) <= shown:
+            facets.remove(facet)
+    return facets
+
+
+def _leads(points: list[tuple[float, float]], index: int) -> bool:
+    """Whether no other point is above and to the right of this one."""
+    x, y = points[index]
+    return not any(a >= x and b >= y and (a, b) != (x, y) for a, b in points)
+
+
+def _batches(members: list[str], rows: Mapping[str, Arm | None]) -> list[list[str]]:
+    """`members` as they are, or, if they are too many for a panel, those of one base or more at a time."""
+    if len(members) <= CROWD:
+        return [members]
+    families: dict[str | None, list[str]] = {}
+    for arm in members:
+        families.setdefault(rows[arm].base if rows[arm] else None, []).append(arm)
+    batches: list[list[str]] = [[]]
+    for family in families.values():
+        if batches[-1] and len(batches[-1]) + len(family) > CROWD:
+            batches.append([])
+        batches[-1] += family
+    return batches
+
+
+def _forest_text(row: dict) -> str:
+    primary = row["family"] == "primary" and pd.notna(row["p_holm"])
+    p = row["p_holm"] if primary else row["p"]
+    interval = "" if pd.isna(row["ci_low"]) else f" [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
+    text = f"{row['delta']:+.3f}{interval}" + ("" if pd.isna(p) else f"  p = {p:.2g}")
+    return text.replace("-", "−") + " †" * (str(row.get("masking_ok")) == "False")
