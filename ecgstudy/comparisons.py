@@ -19,9 +19,9 @@ LANDMARKS = ("random", "supervised", "pgd-at", "simclr", "rocl")
 GROUPS = {
     "reference": "references",
     "standard": "standard contrastive",
-    "adaptive": "adaptive weights, clean views",
-    "adversarial": "adversarial views, standard loss",
-    "adversarial adaptive": "adversarial views, adaptive weights",
+    "adaptive": "clean views, adaptive weights",
+    "adversarial": "adversarial, standard loss",
+    "adversarial adaptive": "adversarial, adaptive",
     "with labels": "contrastive with labels",
     "other": "other arms",
 }
