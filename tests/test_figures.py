@@ -201,8 +201,8 @@ def test_curves_by_arm_draw_each_arm_once_and_bases_in_grey():
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles[:3] == [
         "one: references",
-        "one: adaptive weights, clean views",
-        "one: adversarial views, adaptive weights",
+        "one: clean views, adaptive weights",
+        "one: adversarial, adaptive",
     ]
     clean_views = figure.axes[1].lines[1:]
     assert [to_hex(line.get_color()) for line in clean_views] == ["#9b9b9b", arm_colour("hcl").lower()]

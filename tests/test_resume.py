@@ -48,7 +48,7 @@ def pretrain_until(monkeypatch, last, run, folder):
 
 
 @pytest.mark.parametrize("precision", ["float32", "auto"])
-@pytest.mark.parametrize("arm", ["rocl-ip-hn", "supervised"])
+@pytest.mark.parametrize("arm", ["rocl-ip-hn", "supervised", "dynacl", "swaro", "rocl-hn-shuffled", "ascl"])
 def test_an_interrupted_run_continues_to_the_same_bits(arm, precision, monkeypatch, tmp_path):
     run = toy_run(arm, epochs=3, precision=precision)
     whole = pretrain(run, RECORDS, tmp_path / "whole")
