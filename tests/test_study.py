@@ -212,3 +212,10 @@ def test_a_plugin_runs_once_and_a_missing_one_is_an_error(tmp_path, monkeypatch)
     with pytest.raises(StudyError, match=r"plugin absent\.py: no such file"):
         load_plugins("absent.py")
     del sys.modules["ecgstudy_plugin_toy_plugin"]
+
+
+def test_an_arm_that_needs_another_wants_it_in_the_study_and_runs_after_it(params):
+    with pytest.raises(StudyError, match="arm 'advcl' needs the encoder of 'simclr': add 'simclr' to arms"):
+        load_study(params(changed("arms", ["advcl"])))
+    study = load_study(params(changed("arms", ["advcl", "random", "simclr"])))
+    assert [run.arm for run in study.runs()][-1] == "advcl"
