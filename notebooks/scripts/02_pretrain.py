@@ -25,7 +25,7 @@ import pandas as pd
 from IPython.display import display
 
 from ecgstudy import diagnostics, figures
-from ecgstudy.factors import get_arm
+from ecgstudy.factors import described, get_arm
 from ecgstudy.study import Paths, Run, load_study
 from ecgstudy.training import pretrain
 from ecgstudy.workflow import prepared_records
@@ -41,15 +41,19 @@ synthetic = bool(records.card.get("synthetic"))
 # An arm is a row of factors. Contrastive arms share one loss,
 # $L = \sum_{ip} P_{ip}\,(-S_{ip} + \log(e^{S_{ip}} + D_i)) / \sum_{ip} P_{ip}$ with
 # $D_i = \sum_{k \in N} W_{ik}\, e^{S_{ik}}$, and differ in the pull weights $P$, the push weights $W$
-# and the adversary.
+# and the adversary. `contrast(1 2 1*)` is that loss among two random views of each record and the
+# attacked first one; a star marks an attacked view.
 
 # %%
-pd.DataFrame({arm: {name: str(value) for name, value in vars(get_arm(arm)).items()}})
+row = get_arm(arm)
+facts = {"idea": row.idea, "source": row.source, "factors": described(arm), "compared with": row.base or "–"}
+pd.DataFrame({arm: facts}).style.set_properties(**{"text-align": "left", "white-space": "normal"})
 
 # %%
 history = pd.DataFrame(pretrain(run, records, folder))
 encoder = get_arm(arm).features is None
-print("an encoder" if encoder else "engineered features: no encoder, and nothing of it to look at below")
+if not encoder:
+    print("engineered features: there is no encoder to look at below")
 
 # %% [markdown]
 # ## Learning curves
