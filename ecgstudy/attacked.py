@@ -52,6 +52,7 @@ class Sample:
 
     @staticmethod
     def of(records: EcgRecords, protocol: str, device: torch.device) -> "Sample":
+        """`records` on `device`, with the columns that every row of their scores gets."""
         labels = records.multi_hot()
         keep = [c for c in ("record", "patient", "split", "age", "sex") if c in records.table]
         truth = {f"y_{c}": labels[:, i].astype(np.int8) for i, c in enumerate(records.classes)}
@@ -110,6 +111,7 @@ def victim_scores(victim: Victim, signals: Tensor, options: AttackOptions) -> Te
 def budget_of(
     options: AttackOptions, epsilon_mv: float, steps: int | None = None, restarts: int | None = None
 ) -> Budget:
+    """The study's attack budget at `epsilon_mv` (mV), with other `steps` or `restarts` where given."""
     chosen = steps or options.steps, restarts or options.restarts
     return Budget(epsilon_mv, *chosen, batch_size=options.batch_size)
 

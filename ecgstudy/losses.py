@@ -232,12 +232,12 @@ def agree(state: "State", batch: Batch, term: Loss) -> tuple[Tensor, Log]:
     return -cosine_similarity(first, second).mean(), {}
 
 
-SHARPNESS, CODE_TEMPERATURE, PREDICTION_TEMPERATURE = 3, 0.05, 0.1
+SINKHORN_ROUNDS, CODE_TEMPERATURE, PREDICTION_TEMPERATURE = 3, 0.05, 0.1
 """SwAV's Sinkhorn rounds and temperatures, for SwARo."""
 
 
 @torch.no_grad()
-def sinkhorn(scores: Tensor, rounds: int = SHARPNESS) -> Tensor:
+def sinkhorn(scores: Tensor, rounds: int = SINKHORN_ROUNDS) -> Tensor:
     """Codes (rows, prototypes): each row sums to 1 and prototypes are used equally (Caron et al. 2020)."""
     codes = torch.exp((scores - scores.max()) / CODE_TEMPERATURE)
     for _ in range(rounds):

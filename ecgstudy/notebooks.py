@@ -20,10 +20,8 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from ecgstudy.errors import StudyError
-from ecgstudy.files import write_json
+from ecgstudy.files import ROOT, write_json
 from ecgstudy.provenance import environment
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def execute(notebook: Path, executed: Path, parameters: dict, logs: Path) -> None:

@@ -346,7 +346,7 @@ def write_tables(
     Parameters
     ----------
     factors
-        Booleans, one row an arm (`ecgstudy.arms.factor_table`).
+        Booleans, one row an arm (`ecgstudy.factors.factor_table`).
     bases
         Adaptive arm → the arm it is compared with (`ecgstudy.arms.bases`).
     attack
