@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import AdamW
 
 from ecgstudy.arms import Adversary, Arm, Loss
-from ecgstudy.attacks.gradient import Budget, ascend, random_start
+from ecgstudy.attacks.ball import Ball, ascend
 from ecgstudy.checkpoints import load_encoder
 from ecgstudy.contrast import Rows
 from ecgstudy.devices import pick_device, pick_precision
@@ -318,17 +318,10 @@ def attacked_views(state: State, batch: Batch, adversary: Adversary) -> dict[str
     names = adversary.views.split()
     starred, held = [v for v in names if v.endswith("*")], [v for v in names if not v.endswith("*")]
     clean = torch.cat([batch.signals[v[:-1]] for v in starred])
-    epsilon = state.run.headline_epsilon_mv
-    budget = Budget(
-        epsilon,
-        adversary.steps or state.options.attack_steps,
-        step=adversary.step or state.options.attack_step,
-    )
-    start = (
-        random_start(clean, epsilon, state.streams["attack"])
-        if adversary.random_start
-        else torch.zeros_like(clean)
-    )
+    ball = Ball(state.run.headline_epsilon_mv)
+    steps = adversary.steps or state.options.attack_steps
+    step_mv = ball.epsilon_mv * (adversary.step or state.options.attack_step)
+    start = ball.start(clean, state.streams["attack"]) if adversary.random_start else torch.zeros_like(clean)
     if adversary.loss == "noise":
         return dict(zip(starred, (clean + start).chunk(len(starred)), strict=True))
 
@@ -341,7 +334,7 @@ def attacked_views(state: State, batch: Batch, adversary: Adversary) -> dict[str
         at = replace(batch, features={}, embedded={}, adversary=adversary)
         with torch.no_grad():
             _embed(state, at, held, adversarial=False)
-        attacked = clean + ascend(value, clean, start, budget)
+        attacked = clean + ascend(value, clean, start, ball, steps=steps, step_mv=step_mv)
     return dict(zip(starred, attacked.chunk(len(starred)), strict=True))
 
 

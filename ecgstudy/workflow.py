@@ -36,7 +36,7 @@ from ecgstudy import (
     weighting,
 )
 from ecgstudy import datasets as datasets_package
-from ecgstudy.attacks import gradient, objectives
+from ecgstudy.attacks import ball, gradient, objectives
 from ecgstudy.datasets import reading
 from ecgstudy.errors import StudyError
 from ecgstudy.factors import get_arm
@@ -54,11 +54,13 @@ PRETRAIN_CODE = (
     losses,
     risk,
     supervised,
-    gradient,
-    objectives,
+    ball,
+    objectives.class_scores,
+    objectives.cross_entropy,
+    objectives.cross_entropy_targets,
     weighting.uniform,
 )
-EVALUATE_CODE = (robustness, attacked, masking, attacks, gradient, objectives, supervised, encoders)
+EVALUATE_CODE = (robustness, attacked, masking, attacks, ball, gradient, objectives, supervised, encoders)
 LONG_AGO = 946684800
 """1 January 2000: the time given to the ``run.json`` of steps that are up to date."""
 

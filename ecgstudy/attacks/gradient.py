@@ -59,48 +59,6 @@ class Budget:
         return self.epsilon_mv * (2.5 / self.steps if self.step is None else self.step)
 
 
-def random_start(
-    signals: Tensor, epsilon_mv: float, generator: Generator, mask: Tensor | None = None
-) -> Tensor:
-    """Uniform noise in [−ε, ε] mV, zero where `mask` is."""
-    noise = torch.rand(signals.shape, generator=generator, device=signals.device, dtype=signals.dtype)
-    noise = epsilon_mv * (2 * noise - 1)
-    return noise if mask is None else noise * mask
-
-
-def ascend(
-    value: Callable[[Tensor], Tensor],
-    signals: Tensor,
-    delta: Tensor,
-    budget: Budget,
-    mask: Tensor | None = None,
-    visit: Callable[[Tensor, Tensor], None] | None = None,
-) -> Tensor:
-    """Projected sign-gradient ascent on `value`; returns the last iterate.
-
-    Parameters
-    ----------
-    value
-        Perturbed signals → objective per record (records,). Records must not influence each other.
-    signals, delta
-        (records, leads, samples) in mV: clean signals, start.
-    mask
-        1 where the attack may change the signal (broadcastable); None: everywhere.
-    visit
-        Called with (δ, objective) at every iterate before the last, e.g. to keep the best.
-    """
-    for _ in range(budget.steps):
-        delta = delta.detach().requires_grad_()
-        values = value(signals + delta)
-        (gradient,) = torch.autograd.grad(values.sum(), delta)
-        delta = delta.detach()
-        if visit is not None:
-            visit(delta, values.detach())
-        direction = gradient.sign() if mask is None else gradient.sign() * mask
-        delta = (delta + budget.step_mv * direction).clamp(-budget.epsilon_mv, budget.epsilon_mv)
-    return delta
-
-
 class _Best:
     """Per record, the perturbation of largest objective met so far."""
 
