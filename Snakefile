@@ -11,7 +11,7 @@ from pathlib import Path
 from ecgstudy.factors import get_arm
 from ecgstudy.datasets import is_synthetic
 from ecgstudy.provenance import is_done
-from ecgstudy.study import ROOT, load_study
+from ecgstudy.study import ROOT, Run, load_study
 
 study = load_study(ROOT / config["params"])
 run_notebook = f"{sys.executable} -m ecgstudy.notebooks {ROOT}/notebooks/"
@@ -56,7 +56,16 @@ def data_unless_done(wildcards):
 
 def needed_encoder(wildcards):
     """The encoder of another arm that this one learns from, if any."""
-    needed = get_arm(wildcards.arm).needs
+    return encoder_of(get_arm(wildcards.arm).needs, wildcards)
+
+
+def source_encoder(wildcards):
+    """The encoder of another arm on which attacks are made that are tried on this one, if any."""
+    run = Run(study, wildcards.dataset, wildcards.arm, int(wildcards.seed))
+    return encoder_of(run.attack_source, wildcards)
+
+
+def encoder_of(needed, wildcards):
     return [RESULTS.format(dataset=wildcards.dataset, arm=needed, seed=wildcards.seed) + "/encoder.safetensors"] if needed else []
 
 
@@ -110,6 +119,7 @@ rule evaluate:
         data_unless_done,
         RESULTS + "/encoder.safetensors",
         RESULTS + "/encoder.json",
+        source_encoder,
     output:
         expand(RESULTS.replace("{", "{{").replace("}", "}}") + "/{{protocol}}/{file}", file=["scores.parquet", "head.safetensors", "evaluation.json", "provenance.json"]),
         notebook=RESULTS + "/{protocol}/03_evaluate.ipynb",

@@ -10,11 +10,16 @@ import torch
 from torch import Generator, Tensor
 
 from ecgstudy import statistics
-from ecgstudy.attacks import get_attack
-from ecgstudy.attacks.gradient import Budget, Victim, pgd
+from ecgstudy.attacks import BLACK_BOX, get_attack
+from ecgstudy.attacks.ensemble import combine
+from ecgstudy.attacks.gradient import apgd
 from ecgstudy.attacks.objectives import label_targets, signed_scores
+from ecgstudy.attacks.problem import Budget, Problem, Victim
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import AttackOptions, derived_seed
+
+TRANSFERRED = "apgd-margin"
+"""The attack that is made on another model and shown to this one, as ``transfer``."""
 
 
 @torch.no_grad()
@@ -76,10 +81,10 @@ class Sample:
         """Stored scores of the unchanged ECGs."""
         return self.scores("none", 0.0)
 
-    def some(self, index: Tensor) -> "Sample":
-        """The chosen records alone, without scores."""
-        columns = self.columns.iloc[index.cpu().numpy()].reset_index(drop=True)
-        return Sample(self.signals[index], self.labels[index], columns, self.classes)
+    def part(self, rows: Tensor) -> "Sample":
+        """The chosen records alone; their scores are kept with those of the whole sample."""
+        columns = self.columns.iloc[rows.cpu().numpy()].reset_index(drop=True)
+        return Sample(self.signals[rows], self.labels[rows], columns, self.classes, self.found)
 
     def store(self, scores: Tensor, attack: str, view: str, epsilon_mv: float) -> None:
         """Keep the scores of one attack as rows of ``scores.parquet``."""
@@ -113,55 +118,101 @@ def budget_of(
 ) -> Budget:
     """The study's attack budget at `epsilon_mv` (mV), with other `steps` or `restarts` where given."""
     chosen = steps or options.steps, restarts or options.restarts
-    return Budget(epsilon_mv, *chosen, batch_size=options.batch_size)
+    return Budget(epsilon_mv, *chosen, batch_size=options.batch_size, queries=options.queries)
 
 
 @dataclass
 class Attacker:
-    """One victim, one sample: runs attacks and stores their scores."""
+    """One victim, one sample: runs attacks and stores their scores.
+
+    `source` is another model, from which the attack ``transfer`` is made.
+    """
 
     victim: Victim
     sample: Sample
     options: AttackOptions
     generator: Generator
     counter: StepCounter
+    source: Victim | None = None
 
     def clean(self) -> None:
-        """Store the scores of the unchanged ECGs."""
-        self.sample.store(
-            victim_scores(self.victim, self.sample.signals, self.options), "none", "shared", 0.0
-        )
+        """Scores of the unchanged ECGs."""
+        scores = victim_scores(self.victim, self.sample.signals, self.options)
+        self.sample.store(scores, "none", "shared", 0.0)
 
-    def epsilon(self, epsilon_mv: float, *, further: bool, label_view: bool, adc_mv: float | None) -> None:
-        """Attack at one ε; then each label's own attack, started from the headline attack's δ.
+    def epsilon(self, epsilon_mv: float, names: list[str], *, label_view: bool, adc_mv: float | None) -> None:
+        """Run the attacks `names` at `epsilon_mv`, and combine those inside the ball to the ``ensemble``.
 
-        Per-label candidates include δ = 0 and every shared δ, so that the per-label AUROC never
-        exceeds the shared one.
+        Parameters
+        ----------
+        label_view
+            Also attack every label by itself, from the combined perturbation on.
+        adc_mv
+            Amplitude of one ADC unit in mV: store the scores after rounding to it, too.
         """
-        sample, candidates = self.sample, [self.sample.clean_scores()]
-        delta, main = torch.zeros_like(sample.signals), self.options.headline_attack
-        others = [name for name in self.options.attacks if further and name != main]
-        for name in [*others, main]:
-            delta = self._perturbation(name, epsilon_mv)
-            candidates.append(victim_scores(self.victim, sample.signals + delta, self.options))
-            sample.store(candidates[-1], name, "shared", epsilon_mv)
+        sample, deltas, scores = self.sample, [], []
+        for name in names:
+            rows = self._rows(name)
+            delta = self._perturbation(name, epsilon_mv, rows)
+            found = victim_scores(self.victim, sample.signals[rows] + delta, self.options)
+            (sample if len(rows) == len(sample.labels) else sample.part(rows)).store(
+                found, name, "shared", epsilon_mv
+            )
+            if float(delta.abs().amax()) <= epsilon_mv * (1 + 1e-5):  # ℓ2 attacks are another threat
+                deltas.append(_spread_out(delta, rows, sample.signals))
+                scores.append(_spread_out(found, rows, sample.labels))
+        chosen, each = combine(torch.stack(scores), sample.labels), torch.arange(len(sample.labels))
+        delta, worst = torch.stack(deltas)[chosen, each], torch.stack(scores)[chosen, each]
+        sample.store(worst, "ensemble", "shared", epsilon_mv)
         if adc_mv is not None:  # as a recorder would store the attacked ECG: in whole ADC units
             rounded = torch.round((sample.signals + delta) / adc_mv) * adc_mv
-            sample.store(
-                victim_scores(self.victim, rounded, self.options), f"{main}-adc", "shared", epsilon_mv
-            )
+            rounded_scores = victim_scores(self.victim, rounded, self.options)
+            sample.store(rounded_scores, "ensemble-adc", "shared", epsilon_mv)
         if label_view:
             args = (self.victim, sample.signals, sample.labels, self.options, epsilon_mv, self.generator)
-            candidates.append(label_scores(*args, start=delta))
-            sample.store(worst_scores(candidates, sample.labels), main, "label", epsilon_mv)
+            candidates = [*scores, label_scores(*args, start=delta)]
+            sample.store(worst_scores(candidates, sample.labels), "ensemble", "label", epsilon_mv)
 
-    def _perturbation(self, name: str, epsilon_mv: float) -> Tensor:
+    def _rows(self, name: str) -> Tensor:
+        """Records that an attack is run on: all, or the chosen few where every query costs a pass."""
+        labels = self.sample.labels
+        if name in BLACK_BOX and self.options.query_records is not None:
+            return spread(labels, self.options.query_records)
+        return torch.arange(len(labels), device=labels.device)
+
+    def _perturbation(self, name: str, epsilon_mv: float, rows: Tensor) -> Tensor:
         started, sample = time.perf_counter(), self.sample
         budget = budget_of(self.options, epsilon_mv)
-        delta = get_attack(name)(self.victim, sample.signals, sample.labels, budget, self.generator)
-        if name == self.options.headline_attack:
-            self.counter.add(len(sample.signals) * budget.steps * budget.restarts, started)
+        victim, attack = self.victim, name
+        if name == "transfer":
+            victim, attack = self.source, TRANSFERRED
+        delta = get_attack(attack)(victim, sample.signals[rows], sample.labels[rows], budget, self.generator)
+        if name.startswith(("apgd", "pgd")):
+            self.counter.add(len(rows) * budget.steps * budget.restarts, started)
         return delta
+
+
+def _spread_out(values: Tensor, rows: Tensor, like: Tensor) -> Tensor:
+    """`values` of the records `rows` in the shape of `like`, NaN for the other records."""
+    whole = torch.full_like(like, torch.nan, dtype=values.dtype)
+    whole[rows] = values
+    return whole
+
+
+def spread(labels: Tensor, most: int) -> Tensor:
+    """Indices of at most `most` records in which the classes are as even as they can be.
+
+    Records are taken in turn from each class, the first that is left in the sample's order.
+    """
+    hot, chosen = labels.cpu().numpy() > 0, []
+    waiting = [list(np.flatnonzero(column)) for column in (*hot.T, ~hot.any(1))]
+    while len(chosen) < min(most, len(hot)):
+        for queue in waiting:
+            while queue and queue[0] in chosen:
+                queue.pop(0)
+            if queue and len(chosen) < most:
+                chosen.append(queue.pop(0))
+    return torch.tensor(sorted(chosen), device=labels.device)
 
 
 def label_scores(
@@ -181,9 +232,8 @@ def label_scores(
     columns = []
     for label in range(labels.shape[1]):
         budget = budget_of(options, epsilon, steps=options.label_steps)
-        delta = pgd(
-            victim, signals, signed_scores, label_targets(labels, label), budget, generator, start=start
-        )
+        problem = Problem.of(victim, signals, signed_scores, label_targets(labels, label), start)
+        delta = apgd(problem, budget, generator)
         columns.append(victim_scores(victim, signals + delta, options)[:, label])
     return torch.stack(columns, 1)
 

@@ -1,17 +1,13 @@
 """Runs of the arms on engineered features: no encoder, no gradient, attacked by transfer and by queries."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
-from ecgstudy.attacked import Sample, budget_of, victim_scores
-from ecgstudy.attacks import get_attack
-from ecgstudy.attacks.gradient import Victim
-from ecgstudy.attacks.objectives import auroc_targets, signed_scores
-from ecgstudy.attacks.square import square
+from ecgstudy.attacked import Attacker, Sample, StepCounter
+from ecgstudy.attacks.problem import Victim
 from ecgstudy.checkpoints import load_tensors, save_tensors
 from ecgstudy.factors import get_arm
 from ecgstudy.features import FeatureVictim, extract, fit_features_model
@@ -61,41 +57,14 @@ def features_victim(run: Run, records: EcgRecords, folder: Path) -> FeatureVicti
 
 def attack_without_gradient(
     run: Run, victim: FeatureVictim, source: Victim, sample: Sample, generator: Generator
-) -> Iterator[Sample]:
-    """Store scores under attacks made on `source` (`transfer`), and under Square on some records.
+) -> list[pd.DataFrame]:
+    """Scores under attacks made on `source` (``transfer``), and under Square at the headline ε.
 
-    Yields
-    ------
-    Sample
-        `sample` itself, then that of the records shown to Square, with its scores.
+    Their worst, the ``ensemble``, is weaker than that of models whose gradients can be followed.
     """
-    options = run.study.evaluation
-    sample.store(victim_scores(victim, sample.signals, options), "none", "shared", 0.0)
-    for epsilon in options.epsilons_mv:
-        attack = get_attack(options.headline_attack)
-        delta = attack(source, sample.signals, sample.labels, budget_of(options, epsilon), generator)
-        scores = victim_scores(victim, sample.signals + delta, options)
-        sample.store(scores, "transfer", "shared", epsilon)
-    yield sample
-    few = sample.some(spread(sample.labels, options.query_records))
-    budget, targets = budget_of(options, run.headline_epsilon_mv), auroc_targets(few.labels)
-    delta = square(victim, few.signals, signed_scores, targets, budget, generator, queries=options.queries)
-    scores = victim_scores(victim, few.signals + delta, options)
-    few.store(scores, "square", "shared", run.headline_epsilon_mv)
-    yield few
-
-
-def spread(labels: Tensor, most: int) -> Tensor:
-    """Indices of at most `most` records in which the classes are as even as they can be.
-
-    Records are taken in turn from each class, the first that is left in the sample's order.
-    """
-    hot, chosen = labels.cpu().numpy() > 0, []
-    waiting = [list(np.flatnonzero(column)) for column in (*hot.T, ~hot.any(1))]
-    while len(chosen) < min(most, len(hot)):
-        for queue in waiting:
-            while queue and queue[0] in chosen:
-                queue.pop(0)
-            if queue and len(chosen) < most:
-                chosen.append(queue.pop(0))
-    return torch.tensor(sorted(chosen), device=labels.device)
+    at = Attacker(victim, sample, run.study.evaluation, generator, StepCounter(), source)
+    at.clean()
+    for epsilon in at.options.epsilons_mv:
+        names = ["transfer", "square"] if epsilon == run.headline_epsilon_mv else ["transfer"]
+        at.epsilon(epsilon, names, label_view=False, adc_mv=None)
+    return sample.found

@@ -10,13 +10,14 @@ from torch import Generator, Tensor
 
 from ecgstudy.arms import Adversary
 from ecgstudy.attacked import attacked_sample, in_batches, victim_scores
-from ecgstudy.attacks.gradient import Budget, Victim, pgd
+from ecgstudy.attacks.gradient import apgd
 from ecgstudy.attacks.objectives import auroc_targets, signed_scores
+from ecgstudy.attacks.problem import Budget, Problem, Victim
 from ecgstudy.checkpoints import load_classifier, load_encoder
 from ecgstudy.contrast import Pairs, Rows
 from ecgstudy.objective import embedded_batch, evaluating
 from ecgstudy.records import EcgRecords
-from ecgstudy.study import Run, derived_seed
+from ecgstudy.study import ENSEMBLE, Run, derived_seed
 from ecgstudy.training import load_trained
 from ecgstudy.weighting import compose
 
@@ -113,13 +114,14 @@ def most_fragile(run: Run, records: EcgRecords, folder: Path, scores: pd.DataFra
     """
     options, epsilon = run.study.evaluation, run.headline_epsilon_mv
     test = attacked_sample(records, "test", options.max_records)
-    row = _largest_loss(scores, options.headline_attack, epsilon, test)
+    row = _largest_loss(scores, ENSEMBLE, epsilon, test)
     model, _ = load_classifier(folder)
     victim, signals = Victim(model, test.multilabel), torch.tensor(test.signals[row : row + 1])
     targets = auroc_targets(torch.tensor(test.multi_hot()))[row : row + 1]
+    problem = Problem.of(victim, signals, signed_scores, targets)
     budget = Budget(epsilon, options.steps, options.restarts)
     generator = Generator().manual_seed(derived_seed(run.dataset, run.seed, "most fragile"))
-    delta = pgd(victim, signals, signed_scores, targets, budget, generator)
+    delta = apgd(problem, budget, generator)
     both = torch.cat([signals, signals + delta])
     table = pd.DataFrame(
         victim_scores(victim, both, options).T.numpy(), list(test.classes), ["before", "after"]

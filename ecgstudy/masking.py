@@ -7,9 +7,10 @@ import torch
 from torch import Generator, Tensor
 
 from ecgstudy.attacked import Sample, label_scores, macro_auroc, victim_scores, worst_scores
-from ecgstudy.attacks.gradient import Victim, random_start
+from ecgstudy.attacks.ball import Ball
 from ecgstudy.attacks.objectives import auroc_targets, signed_scores
-from ecgstudy.study import AttackOptions
+from ecgstudy.attacks.problem import Victim
+from ecgstudy.study import ENSEMBLE, AttackOptions
 
 EXTREME_MV = 1.0
 """Extra budget at which a sound attack must have driven AUROC to about 0."""
@@ -43,13 +44,13 @@ def _measured_checks(
 ) -> Iterator[tuple[str, float, float]]:
     generator = Generator(sample.signals.device).manual_seed(seed)
     clean, grid = sample.clean_scores(), sorted(options.epsilons_mv)
-    attacked = [sample.scores(options.headline_attack, epsilon) for epsilon in grid]
+    attacked = [sample.scores(ENSEMBLE, epsilon) for epsilon in grid]
     curve = [macro_auroc(sample.labels, scores) for scores in (clean, *attacked)]
     yield "largest rise of AUROC with ε", max(np.diff(curve).max(), 0.0), 0.005
     extreme = label_scores(victim, sample.signals, sample.labels, options, EXTREME_MV, generator)
     extreme = worst_scores([clean, extreme], sample.labels)
     yield f"per-label AUROC at {EXTREME_MV:g} mV", macro_auroc(sample.labels, extreme), 0.05
-    noise = random_start(sample.signals, headline, generator)
+    noise = Ball(headline).start(sample.signals, generator)
     noisy = macro_auroc(sample.labels, victim_scores(victim, sample.signals + noise, options))
     yield "change of AUROC under noise of the headline ε", abs(noisy - curve[0]), 0.02
     yield (

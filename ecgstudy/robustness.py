@@ -24,7 +24,7 @@ from ecgstudy.attacked import (
     victim_scores,
 )
 from ecgstudy.attacks import get_attack
-from ecgstudy.attacks.gradient import Victim
+from ecgstudy.attacks.problem import Victim
 from ecgstudy.checkpoints import halved, load_encoder, load_state, save_tensors
 from ecgstudy.devices import pick_device
 from ecgstudy.encoders import Encoder, folded
@@ -97,12 +97,11 @@ def evaluate(run: Run, records: EcgRecords, folder: Path, protocol: str) -> pd.D
         victim, head, form = frozen_victim(run, records, folder.parent)
     save_tensors(folder / "head.safetensors", head)
     probed = time.perf_counter()
-    if arm.features:
-        needed = folder.parents[2] / arm.needs / folder.parent.name
-        source, _, _ = frozen_victim(run, records, needed)
-        scores, checks, speed = _attack_features(run, records, victim, source, protocol, device)
-    else:
-        scores, checks, speed = _attack_all(run, records, victim, protocol, device)
+    source = None
+    if run.attack_source:
+        source, _, _ = frozen_victim(run, records, folder.parents[2] / run.attack_source / folder.parent.name)
+    attack = _attack_features if arm.features else _attack_all
+    scores, checks, speed = attack(run, records, victim, source, protocol, device)
     summary = {
         "masking_ok": all(check["verdict"] != "fail" for check in checks),
         "checks": checks,
@@ -135,7 +134,12 @@ def validation_curve(run: Run, records: EcgRecords, folder: Path) -> dict[float,
 
 
 def _attack_all(
-    run: Run, records: EcgRecords, victim: Victim, protocol: str, device: torch.device
+    run: Run,
+    records: EcgRecords,
+    victim: Victim,
+    source: Victim | None,
+    protocol: str,
+    device: torch.device,
 ) -> tuple[pd.DataFrame, list[dict], float]:
     """Scores of test and sensitivity records (of validation too where ε is chosen), checks, steps/s."""
     options, samples, counter = run.study.evaluation, {}, StepCounter()
@@ -145,14 +149,16 @@ def _attack_all(
             continue
         samples[split] = Sample.of(chosen, protocol, device)
         generator = Generator(device).manual_seed(derived_seed(run.dataset, run.seed, "evaluation", split))
-        at = Attacker(victim, samples[split], options, generator, counter)
+        at = Attacker(victim, samples[split], options, generator, counter, source)
         at.clean()
         for epsilon in tqdm(options.epsilons_mv, f"attacks on {split} records", leave=False):
-            headline = epsilon == run.headline_epsilon_mv
-            full = split == "test"
-            labels = epsilon in (options.label_epsilons_mv or [run.headline_epsilon_mv])
-            adc = records.card.get("adc_mv") if headline and full else None
-            at.epsilon(epsilon, further=headline and full, label_view=labels and full, adc_mv=adc)
+            headline = epsilon == run.headline_epsilon_mv and split == "test"
+            names = ["pgd-margin"] if split == "validation" else options.ensemble
+            names = [*names, *(options.attacks if headline else [])]
+            names = [name for name in dict.fromkeys(names) if name != "transfer" or source]
+            labels = split == "test" and epsilon in (options.label_epsilons_mv or [run.headline_epsilon_mv])
+            adc = records.card.get("adc_mv") if headline else None
+            at.epsilon(epsilon, names, label_view=labels, adc_mv=adc)
     seed = derived_seed(run.dataset, run.seed, "checks")
     checks = masking_checks(victim, samples["test"], options, run.headline_epsilon_mv, seed)
     found = [frame for sample in samples.values() for frame in sample.found]
@@ -173,8 +179,7 @@ def _attack_features(
     chosen = attacked_sample(records, "test", run.study.evaluation.max_records)
     generator = Generator(device).manual_seed(derived_seed(run.dataset, run.seed, "evaluation", "test"))
     sample = Sample.of(chosen, protocol, device)
-    samples = attack_without_gradient(run, victim, source, sample, generator)
-    found = [frame for attacked in samples for frame in attacked.found]
+    found = attack_without_gradient(run, victim, source, sample, generator)
     return pd.concat(found, ignore_index=True), [NOT_APPLICABLE], None
 
 

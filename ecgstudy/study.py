@@ -44,6 +44,10 @@ Grid = Annotated[Different[T], Field(min_length=1)]
 """One axis of the grid of runs: values that differ, at least one."""
 
 
+ENSEMBLE = "ensemble"
+"""The headline attack: for every record the worst of the study's attacks (`ecgstudy.attacks.ensemble`)."""
+
+
 class _Section(BaseModel):
     """A part of a params file: unknown keys, ill-typed and infinite values are errors."""
 
@@ -121,10 +125,12 @@ class ProbeOptions(_Section):
 class AttackOptions(_Section):
     """Budgets of the evaluation attacks."""
 
-    headline_attack: str = "pgd-margin"
-    """Run at every ε; the primary outcome is its shared AUROC at the headline ε."""
-    attacks: Different[str] = ["noise", "fgsm", "pgd-ce"]
-    """Further attacks, at the headline ε only."""
+    ensemble: Grid[str] = ["apgd-ce", "apgd-margin"]
+    """Attacks run at every ε. Their worst per record is the headline attack, ``ensemble``."""
+    attacks: Different[str] = ["noise", "fgsm", "pgd-margin"]
+    """Further attacks, at the headline ε only; those that keep to its ℓ∞ ball join the ensemble there."""
+    transfer_from: str = "supervised"
+    """Arm on whose model (same data, seed) the attack ``transfer`` is made."""
     epsilons_mv: Grid[PositiveFloat] = [0.005, 0.01, 0.02, 0.05, 0.1]
     steps: PositiveInt = 20
     restarts: PositiveInt = 1
@@ -134,9 +140,9 @@ class AttackOptions(_Section):
     """Where the per-label attack runs; None: at the headline ε only."""
     batch_size: PositiveInt = 256
     queries: PositiveInt = 100
-    """Queries of Square on models without gradients (arms ``features-…``)."""
-    query_records: PositiveInt = 50
-    """Records, of all classes in turn, that Square attacks."""
+    """Queries of black-box attacks (``square``), per record."""
+    query_records: PositiveInt | None = 50
+    """Records, of all classes in turn, that black-box attacks are run on; None: all."""
     max_records: PositiveInt | None = None
     """Attack at most this many test records (drawn once, the same for all arms)."""
 
@@ -175,8 +181,9 @@ class Study(_Section):
                 raise StudyError(f"arm {arm!r} needs the encoder of {needed!r}: add {needed!r} to arms")
         if self.showcase not in (None, *self.arms):
             raise StudyError(f"showcase {self.showcase!r} is not among the arms {self.arms}")
-        for attack in [self.evaluation.headline_attack, *self.evaluation.attacks]:
+        for attack in {*self.evaluation.ensemble, *self.evaluation.attacks} - {"transfer"}:
             get_attack(attack)
+        self._check_source()
         get_encoder(self.encoder.name)
         grid, labels = self.evaluation.epsilons_mv, self.evaluation.label_epsilons_mv or []
         budgets = {
@@ -187,6 +194,18 @@ class Study(_Section):
             if epsilon not in grid:
                 raise StudyError(f"{key} {epsilon} is not in the grid evaluation.epsilons_mv {grid}")
         return self
+
+    def _check_source(self) -> None:
+        options = self.evaluation
+        if "transfer" in options.ensemble:
+            raise StudyError(
+                "evaluation.ensemble: 'transfer' is one of the further attacks, evaluation.attacks"
+            )
+        if "transfer" in options.attacks and options.transfer_from not in self.arms:
+            raise StudyError(
+                f"evaluation.attacks: 'transfer' is made on the arm {options.transfer_from!r}"
+                f" (evaluation.transfer_from), which is not among the arms {self.arms}"
+            )
 
     def runs(self) -> Iterator["Run"]:
         """Every (data set, arm, seed) of the grid in the params file's order; who needs others, last."""
@@ -209,6 +228,18 @@ class Run:
     def headline_epsilon_mv(self) -> float:
         """Headline budget of the run's data set in mV: ε of the primary outcome and of training."""
         return self.study.datasets[self.dataset].headline_epsilon_mv
+
+    @property
+    def attack_source(self) -> str | None:
+        """The other arm whose encoder the evaluation needs, to make the attack ``transfer`` on it."""
+        arm, options = get_arm(self.arm), self.study.evaluation
+        if arm.features:
+            return arm.needs
+        return (
+            options.transfer_from
+            if "transfer" in options.attacks and self.arm != options.transfer_from
+            else None
+        )
 
     def parameters(self) -> dict:
         """Everything that decides the run's encoder, as plain JSON types."""

@@ -11,7 +11,7 @@ from ecgstudy.claims import claimed_pairs, judge
 from ecgstudy.errors import StudyError
 from ecgstudy.files import whole_file
 from ecgstudy.scores import Sample, Scores, ScoreSet, read_scores, target
-from ecgstudy.study import Paths, Study
+from ecgstudy.study import ENSEMBLE, Paths, Study
 
 PRIMARY = {arm: "rocl" for arm in ("rocl-ip", "rocl-hn", "rocl-ip-hn", "rocl-clef")}
 """The pre-specified comparisons (adaptive → standard); all others are exploratory."""
@@ -350,14 +350,14 @@ def write_tables(
     bases
         Adaptive arm → the arm it is compared with (`ecgstudy.arms.bases`).
     attack
-        Headline attack; by default the last of the study.
+        Headline attack; by default the ensemble.
 
     Returns
     -------
     dict
         Name → table.
     """
-    attack, level = attack or study.evaluation.attacks[-1], study.statistics.confidence
+    attack, level = attack or ENSEMBLE, study.statistics.confidence
     headline = {name: options.headline_epsilon_mv for name, options in study.datasets.items()}
     scores = read_scores(paths, study.runs(), study.protocols)
     tables = {

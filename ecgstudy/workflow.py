@@ -36,7 +36,7 @@ from ecgstudy import (
     weighting,
 )
 from ecgstudy import datasets as datasets_package
-from ecgstudy.attacks import ball, gradient, objectives
+from ecgstudy.attacks import ball, ensemble, gradient, objectives, problem, square
 from ecgstudy.datasets import reading
 from ecgstudy.errors import StudyError
 from ecgstudy.factors import get_arm
@@ -60,7 +60,20 @@ PRETRAIN_CODE = (
     objectives.cross_entropy_targets,
     weighting.uniform,
 )
-EVALUATE_CODE = (robustness, attacked, masking, attacks, ball, gradient, objectives, supervised, encoders)
+EVALUATE_CODE = (
+    robustness,
+    attacked,
+    masking,
+    attacks,
+    ball,
+    ensemble,
+    gradient,
+    objectives,
+    problem,
+    square,
+    supervised,
+    encoders,
+)
 LONG_AGO = 946684800
 """1 January 2000: the time given to the ``run.json`` of steps that are up to date."""
 
@@ -91,9 +104,8 @@ def prepare_step(study: Study, dataset: str, paths: Paths) -> Step:
 
 def _features_code() -> tuple[ModuleType, ...]:
     from ecgstudy import blackbox, features  # import scikit-learn, which others need not wait for
-    from ecgstudy.attacks import square
 
-    return features, blackbox, square
+    return features, blackbox
 
 
 def pretrain_step(run: Run, paths: Paths) -> Step:
@@ -121,6 +133,9 @@ def evaluate_step(run: Run, protocol: str, paths: Paths) -> Step:
         "probe": study["probe"], "evaluation": study["evaluation"],
         "headline_epsilon_mv": run.headline_epsilon_mv,
     }  # fmt: skip
+    if run.attack_source:
+        source = pretrain_step(replace(run, arm=run.attack_source), paths)
+        parameters["source"] = {"arm": run.attack_source, "stamp": source.content()["stamp"]}
     folder = paths.protocol(run.dataset, run.arm, run.seed, protocol)
     code = EVALUATE_CODE + _features_code() if get_arm(run.arm).features else EVALUATE_CODE
     return Step(folder, parameters, code, ("scores.parquet",))

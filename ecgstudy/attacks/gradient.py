@@ -1,136 +1,125 @@
-"""Attacks that follow the input gradient, inside ‖δ‖∞ ≤ ε in mV on the raw signal."""
+"""Attacks that follow the input gradient, inside a ball in mV on the raw signal."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
 
 import torch
 from torch import Generator, Tensor
 
-from ecgstudy.attacks.objectives import Objective, class_scores
+from ecgstudy.attacks.ball import Ball, ascend
+from ecgstudy.attacks.problem import Best, Budget, Problem, first_best
 
 
-@dataclass(frozen=True)
-class Victim:
-    """What an attack sees: signals in mV → class scores.
-
-    Attributes
-    ----------
-    model
-        Signals (records, leads, samples) in mV → logits (records, classes), in evaluation mode.
-    multilabel
-        Chooses the score (`ecgstudy.attacks.objectives.class_scores`).
-    """
-
-    model: Callable[[Tensor], Tensor]
-    multilabel: bool
-
-    def scores(self, signals: Tensor) -> Tensor:
-        """Class scores (records, classes) in float32."""
-        return class_scores(self.model(signals).float(), self.multilabel)
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What an attack may spend.
-
-    Attributes
-    ----------
-    epsilon_mv
-        Radius of the ℓ∞ ball in mV.
-    steps
-        Gradient steps per restart.
-    restarts
-        Independent uniform starts.
-    step
-        Step length in units of ε; None: 2.5 / steps (Madry et al. 2018).
-    batch_size
-        Records at a time. With more than one restart the random starts depend on it.
-    """
-
-    epsilon_mv: float
-    steps: int = 20
-    restarts: int = 1
-    step: float | None = None
-    batch_size: int = 256
-
-    @property
-    def step_mv(self) -> float:
-        """Step length in mV."""
-        return self.epsilon_mv * (2.5 / self.steps if self.step is None else self.step)
-
-
-class _Best:
-    """Per record, the perturbation of largest objective met so far."""
-
-    def __init__(self, delta: Tensor, values: Tensor):
-        self.delta, self.values = delta.clone(), values.clone()
-
-    def __call__(self, delta: Tensor, values: Tensor) -> None:
-        better = values > self.values
-        self.values = torch.where(better, values, self.values)
-        self.delta = torch.where(better[:, None, None], delta, self.delta)
-
-
-def pgd(
-    victim: Victim,
-    signals: Tensor,
-    objective: Objective,
-    targets: Tensor,
-    budget: Budget,
-    generator: Generator,
-    *,
-    uniform_start: bool = True,
-    start: Tensor | None = None,
-    mask: Tensor | None = None,
-) -> Tensor:
+def pgd(problem: Problem, budget: Budget, generator: Generator, *, random_start: bool = True) -> Tensor:
     """Projected gradient descent (Madry et al. 2018), keeping each record's best δ of the whole budget.
 
-    AUROC needs the *largest* change of every score, so nothing stops at a label flip. δ = 0 and
-    `start` are candidates too: the objective never ends below either.
+    AUROC needs the *largest* change of every score, so nothing stops at a label flip. δ = 0 and the
+    problem's start are candidates too: the objective never ends below either.
 
     Parameters
     ----------
-    victim
-        The attacked model.
-    signals
-        (records, leads, samples) in mV.
-    objective, targets
-        See `ecgstudy.attacks.objectives`; targets are (records, classes).
-    budget
-        ε, steps, restarts.
+    problem, budget
+        What to raise; ε, norm, mask, steps, restarts.
     generator
-        Source of the random starts, on the device of `signals`.
-    uniform_start
+        Source of the random starts, on the device of the signals.
+    random_start
         False: every restart begins at δ = 0 (FGSM).
-    start
-        Perturbation at which the first restart begins, instead.
-    mask
-        1 where the attack may change the signal, broadcastable to `signals`.
 
     Returns
     -------
     Tensor
-        δ in mV, the shape of `signals`.
+        δ in mV, the shape of the signals.
     """
-    found = torch.empty_like(signals)
-    for first in range(0, len(signals), budget.batch_size):
-        rows = slice(first, first + budget.batch_size)
-        clean, wanted = signals[rows], targets[rows]
-        part = None if mask is None else mask.expand_as(signals)[rows]
+    best = first_best(problem, budget)
+    for restart in range(budget.restarts):
+        start = _start(problem, budget.ball, generator, restart, random_start)
+        for rows in problem.batches(budget.batch_size):
+            clean, ball = problem.signals[rows], budget.ball.rows(rows, problem.signals)
 
-        def value(perturbed: Tensor, wanted: Tensor = wanted) -> Tensor:
-            return objective(victim.scores(perturbed), wanted)
+            def value(x: Tensor, rows: slice = rows) -> Tensor:
+                return problem.objective(x, rows)
 
-        with torch.no_grad():
-            best = _Best(torch.zeros_like(clean), value(clean))
-        for restart in range(budget.restarts):
-            delta = torch.zeros_like(clean)
-            if start is not None and restart == 0:
-                delta = start[rows]
-            elif uniform_start:
-                delta = random_start(clean, budget.epsilon_mv, generator, part)
-            last = ascend(value, clean, delta, budget, part, best)
+            def visit(delta: Tensor, values: Tensor, rows: slice = rows) -> None:
+                best.visit(rows, delta, values)
+
+            last = ascend(
+                value, clean, start[rows], ball, steps=budget.steps, step_mv=budget.step_mv, visit=visit
+            )
             with torch.no_grad():
-                best(last, value(clean + last))
-        found[rows] = best.delta
-    return found
+                visit(last, value(clean + last))
+    return best.delta
+
+
+def _start(problem: Problem, ball: Ball, generator: Generator, restart: int, random: bool) -> Tensor:
+    if problem.start is not None and restart == 0:
+        return ball.project(problem.start)
+    return ball.start(problem.signals, generator) if random else torch.zeros_like(problem.signals)
+
+
+MOMENTUM = 0.75
+"""Share of the new step in APGD's update; the rest continues the last move (Croce & Hein 2020, section 3)."""
+IMPROVED = 0.75
+"""APGD halves a record's step when a smaller share of the steps since the last checkpoint improved it."""
+
+
+def apgd(problem: Problem, budget: Budget, generator: Generator) -> Tensor:
+    """Auto-PGD (Croce & Hein 2020, ICML, algorithm 1): momentum, and steps that halve by themselves.
+
+    The first step is 2ε. At checkpoints (0.22 of the steps, then at intervals that shrink by 0.03 to at
+    least 0.06) a record's step is halved, and its search goes back to its best δ, when fewer than 75 % of
+    the steps since the last checkpoint raised its objective, or when neither step nor best has changed since.
+
+    Parameters and result as of `pgd`; `budget.step` is not used.
+    """
+    best = first_best(problem, budget)
+    for restart in range(budget.restarts):
+        start = _start(problem, budget.ball, generator, restart, True)
+        for rows in problem.batches(budget.batch_size):
+            found = _apgd_once(problem, rows, start[rows], budget)
+            best.visit(rows, found.delta, found.values)
+    return best.delta
+
+
+def checkpoints(steps: int) -> list[int]:
+    """Steps after which APGD looks back, for a search of `steps` steps."""
+    ends, last, period = [], 0.0, 0.22
+    while (last := last + period) < 1 + 1e-9:
+        ends.append(math.ceil(last * steps))
+        period = max(period - 0.03, 0.06)
+    return sorted(set(ends))
+
+
+def _apgd_once(problem: Problem, rows: slice, start: Tensor, budget: Budget) -> Best:
+    clean, ball = problem.signals[rows], budget.ball.rows(rows, problem.signals)
+    here, step = start, torch.full((len(clean), 1, 1), 2 * ball.epsilon_mv).to(clean)
+    values, gradient = _value_and_gradient(problem, rows, clean, here)
+    best, uphill = Best(here, values), gradient.clone()  # `uphill`: the gradient at the best δ
+    before, rises, looked = here, torch.zeros_like(values), 0
+    unchanged, known = torch.zeros_like(values, dtype=torch.bool), values.clone()
+    ends = set(checkpoints(budget.steps))
+    for count in range(1, budget.steps + 1):
+        share = MOMENTUM if count > 1 else 1.0
+        target = ball.project(here + step * ball.direction(gradient))
+        after = ball.project(here + share * (target - here) + (1 - share) * (here - before))
+        before, here, old = here, after, values
+        values, gradient = _value_and_gradient(problem, rows, clean, here)
+        rises += values > old
+        better = (values > best.values)[:, None, None]
+        uphill = torch.where(better, gradient, uphill)
+        best.visit(slice(None), here, values)
+        if count in ends:
+            stuck = rises < IMPROVED * (count - looked)
+            idle = unchanged & (best.values == known)
+            halve = stuck | idle
+            step = torch.where(halve[:, None, None], step / 2, step)
+            here = torch.where(halve[:, None, None], best.delta, here)
+            gradient = torch.where(halve[:, None, None], uphill, gradient)
+            values = torch.where(halve, best.values, values)
+            unchanged, known, rises, looked = ~halve, best.values.clone(), torch.zeros_like(rises), count
+    return best
+
+
+def _value_and_gradient(problem: Problem, rows: slice, clean: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+    delta = delta.detach().requires_grad_()
+    values = problem.objective(clean + delta, rows)
+    (gradient,) = torch.autograd.grad(values.sum(), delta)
+    return values.detach(), gradient

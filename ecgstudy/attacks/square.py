@@ -14,8 +14,8 @@ patch, falls from query to query. What time and leads change about it:
 import torch
 from torch import Generator, Tensor
 
-from ecgstudy.attacks.gradient import Budget, Victim
-from ecgstudy.attacks.objectives import Objective
+from ecgstudy.attacks.problem import Best, Budget, Problem, first_best
+from ecgstudy.errors import StudyError
 
 HORIZON = 500
 """Schedules of 50 to 100 and of 1,000 to 3,000 queries were weaker on beats of MIT-BIH."""
@@ -29,64 +29,36 @@ def patch_share(query: int) -> float:
     return P_INITIAL / 2 ** sum(query * 10_000 / HORIZON > end for end in HALVINGS)
 
 
-def square(
-    victim: Victim,
-    signals: Tensor,
-    objective: Objective,
-    targets: Tensor,
-    budget: Budget,
-    generator: Generator,
-    *,
-    queries: int = 1000,
-    mask: Tensor | None = None,
-) -> Tensor:
-    """Each record's best δ among δ = 0 and `queries` candidates of the random search.
+def square(problem: Problem, budget: Budget, generator: Generator) -> Tensor:
+    """Each record's best δ among δ = 0, the problem's start and `budget.queries` of the random search.
 
     Parameters
     ----------
-    victim
-        The attacked model; only its `scores` are used.
-    signals
-        (records, leads, samples) in mV.
-    objective, targets
-        See `ecgstudy.attacks.objectives`; targets are (records, classes).
-    budget
-        ε and the batch size, which changes the speed alone.
+    problem, budget
+        What to raise (only its values are used); ε, mask and queries. The norm must be ℓ∞.
     generator
-        Source of stripes and patches, on the device of `signals`.
-    queries
-        Perturbed signals shown to the victim, per record; the clean pass is not counted.
-    mask
-        1 where the attack may change the signal, broadcastable to `signals`; patches are drawn inside.
+        Source of stripes and patches, on the device of the signals.
 
     Returns
     -------
     Tensor
-        δ in mV, the shape of `signals`.
+        δ in mV, the shape of the signals.
     """
-    free = torch.ones_like(signals, dtype=torch.bool) if mask is None else (mask != 0).expand_as(signals)
-    unharmed = torch.zeros_like(signals)
-    clean = _values(victim, signals, unharmed, objective, targets, budget.batch_size)
-    if queries < 1:
-        return unharmed
-    best = budget.epsilon_mv * _stripes(signals, generator) * free
-    values = _values(victim, signals, best, objective, targets, budget.batch_size)
-    for query in range(1, queries):
-        tried = _patched(best, free, patch_share(query), budget.epsilon_mv, generator)
-        found = _values(victim, signals, tried, objective, targets, budget.batch_size)
-        better = found > values
-        values = torch.where(better, found, values)
-        best = torch.where(better[:, None, None], tried, best)
-    return torch.where((values > clean)[:, None, None], best, unharmed)
-
-
-@torch.no_grad()
-def _values(
-    victim: Victim, signals: Tensor, delta: Tensor, objective: Objective, targets: Tensor, batch_size: int
-) -> Tensor:
-    """Objective of every record (records,), a batch at a time."""
-    parts = zip(*(x.split(batch_size) for x in (signals, delta, targets)), strict=True)
-    return torch.cat([objective(victim.scores(clean + change), wanted) for clean, change, wanted in parts])
+    signals, epsilon, first = problem.signals, budget.epsilon_mv, first_best(problem, budget)
+    if budget.norm != "linf":
+        raise StudyError(f"Square searches corners of the ℓ∞ ball; norm {budget.norm!r} has none")
+    if budget.queries < 1:
+        return first.delta
+    free = torch.ones_like(signals, dtype=torch.bool)
+    if budget.mask is not None:
+        free = (budget.mask != 0).expand_as(signals)
+    stripes = epsilon * _stripes(signals, generator) * free
+    best = Best(stripes, problem.values(stripes, budget.batch_size))
+    for query in range(1, budget.queries):
+        tried = _patched(best.delta, free, patch_share(query), epsilon, generator)
+        best.visit(slice(None), tried, problem.values(tried, budget.batch_size))
+    first.visit(slice(None), best.delta, best.values)
+    return first.delta
 
 
 def _stripes(signals: Tensor, generator: Generator) -> Tensor:

@@ -33,7 +33,7 @@ from IPython.display import display
 from ecgstudy import diagnostics, ecg_paper, figures, scores, tables
 from ecgstudy.factors import get_arm
 from ecgstudy.robustness import evaluate
-from ecgstudy.study import Paths, Run, load_study
+from ecgstudy.study import ENSEMBLE, Paths, Run, load_study
 from ecgstudy.workflow import prepared_records
 
 plan = load_study(study)
@@ -54,11 +54,11 @@ stored = scores.read_scores(paths, [run], [protocol])
 # %%
 robust = tables.robust_auroc(stored, plan.statistics.confidence)
 robust = robust[robust["seed"] == seed].drop(columns=["dataset", "arm", "seed", "protocol"])
-print(f"headline: {plan.evaluation.headline_attack} at {run.headline_epsilon_mv:g} mV")
+print(f"headline: {ENSEMBLE} at {run.headline_epsilon_mv:g} mV")
 display(robust.style.hide().format(precision=3))
 
 # %%
-curve = robust[robust["attack"].isin(["none", plan.evaluation.headline_attack])]
+curve = robust[robust["attack"].isin(["none", ENSEMBLE])]
 views = {"auroc_shared": "shared", "auroc_label": "label"}
 curve = curve.rename(columns=views).melt(["epsilon_mv"], list(views.values()), "view", "auroc").dropna()
 figures.stamped(figures.epsilon_curve(curve), synthetic)
@@ -68,7 +68,7 @@ figures.stamped(figures.epsilon_curve(curve), synthetic)
 
 # %%
 each = tables.per_class(stored)
-each = each[each["attack"].isin(["none", plan.evaluation.headline_attack])]
+each = each[each["attack"].isin(["none", ENSEMBLE])]
 shown = each[each["epsilon_mv"].isin([0, run.headline_epsilon_mv]) & (each["seed"] == seed)]
 display(shown.drop(columns=["dataset", "arm", "seed", "protocol"]).style.hide().format(precision=3))
 at_headline = robust[robust["epsilon_mv"].isin([0, run.headline_epsilon_mv])]

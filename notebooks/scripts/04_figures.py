@@ -25,11 +25,11 @@ from IPython.display import display
 from ecgstudy import comparisons, figures
 from ecgstudy.datasets import is_synthetic
 from ecgstudy.factors import bases, factor_table
-from ecgstudy.study import Paths, load_study
+from ecgstudy.study import ENSEMBLE, Paths, load_study
 from ecgstudy.tables import write_tables
 
 plan = load_study(study)
-paths, attack = Paths(plan.study), plan.evaluation.headline_attack
+paths, attack = Paths(plan.study), ENSEMBLE
 headline = {name: options.headline_epsilon_mv for name, options in plan.datasets.items()}
 synthetic = is_synthetic(plan)
 save = {"folder": paths.figures, "synthetic": synthetic}

@@ -1,0 +1,93 @@
+"""The worst of several attacks for AUROC: which record takes which attack's perturbation."""
+
+import torch
+from torch import Tensor
+
+
+def combine(scores: Tensor, labels: Tensor, sweeps: int = 3) -> Tensor:
+    """Choose for each record one of several perturbations, so that macro AUROC is low.
+
+    From the member of lowest macro AUROC on, every record takes the candidate that loses most ranks against
+    the current attacked scores of all records; such a sweep is kept only if macro AUROC falls. So the
+    result is never above a member.
+
+    Parameters
+    ----------
+    scores
+        (members, records, classes) under each member's perturbations; NaN for records that a member did
+        not attack. At least one member is complete.
+    labels
+        Multi-hot (records, classes).
+    sweeps
+        At most so many.
+
+    Returns
+    -------
+    Tensor
+        Index of the chosen member, (records,).
+    """
+    complete = ~scores.isnan().any(2).any(1)
+    aurocs = torch.stack([pairwise_auroc(labels, member) for member in scores[complete]])
+    first = complete.nonzero()[:, 0][aurocs.argmin()]
+    chosen, lowest = first.expand(len(labels)).clone(), aurocs.min()
+    records = torch.arange(len(labels), device=labels.device)
+    for _ in range(sweeps):
+        losses = rank_losses(scores, scores[chosen, records], labels)
+        tried = losses.nan_to_num(-torch.inf).argmax(0)
+        stays = losses[chosen, records] >= losses[tried, records]
+        tried = torch.where(stays, chosen, tried)
+        auroc = pairwise_auroc(labels, scores[tried, records])
+        if not auroc < lowest:
+            break
+        chosen, lowest = tried, auroc
+    return chosen
+
+
+def rank_losses(scores: Tensor, current: Tensor, labels: Tensor) -> Tensor:
+    """How much macro AUROC each candidate of each record loses against the others' `current` scores.
+
+    For a positive the share of negatives that rank above it, for a negative the share of positives below,
+    each over the other kind's number and its own, ties half; mean over the classes that have both.
+
+    Parameters
+    ----------
+    scores
+        (members, records, classes).
+    current, labels
+        (records, classes).
+
+    Returns
+    -------
+    Tensor
+        (members, records) in float64, NaN where the scores are.
+    """
+    total = torch.zeros(scores.shape[:2], dtype=torch.float64, device=scores.device)
+    classes = _defined(labels)
+    for c in classes:
+        positive = labels[:, c] > 0
+        n_positive, n_negative = positive.sum(), (~positive).sum()
+        above = 1 - _share_below(current[~positive, c], scores[:, :, c])
+        below = _share_below(current[positive, c], scores[:, :, c])
+        total += torch.where(positive, above / n_positive, below / n_negative) / len(classes)
+    return torch.where(scores.isnan().any(2), torch.nan, total)
+
+
+def pairwise_auroc(labels: Tensor, scores: Tensor) -> Tensor:
+    """Macro AUROC over the classes with positives and negatives, exact (ties half), on the scores' device."""
+    each = [
+        _share_below(scores[labels[:, c] <= 0, c], scores[labels[:, c] > 0, c]).mean()
+        for c in _defined(labels)
+    ]
+    return torch.stack(each).mean()
+
+
+def _defined(labels: Tensor) -> list[int]:
+    return ((labels > 0).any(0) & (labels <= 0).any(0)).nonzero()[:, 0].tolist()
+
+
+def _share_below(reference: Tensor, values: Tensor) -> Tensor:
+    """Share of `reference` (records,) below each value, ties half, in float64."""
+    order = reference.sort().values
+    low = torch.searchsorted(order, values.contiguous())
+    high = torch.searchsorted(order, values.contiguous(), right=True)
+    return (low + high).double() / (2 * len(order))

@@ -1,0 +1,138 @@
+"""What every attack is given: the model, the ECGs, what to raise, and what it may spend."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+
+from ecgstudy.attacks.ball import Ball
+from ecgstudy.attacks.objectives import Objective, class_scores
+
+
+@dataclass(frozen=True)
+class Victim:
+    """What an attack sees: signals in mV → class scores, and for label-free attacks features.
+
+    Attributes
+    ----------
+    model
+        Signals (records, leads, samples) in mV → logits (records, classes), in evaluation mode.
+    multilabel
+        Chooses the score (`ecgstudy.attacks.objectives.class_scores`).
+    features
+        Signals in mV → features (records, features) of the frozen encoder; None where there is none.
+    """
+
+    model: Callable[[Tensor], Tensor]
+    multilabel: bool
+    features: Callable[[Tensor], Tensor] | None = None
+
+    def scores(self, signals: Tensor) -> Tensor:
+        """Class scores (records, classes) in float32."""
+        return class_scores(self.model(signals).float(), self.multilabel)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What an attack may do and spend.
+
+    Attributes
+    ----------
+    epsilon_mv, norm, mask
+        Of the `Ball` that δ stays in.
+    steps
+        Gradient steps per restart.
+    restarts
+        Independent starts.
+    step
+        Step length of PGD in units of ε; None: 2.5 / steps (Madry et al. 2018).
+    queries
+        Perturbed signals per record that a black-box attack may show to the model.
+    batch_size
+        Records at a time: memory and speed, never the result (up to rounding).
+    """
+
+    epsilon_mv: float
+    steps: int = 20
+    restarts: int = 1
+    step: float | None = None
+    batch_size: int = 256
+    norm: Literal["linf", "l2"] = "linf"
+    mask: Tensor | None = None
+    queries: int = 500
+
+    @property
+    def ball(self) -> Ball:
+        """Where δ may go."""
+        return Ball(self.epsilon_mv, self.norm, self.mask)
+
+    @property
+    def step_mv(self) -> float:
+        """Step length of PGD in mV."""
+        return self.epsilon_mv * (2.5 / self.steps if self.step is None else self.step)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """ECGs to be perturbed, and what shall be raised.
+
+    Attributes
+    ----------
+    signals
+        (records, leads, samples) in mV.
+    objective
+        Perturbed signals of some records, and which records they are → value per record, to be maximised.
+        Records do not influence each other.
+    start
+        A perturbation known before, of each record: the first start, and a candidate for the result.
+    """
+
+    signals: Tensor
+    objective: Callable[[Tensor, slice | Tensor], Tensor]
+    start: Tensor | None = None
+
+    @staticmethod
+    def of(
+        victim: Victim, signals: Tensor, objective: Objective, targets: Tensor, start: Tensor | None = None
+    ) -> "Problem":
+        """Raise `objective` (`ecgstudy.attacks.objectives`) of the victim's scores, with `targets`."""
+        return Problem(signals, lambda x, rows: objective(victim.scores(x), targets[rows]), start)
+
+    def batches(self, size: int) -> Iterator[slice]:
+        """Slices of at most `size` records."""
+        yield from (slice(first, first + size) for first in range(0, len(self.signals), size))
+
+    @torch.no_grad()
+    def values(self, delta: Tensor, batch_size: int) -> Tensor:
+        """Objective of every record under `delta`, (records,)."""
+        parts = [self.objective(self.signals[r] + delta[r], r) for r in self.batches(batch_size)]
+        return torch.cat(parts)
+
+
+Search = Callable[[Problem, Budget, Generator], Tensor]
+"""An algorithm: (problem, budget, generator) → δ in mV, each record's best of the whole budget."""
+
+
+class Best:
+    """Per record, the perturbation of largest objective met so far; it starts as `delta`."""
+
+    def __init__(self, delta: Tensor, values: Tensor):
+        self.delta, self.values = delta.clone(), values.clone()
+
+    def visit(self, rows: slice | Tensor, delta: Tensor, values: Tensor) -> None:
+        """Offer perturbations of the records `rows`, with their objective."""
+        better = values > self.values[rows]
+        self.values[rows] = torch.where(better, values, self.values[rows])
+        self.delta[rows] = torch.where(better[:, None, None], delta, self.delta[rows])
+
+
+def first_best(problem: Problem, budget: Budget) -> Best:
+    """δ = 0, or the problem's own start where that is better: no attack ends below either."""
+    none = torch.zeros_like(problem.signals)
+    best = Best(none, problem.values(none, budget.batch_size))
+    if problem.start is not None:
+        start = budget.ball.project(problem.start)
+        best.visit(slice(None), start, problem.values(start, budget.batch_size))
+    return best
