@@ -66,16 +66,24 @@ class Sample:
         return Sample(signals, torch.tensor(labels, device=device), columns, records.classes)
 
     def scores(self, attack: str, epsilon_mv: float) -> Tensor:
-        """Stored shared scores (records, classes) of one attack."""
+        """Stored shared scores (records, classes) of an attack on all records."""
+        if (stored := self.stored(attack, epsilon_mv)) is None:
+            raise KeyError((attack, epsilon_mv))
+        return stored[1]
+
+    def stored(self, attack: str, epsilon_mv: float) -> tuple[Tensor, Tensor] | None:
+        """Which records an attack was run on, and their shared scores; None where it was not run."""
         for frame in self.found:
-            if (frame["attack"].iloc[0], frame["view"].iloc[0], frame["epsilon_mv"].iloc[0]) == (
-                attack,
-                "shared",
-                epsilon_mv,
-            ):
+            first = frame.iloc[0]
+            if (first["attack"], first["view"], first["epsilon_mv"]) == (attack, "shared", epsilon_mv):
                 values = frame[[f"score_{c}" for c in self.classes]].to_numpy()
-                return torch.tensor(values, device=self.signals.device)
-        raise KeyError((attack, epsilon_mv))
+                return self.index(frame), torch.tensor(values, device=self.signals.device)
+        return None
+
+    def index(self, columns: pd.DataFrame) -> Tensor:
+        """Places of the records in `columns` among these."""
+        places = pd.Index(self.columns["record"]).get_indexer(columns["record"])
+        return torch.tensor(places, device=self.signals.device)
 
     def clean_scores(self) -> Tensor:
         """Stored scores of the unchanged ECGs."""

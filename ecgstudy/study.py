@@ -143,6 +143,11 @@ class AttackOptions(_Section):
     """Queries of black-box attacks (``square``), per record."""
     query_records: PositiveInt | None = 50
     """Records, of all classes in turn, that black-box attacks are run on; None: all."""
+    check_steps: PositiveInt = 100
+    """Steps and restarts of the PGD that checks the ensemble for gradient masking."""
+    check_restarts: PositiveInt = 5
+    check_records: PositiveInt = 100
+    """Records, of all classes in turn, that the expensive masking checks are made on."""
     max_records: PositiveInt | None = None
     """Attack at most this many test records (drawn once, the same for all arms)."""
 
