@@ -68,11 +68,8 @@ def frozen_victim(run: Run, records: EcgRecords, folder: Path) -> tuple[Victim, 
     head = own_head if get_arm(form["arm"]).own_head else linear_probe(run, encoder, records, device)
     stored = halved(head.state_dict())
     load_state(head, stored, folder)
-    return (
-        Victim(Classifier(folded(encoder), head).eval().requires_grad_(False), records.multilabel),
-        stored,
-        form,
-    )
+    model = Classifier(folded(encoder), head).eval().requires_grad_(False)
+    return Victim(model, records.multilabel, model.encoder, records.fs), stored, form
 
 
 def evaluate(run: Run, records: EcgRecords, folder: Path, protocol: str) -> pd.DataFrame:

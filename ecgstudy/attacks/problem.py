@@ -23,11 +23,14 @@ class Victim:
         Chooses the score (`ecgstudy.attacks.objectives.class_scores`).
     features
         Signals in mV → features (records, features) of the frozen encoder; None where there is none.
+    fs
+        Sampling rate of the signals in Hz, for attacks that are shaped in time; None: unknown.
     """
 
     model: Callable[[Tensor], Tensor]
     multilabel: bool
     features: Callable[[Tensor], Tensor] | None = None
+    fs: float | None = None
 
     def scores(self, signals: Tensor) -> Tensor:
         """Class scores (records, classes) in float32."""
