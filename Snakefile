@@ -20,7 +20,7 @@ parameters = f"study={config['params']}"
 PREPARED = ["card.json", "signals.npy", "labels.npy", "table.parquet"]
 RESULTS = "runs/{dataset}/{arm}/seed{seed}"
 GRID = dict(dataset=study.datasets, arm=study.arms, seed=study.seeds)
-TABLES = "robust_auroc per_class subgroups contrasts factor_effects claims masking_checks cost sensitivity headline_check".split()
+TABLES = "robust_auroc per_class subgroups contrasts factor_effects claims masking_checks perturbations cost sensitivity headline_check".split()
 
 # Report page → executed notebook. The report shows those of one run; `make report RUNS=1` all of them.
 PAGES = {

@@ -18,6 +18,8 @@ from ecgstudy.attacks.problem import Budget, Problem, Victim
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import AttackOptions, derived_seed
 
+Watch = Callable[[str, Tensor, Tensor], None]
+"""(attack, which records, δ in mV): is shown perturbations as they are made."""
 TRANSFERRED = "apgd-margin"
 """The attack that is made on another model and shown to this one, as ``transfer``."""
 
@@ -148,7 +150,15 @@ class Attacker:
         scores = victim_scores(self.victim, self.sample.signals, self.options)
         self.sample.store(scores, "none", "shared", 0.0)
 
-    def epsilon(self, epsilon_mv: float, names: list[str], *, label_view: bool, adc_mv: float | None) -> None:
+    def epsilon(
+        self,
+        epsilon_mv: float,
+        names: list[str],
+        *,
+        label_view: bool,
+        adc_mv: float | None,
+        watch: Watch | None = None,
+    ) -> Tensor:
         """Run the attacks `names` at `epsilon_mv`, and combine those inside the ball to the ``ensemble``.
 
         Parameters
@@ -157,11 +167,19 @@ class Attacker:
             Also attack every label by itself, from the combined perturbation on.
         adc_mv
             Amplitude of one ADC unit in mV: store the scores after rounding to it, too.
+        watch
+            Is shown every attack's perturbations, those of the ensemble last.
+
+        Returns
+        -------
+        Tensor
+            δ of the ensemble in mV.
         """
-        sample, deltas, scores = self.sample, [], []
+        sample, deltas, scores, watch = self.sample, [], [], watch or _nobody
         for name in names:
             rows = self._rows(name)
             delta = self._perturbation(name, epsilon_mv, rows)
+            watch(name, rows, delta)
             found = victim_scores(self.victim, sample.signals[rows] + delta, self.options)
             (sample if len(rows) == len(sample.labels) else sample.part(rows)).store(
                 found, name, "shared", epsilon_mv
@@ -172,6 +190,7 @@ class Attacker:
         chosen, each = combine(torch.stack(scores), sample.labels), torch.arange(len(sample.labels))
         delta, worst = torch.stack(deltas)[chosen, each], torch.stack(scores)[chosen, each]
         sample.store(worst, "ensemble", "shared", epsilon_mv)
+        watch("ensemble", each, delta)
         if adc_mv is not None:  # as a recorder would store the attacked ECG: in whole ADC units
             rounded = torch.round((sample.signals + delta) / adc_mv) * adc_mv
             rounded_scores = victim_scores(self.victim, rounded, self.options)
@@ -180,6 +199,7 @@ class Attacker:
             args = (self.victim, sample.signals, sample.labels, self.options, epsilon_mv, self.generator)
             candidates = [*scores, label_scores(*args, start=delta)]
             sample.store(worst_scores(candidates, sample.labels), "ensemble", "label", epsilon_mv)
+        return delta
 
     def _rows(self, name: str) -> Tensor:
         """Records that an attack is run on: all, or the chosen few where every query costs a pass."""
@@ -198,6 +218,10 @@ class Attacker:
         if name.startswith(("apgd", "pgd")):
             self.counter.add(len(rows) * budget.steps * budget.restarts, started)
         return delta
+
+
+def _nobody(attack: str, rows: Tensor, delta: Tensor) -> None:
+    pass
 
 
 def _spread_out(values: Tensor, rows: Tensor, like: Tensor) -> Tensor:

@@ -30,7 +30,9 @@ from ecgstudy.devices import pick_device
 from ecgstudy.encoders import Encoder, folded
 from ecgstudy.factors import get_arm
 from ecgstudy.files import whole_file, write_json
+from ecgstudy.geometry import geometry
 from ecgstudy.masking import NOT_APPLICABLE, masking_checks
+from ecgstudy.profiles import Profiler
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import Run, derived_seed
 from ecgstudy.supervised import Classifier, fit_linear_probe
@@ -98,7 +100,7 @@ def evaluate(run: Run, records: EcgRecords, folder: Path, protocol: str) -> pd.D
     if run.attack_source:
         source, _, _ = frozen_victim(run, records, folder.parents[2] / run.attack_source / folder.parent.name)
     attack = _attack_features if arm.features else _attack_all
-    scores, checks, speed = attack(run, records, victim, source, protocol, device)
+    scores, checks, speed, looked_at = attack(run, records, victim, source, protocol, device)
     summary = {
         "masking_ok": all(check["verdict"] != "fail" for check in checks),
         "checks": checks,
@@ -109,6 +111,7 @@ def evaluate(run: Run, records: EcgRecords, folder: Path, protocol: str) -> pd.D
         "parameters": form["parameters"],
         **_training_cost(folder.parent),
         "precision": form["precision"],
+        **looked_at,
     }
     with whole_file(folder / "scores.parquet") as partial:
         scores.to_parquet(partial, compression="zstd", index=False)
@@ -137,9 +140,12 @@ def _attack_all(
     source: Victim | None,
     protocol: str,
     device: torch.device,
-) -> tuple[pd.DataFrame, list[dict], float]:
-    """Scores of test and sensitivity records (of validation too where ε is chosen), checks, steps/s."""
-    options, samples, counter = run.study.evaluation, {}, StepCounter()
+) -> tuple[pd.DataFrame, list[dict], float, dict]:
+    """Scores of test and sensitivity records (of validation too where ε is chosen), checks, steps/s.
+
+    And what attacks at the headline ε use of an ECG, and do to its embedding.
+    """
+    options, samples, counter, looked_at = run.study.evaluation, {}, StepCounter(), {}
     for split in ("test", "sensitivity", "validation"):
         chosen = attacked_sample(records, split, options.max_records)
         if not len(chosen) or (split == "validation" and not get_arm(run.arm).sets_headline):
@@ -155,11 +161,23 @@ def _attack_all(
             names = [name for name in dict.fromkeys(names) if name != "transfer" or source]
             labels = split == "test" and epsilon in (options.label_epsilons_mv or [run.headline_epsilon_mv])
             adc = records.card.get("adc_mv") if headline else None
-            at.epsilon(epsilon, names, label_view=labels, adc_mv=adc)
+            profiler = Profiler(chosen) if headline else None
+            delta = at.epsilon(epsilon, names, label_view=labels, adc_mv=adc, watch=profiler)
+            if headline:
+                looked_at = _geometry(victim, samples[split], delta) | {"profiles": profiler.rows}
     seed = derived_seed(run.dataset, run.seed, "checks")
     checks = masking_checks(victim, samples["test"], options, run.headline_epsilon_mv, seed)
     found = [frame for sample in samples.values() for frame in sample.found]
-    return pd.concat(found, ignore_index=True), checks, counter.rate()
+    return pd.concat(found, ignore_index=True), checks, counter.rate(), looked_at
+
+
+def _geometry(victim: Victim, sample: Sample, delta: Tensor) -> dict[str, float]:
+    """`geometry` of the encoder's features, clean and under `delta`."""
+    features = [
+        torch.cat([victim.model.encoder(part) for part in signals.split(512)])
+        for signals in (sample.signals, sample.signals + delta)
+    ]
+    return geometry(*features, sample.labels, sample.columns["patient"].to_numpy())
 
 
 def _attack_features(
@@ -169,7 +187,7 @@ def _attack_features(
     source: Victim,
     protocol: str,
     device: torch.device,
-) -> tuple[pd.DataFrame, list[dict], None]:
+) -> tuple[pd.DataFrame, list[dict], None, dict]:
     """As `_attack_all`, for a model without gradients: by transfer from `source`, and by queries."""
     from ecgstudy.blackbox import attack_without_gradient
 
@@ -177,7 +195,7 @@ def _attack_features(
     generator = Generator(device).manual_seed(derived_seed(run.dataset, run.seed, "evaluation", "test"))
     sample = Sample.of(chosen, protocol, device)
     found = attack_without_gradient(run, victim, source, sample, generator)
-    return pd.concat(found, ignore_index=True), [NOT_APPLICABLE], None
+    return pd.concat(found, ignore_index=True), [NOT_APPLICABLE], None, {}
 
 
 def _clean_all(

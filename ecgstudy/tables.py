@@ -36,6 +36,7 @@ COLUMNS = {
     "factor_effects": [*WHERE, "effect", "delta", "ci_low", "ci_high", "p", "se", "df", "mde", "seeds",
                        "beyond_seeds", "arms", "masking_ok", "severity"],
     "masking_checks": [*RUN, "check", "value", "limit", "verdict"],
+    "perturbations": [*RUN, "attack", "kind", "name", "share", "size"],
     "cost": [*RUN, "training_seconds", "step_ms", "attack_steps_per_second", "peak_memory_mb", "parameters"],
     "sensitivity": ["dataset", "arm", "protocol", "attack", "epsilon_mv", "variant", "auroc", "ci_low",
                     "ci_high", "note", "masking_ok"],
@@ -252,6 +253,12 @@ def masking_checks(scores: Scores) -> pd.DataFrame:
     return _table("masking_checks", [run | check for run, e in runs for check in e.get("checks") or []])
 
 
+def perturbations(scores: Scores) -> pd.DataFrame:
+    """What part of an ECG's spectrum, leads and beats each attack uses: `ecgstudy.profiles.profile`."""
+    runs = ((dict(zip(RUN, run, strict=True)), e) for run, e in scores.evaluations.items())
+    return _table("perturbations", [run | row for run, e in runs for row in e.get("profiles") or []])
+
+
 def cost(scores: Scores) -> pd.DataFrame:
     """Seconds per stage and every other number that an evaluation measured, one row a run and protocol."""
     rows = []
@@ -367,6 +374,7 @@ def write_tables(
         "contrasts": contrasts(scores, [*bases.items(), *claimed_pairs()], headline, attack, level),
         "factor_effects": factor_effects(scores, factors, level),
         "masking_checks": masking_checks(scores),
+        "perturbations": perturbations(scores),
         "cost": cost(scores),
         "sensitivity": sensitivity(scores, headline, attack, study.statistics.resamples, level),
         "headline_check": headline_check(scores, headline),
