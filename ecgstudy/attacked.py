@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from ecgstudy.attacks.ensemble import combine
 from ecgstudy.attacks.gradient import apgd
 from ecgstudy.attacks.objectives import label_targets, signed_scores
 from ecgstudy.attacks.problem import Budget, Problem, Victim
+from ecgstudy.corruptions import Recording, get_corruption, why_not
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import AttackOptions, derived_seed
 
@@ -96,11 +98,13 @@ class Sample:
         columns = self.columns.iloc[rows.cpu().numpy()].reset_index(drop=True)
         return Sample(self.signals[rows], self.labels[rows], columns, self.classes, self.found)
 
-    def store(self, scores: Tensor, attack: str, view: str, epsilon_mv: float) -> None:
-        """Keep the scores of one attack as rows of ``scores.parquet``."""
+    def store(
+        self, scores: Tensor, attack: str, view: str, epsilon_mv: float, severity: float = np.nan
+    ) -> None:
+        """Keep the scores of one attack, or of one corruption at a severity, as rows of ``scores.parquet``."""
         values = scores.cpu().numpy()
         named = {f"score_{c}": values[:, i] for i, c in enumerate(self.classes)}
-        how = {"attack": attack, "view": view, "epsilon_mv": epsilon_mv, "severity": np.nan}
+        how = {"attack": attack, "view": view, "epsilon_mv": epsilon_mv, "severity": severity}
         self.found.append(self.columns.assign(**how, **named))
 
 
@@ -149,6 +153,16 @@ class Attacker:
         """Scores of the unchanged ECGs."""
         scores = victim_scores(self.victim, self.sample.signals, self.options)
         self.sample.store(scores, "none", "shared", 0.0)
+
+    def corruptions(self, recording: Recording) -> None:
+        """Scores under the study's natural corruptions, drawn once for each data set: the same in all runs."""
+        target, signals = self.sample.columns["target"].iloc[0], self.sample.signals
+        for name, severity in product(self.options.corruptions, self.options.severities):
+            if why_not(name, severity, recording) is None:
+                stream = Generator(signals.device).manual_seed(derived_seed(target, "corruption", name))
+                corrupted = get_corruption(name)(signals, recording, severity, stream)
+                scores = victim_scores(self.victim, corrupted, self.options)
+                self.sample.store(scores, name, "shared", 0.0, severity)
 
     def epsilon(
         self,
