@@ -101,7 +101,7 @@ class Sample:
     def store(
         self, scores: Tensor, attack: str, view: str, epsilon_mv: float, severity: float = np.nan
     ) -> None:
-        """Keep the scores of one attack, or of one corruption at a severity, as rows of ``scores.parquet``."""
+        """Keep the scores of one attack, or of a corruption at a severity, as rows of ``scores.parquet``."""
         values = scores.cpu().numpy()
         named = {f"score_{c}": values[:, i] for i, c in enumerate(self.classes)}
         how = {"attack": attack, "view": view, "epsilon_mv": epsilon_mv, "severity": severity}
@@ -155,7 +155,7 @@ class Attacker:
         self.sample.store(scores, "none", "shared", 0.0)
 
     def corruptions(self, recording: Recording) -> None:
-        """Scores under the study's natural corruptions, drawn once for each data set: the same in all runs."""
+        """Scores under the natural corruptions, drawn once for each data set: the same in all runs."""
         target, signals = self.sample.columns["target"].iloc[0], self.sample.signals
         for name, severity in product(self.options.corruptions, self.options.severities):
             if why_not(name, severity, recording) is None:
