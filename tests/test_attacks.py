@@ -10,7 +10,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Generator, nn
 
 from ecgstudy.attacks import ATTACKS, get_attack
-from ecgstudy.attacks.gradient import Budget, Victim, pgd, random_start
+from ecgstudy.attacks.ball import Ball
+from ecgstudy.attacks.gradient import pgd
 from ecgstudy.attacks.objectives import (
     OBJECTIVES,
     auroc_targets,
@@ -20,6 +21,7 @@ from ecgstudy.attacks.objectives import (
     label_targets,
     signed_scores,
 )
+from ecgstudy.attacks.problem import Budget, Problem, Victim
 from ecgstudy.errors import StudyError
 
 
@@ -38,7 +40,8 @@ def curved(classes=3, leads=2, samples=5, seed=0, multilabel=True):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         inner, outer = nn.Linear(leads * samples, 16), nn.Linear(16, classes)
-    return Victim(lambda x: outer(torch.sin(3 * inner(x.flatten(1)))), multilabel)
+    features = lambda x: torch.sin(3 * inner(x.flatten(1)))  # noqa: E731
+    return Victim(lambda x: outer(features(x)), multilabel, features, fs=100.0)
 
 
 def ecgs(records=6, classes=3, leads=2, samples=5, seed=1, multilabel=True):
@@ -124,6 +127,14 @@ def test_label_targets_attack_one_label_alone():
     assert label_targets(labels, 1).tolist() == [[0, 1], [0, -1], [0, -1]]
 
 
+def size_of(delta, mask, norm):
+    """Largest amplitude of each record, or root mean square over the samples that may change."""
+    if norm == "linf":
+        return delta.abs().amax((1, 2))
+    count = mask.expand_as(delta).sum((1, 2)).clamp(min=1)
+    return (delta.square().sum((1, 2)) / count).sqrt()
+
+
 # ---- the ball --------------------------------------------------------------------------------------
 
 
@@ -136,12 +147,13 @@ def test_label_targets_attack_one_label_alone():
     step=some.one_of(some.none(), some.floats(0.01, 5)),
     batch_size=some.integers(1, 8),
     masked=some.sampled_from(["nowhere", "leads", "samples", "records"]),
+    norm=some.sampled_from(["linf", "l2"]),
     name=some.sampled_from(sorted(OBJECTIVES)),
     multilabel=some.booleans(),
     seed=some.integers(0, 1000),
 )
 def test_perturbations_stay_in_the_ball_and_off_the_masked_samples(
-    shape, epsilon, steps, restarts, step, batch_size, masked, name, multilabel, seed
+    shape, epsilon, steps, restarts, step, batch_size, masked, norm, name, multilabel, seed
 ):
     records, leads, samples = shape
     victim = curved(2, leads, samples, seed, multilabel)
@@ -149,25 +161,26 @@ def test_perturbations_stay_in_the_ball_and_off_the_masked_samples(
     size = {"nowhere": (1, 1, 1), "leads": (leads, 1), "samples": (1, 1, samples), "records": (records, 1, 1)}
     mask = (torch.rand(size[masked], generator=seeded(seed)) < 0.5).float()
     objective, targets = OBJECTIVES[name]
-    budget = Budget(epsilon, steps, restarts, step, batch_size)
-    wanted = targets(labels, multilabel)
-    delta = pgd(victim, signals, objective, wanted, budget, seeded(seed), mask=mask)
+    budget = Budget(epsilon, steps, restarts, step, batch_size, norm, mask)
+    problem = Problem.of(victim, signals, objective, targets(labels, multilabel))
+    delta = pgd(problem, budget, seeded(seed))
     assert delta.shape == signals.shape
     assert torch.isfinite(delta).all()
-    assert delta.abs().max() <= torch.tensor(epsilon)
+    assert (size_of(delta, mask, norm) <= epsilon * (1 + 1e-6)).all()
     assert (delta * (1 - mask) == 0).all()
 
 
 @pytest.mark.parametrize("name", sorted(ATTACKS))
 @pytest.mark.parametrize("multilabel", [True, False])
 def test_every_attack_stays_in_the_ball_and_repeats_with_its_generator(name, multilabel):
-    victim = curved(multilabel=multilabel)
-    signals, labels = ecgs(multilabel=multilabel)
+    victim = curved(samples=40, multilabel=multilabel)
+    signals, labels = ecgs(samples=40, multilabel=multilabel)
     budget = Budget(0.05, steps=3, restarts=2, batch_size=4)
     one, again, other = (get_attack(name)(victim, signals, labels, budget, seeded(s)) for s in (0, 0, 1))
     assert 0 < one.abs().max() <= torch.tensor(0.05)
     assert torch.equal(one, again)
-    assert torch.equal(one, other) == (name == "fgsm")
+    if name not in ("fgsm", "sap"):  # without a random start, or with one that may not win
+        assert not torch.equal(one, other)
 
 
 def test_the_signals_are_left_as_they_were():
@@ -179,7 +192,7 @@ def test_the_signals_are_left_as_they_were():
 
 
 def test_random_starts_fill_the_ball_evenly():
-    noise = random_start(torch.zeros(50, 2, 100), 0.02, seeded()) / 0.02
+    noise = Ball(0.02).start(torch.zeros(50, 2, 100), seeded()) / 0.02
     assert noise.abs().max() <= 1
     assert noise.mean().abs() < 0.02
     assert noise.var().item() == pytest.approx(1 / 3, rel=0.03)
@@ -219,7 +232,7 @@ def test_pgd_finds_the_largest_objective_of_a_fine_grid():
     targets = label_targets(labels, 0)
     grid = torch.linspace(-1.5, 1.5, 3001)
     values = torch.stack([signed_scores(victim.scores(signals + d), targets) for d in grid])
-    delta = pgd(victim, signals, signed_scores, targets, Budget(1.5, 60, 20), seeded())
+    delta = pgd(Problem.of(victim, signals, signed_scores, targets), Budget(1.5, 60, 20), seeded())
     found = signed_scores(victim.scores(signals + delta), targets)
     assert (values.amax(0) - found).max() < 0.01
     assert (values.amax(0) - values.amin(0)).min() > 0.1  # there is something to find
@@ -230,9 +243,9 @@ def test_an_attack_never_ends_below_its_start_nor_below_no_attack(name):
     victim, (signals, labels) = curved(), ecgs(20)
     objective, targets = OBJECTIVES[name]
     wanted = targets(labels, True)
-    start = random_start(signals, 0.8, seeded(5))
+    start = Ball(0.8).start(signals, seeded(5))
     budget = Budget(0.8, steps=1, step=2.0)  # a step so long that it often overshoots
-    delta = pgd(victim, signals, objective, wanted, budget, seeded(), start=start)
+    delta = pgd(Problem.of(victim, signals, objective, wanted, start), budget, seeded())
 
     def value(d):
         return objective(victim.scores(signals + d), wanted)
@@ -251,7 +264,7 @@ def test_more_steps_or_restarts_never_find_less(more):
     values = []
     for spent in ({}, more):
         budget = Budget(0.5, **{"steps": 3, "restarts": 1, "step": 0.6, **spent})
-        delta = pgd(victim, signals, signed_scores, targets, budget, seeded())
+        delta = pgd(Problem.of(victim, signals, signed_scores, targets), budget, seeded())
         values.append(signed_scores(victim.scores(signals + delta), targets))
     assert (values[1] >= values[0] - 1e-6).all()
     assert (values[1] > values[0] + 1e-3).any()
@@ -260,7 +273,7 @@ def test_more_steps_or_restarts_never_find_less(more):
 def test_nothing_stops_at_a_label_flip():
     victim, weight = linear(classes=1)
     signals, labels = torch.zeros(2, 2, 5), torch.tensor([[0.0], [1.0]])  # both on the boundary
-    delta = pgd(victim, signals, signed_scores, auroc_targets(labels), Budget(0.1), seeded())
+    delta = pgd(Problem.of(victim, signals, signed_scores, auroc_targets(labels)), Budget(0.1), seeded())
     reach = 0.1 * weight.abs().sum().item()
     assert victim.scores(delta)[:, 0].tolist() == pytest.approx([reach, -reach], rel=1e-4)
 
@@ -300,7 +313,8 @@ def test_padding_stays_zero():
     victim, (signals, labels) = curved(samples=8), ecgs(samples=8)
     signals[:, :, 6:] = 0
     mask = (torch.arange(8) < 6).float()
-    delta = pgd(victim, signals, signed_scores, auroc_targets(labels), Budget(0.1, 4, 2), seeded(), mask=mask)
+    problem = Problem.of(victim, signals, signed_scores, auroc_targets(labels))
+    delta = pgd(problem, Budget(0.1, 4, 2, mask=mask), seeded())
     assert (delta[:, :, 6:] == 0).all()
     assert (delta[:, :, :6] != 0).any(0).all()
 
@@ -309,8 +323,8 @@ def test_a_mask_of_leads_means_the_same_in_every_batch():
     victim, (signals, labels) = curved(), ecgs(4)
     mask = torch.tensor([[1.0] * 5, [0.0] * 5])  # (leads, samples): the first lead only
     for batch_size in (1, 2, 4):
-        budget = Budget(0.1, 3, batch_size=batch_size)
-        delta = pgd(victim, signals, signed_scores, auroc_targets(labels), budget, seeded(), mask=mask)
+        budget = Budget(0.1, 3, batch_size=batch_size, mask=mask)
+        delta = pgd(Problem.of(victim, signals, signed_scores, auroc_targets(labels)), budget, seeded())
         assert (delta[:, 1] == 0).all()
         assert (delta[:, 0].abs() > 0).any(1).all()
 
@@ -335,9 +349,9 @@ def test_scores_are_float32_even_where_the_model_is_not():
 def test_attacks_on_independent_records_do_not_depend_on_their_company():
     victim, (signals, labels) = curved(), ecgs(6)
     targets = auroc_targets(labels)
-    together = pgd(victim, signals, signed_scores, targets, Budget(0.1, 5), seeded(), uniform_start=False)
+    budget, whole = Budget(0.1, 5), Problem.of(victim, signals, signed_scores, targets)
+    together = pgd(whole, budget, seeded(), random_start=False)
     for i in range(6):
-        alone = pgd(
-            victim, signals[[i]], signed_scores, targets[[i]], Budget(0.1, 5), seeded(), uniform_start=False
-        )
+        part = Problem.of(victim, signals[[i]], signed_scores, targets[[i]])
+        alone = pgd(part, budget, seeded(), random_start=False)
         torch.testing.assert_close(alone[0], together[i])

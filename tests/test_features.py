@@ -9,8 +9,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Generator
 from toy import toy_records
 
-from ecgstudy.attacks.gradient import Budget
 from ecgstudy.attacks.objectives import auroc_targets, signed_scores
+from ecgstudy.attacks.problem import Budget, Problem
 from ecgstudy.attacks.square import square
 from ecgstudy.errors import StudyError
 from ecgstudy.features import MODELS, FeatureVictim, extract, fit_features_model
@@ -298,9 +298,8 @@ def test_a_black_box_attack_finds_its_way_through_the_features(multilabel):
     np.testing.assert_allclose(scores, model.scores(values[~train]), rtol=1e-5)
     labels = torch.from_numpy(records.multi_hot()[~train].astype(np.float32))
     targets = auroc_targets(labels)
-    delta = square(
-        victim, signals, signed_scores, targets, Budget(0.1), Generator().manual_seed(0), queries=30
-    )
+    problem = Problem.of(victim, signals, signed_scores, targets)
+    delta = square(problem, Budget(0.1, queries=30), Generator().manual_seed(0))
     gain = signed_scores(victim.scores(signals + delta), targets) - signed_scores(scores, targets)
     assert (gain >= -1e-6).all()
     assert (gain > 0.05).float().mean() > 0.9

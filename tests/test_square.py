@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from torch import Generator, nn
 
-from ecgstudy.attacks.gradient import Budget, Victim
 from ecgstudy.attacks.objectives import auroc_targets, signed_scores
+from ecgstudy.attacks.problem import Budget, Problem, Victim
 from ecgstudy.attacks.square import HALVINGS, HORIZON, patch_share, square
 
 
@@ -29,6 +29,12 @@ def ecgs(records=6, classes=3, leads=2, samples=20, seed=1):
     signals = torch.randn(records, leads, samples, generator=seeded(seed))
     labels = (torch.rand(records, classes, generator=seeded(seed + 1)) < 0.5).float()
     return signals, auroc_targets(labels)
+
+
+def searched(victim, signals, targets, epsilon, queries, seed=0, **budget):
+    """Square's perturbation for the sum of signed scores."""
+    problem = Problem.of(victim, signals, signed_scores, targets)
+    return square(problem, Budget(epsilon, queries=queries, **budget), seeded(seed))
 
 
 def gain(victim, signals, targets, delta):
@@ -54,8 +60,7 @@ def test_perturbations_are_corners_of_the_ball_and_off_the_masked_samples(
     size = size.get(masked, shape)
     mask = None if size is None else (torch.rand(size, generator=seeded(seed)) < 0.5).float()
     victim, (signals, targets) = curved(3, leads, samples, seed), ecgs(records, 3, leads, samples, seed)
-    budget = Budget(epsilon, batch_size=batch_size)
-    delta = square(victim, signals, signed_scores, targets, budget, seeded(seed), queries=queries, mask=mask)
+    delta = searched(victim, signals, targets, epsilon, queries, seed, batch_size=batch_size, mask=mask)
     assert delta.shape == signals.shape
     free = torch.ones(shape) if mask is None else mask.expand(shape)
     assert (delta * (1 - free) == 0).all()
@@ -69,12 +74,7 @@ def test_perturbations_are_corners_of_the_ball_and_off_the_masked_samples(
 def test_more_queries_never_find_less_and_mostly_find_more():
     victim, (signals, targets) = curved(), ecgs(12)
     gains = [
-        gain(
-            victim,
-            signals,
-            targets,
-            square(victim, signals, signed_scores, targets, Budget(0.2), seeded(), queries=queries),
-        )
+        gain(victim, signals, targets, searched(victim, signals, targets, 0.2, queries))
         for queries in (0, 1, 5, 20, 80, 300)
     ]
     assert (gains[0] == 0).all()
@@ -91,7 +91,7 @@ def test_on_a_linear_model_it_nears_the_closed_form_optimum(leads, samples, quer
         torch.randn(8, leads, samples, generator=seeded(5)),
         torch.tensor([[1.0], [-1.0]]).repeat(4, 1),
     )
-    delta = square(victim, signals, signed_scores, targets, Budget(0.05), seeded(), queries=queries)
+    delta = searched(victim, signals, targets, 0.05, queries)
     share = gain(victim, signals, targets, delta) / (0.05 * weight.abs().sum())
     assert share.min() > 0.97
     assert share.max() < 1 + 1e-4
@@ -100,9 +100,7 @@ def test_on_a_linear_model_it_nears_the_closed_form_optimum(leads, samples, quer
 def test_the_generator_alone_decides_whatever_the_batch_size():
     victim, (signals, targets) = curved(), ecgs(7)
     found = [
-        square(
-            victim, signals, signed_scores, targets, Budget(0.1, batch_size=size), seeded(seed), queries=40
-        )
+        searched(victim, signals, targets, 0.1, 40, seed, batch_size=size)
         for size, seed in ((256, 0), (256, 0), (2, 0), (256, 1))
     ]
     assert torch.equal(found[0], found[1])
@@ -115,10 +113,7 @@ def test_records_do_not_influence_each_other():
     others, other_targets = signals.clone(), targets.clone()
     others[1:] *= -3
     other_targets[1:] *= -1
-    found = [
-        square(victim, x, signed_scores, y, Budget(0.1), seeded(), queries=40)
-        for x, y in ((signals, targets), (others, other_targets))
-    ]
+    found = [searched(victim, x, y, 0.1, 40) for x, y in ((signals, targets), (others, other_targets))]
     assert torch.equal(found[0][0], found[1][0])
     assert not torch.equal(found[0][1:], found[1][1:])
 
@@ -128,7 +123,7 @@ def test_a_victim_without_gradient_is_attacked_all_the_same():
     victim = Victim(lambda x: torch.from_numpy((x.numpy() > 0.5).mean(axis=2)), True)
     signals = torch.rand(10, 2, 50, generator=seeded())
     targets = torch.tensor([1.0, -1.0]).repeat(10, 1)
-    delta = square(victim, signals, signed_scores, targets, Budget(0.2), seeded(), queries=400)
+    delta = searched(victim, signals, targets, 0.2, 400)
     raised = (signals[:, 0] <= 0.5) & (signals[:, 0] + 0.2 > 0.5)
     lowered = (signals[:, 1] > 0.5) & (signals[:, 1] - 0.2 <= 0.5)
     most = raised.float().mean(1) + lowered.float().mean(1)
@@ -145,9 +140,7 @@ def test_the_victim_sees_each_record_once_a_query_and_once_unharmed():
         return x.flatten(1)[:, :3]
 
     signals, targets = ecgs(5)
-    square(
-        Victim(model, True), signals, signed_scores, targets, Budget(0.1, batch_size=2), seeded(), queries=7
-    )
+    searched(Victim(model, True), signals, targets, 0.1, 7, batch_size=2)
     assert sum(seen) == 5 * (1 + 7)
     assert max(seen) == 2
 
@@ -161,16 +154,7 @@ def test_no_query_is_spent_on_a_patch_that_changes_nothing():
 
     signals = torch.zeros(4, 2, 15)
     mask = torch.tensor([1.0, 0.0])[:, None]
-    square(
-        Victim(model, True),
-        signals,
-        signed_scores,
-        torch.ones(4, 1),
-        Budget(0.1),
-        seeded(),
-        queries=60,
-        mask=mask,
-    )
+    searched(Victim(model, True), signals, torch.ones(4, 1), 0.1, 60, mask=mask)
     stripes = tried[1]  # every further candidate ties with it, so that none is accepted
     for candidate in tried[2:]:
         assert (candidate != stripes).flatten(1).any(1).all()
@@ -185,7 +169,7 @@ def test_patches_are_one_window_of_time_on_some_leads_and_shrink():
         return -torch.full((len(x), 1), float(len(tried)))  # worse every time: nothing is accepted
 
     signals, one = torch.zeros(10, 12, 60), torch.ones(10, 1)
-    square(Victim(model, True), signals, signed_scores, one, Budget(0.1), seeded(), queries=1000)
+    searched(Victim(model, True), signals, one, 0.1, 1000)
     for query in (1, 2, 6, 21, 51, 101, 201, 401, 601, 999):
         changed, share = tried[1 + query] != tried[1], patch_share(query)
         leads, time = changed.any(2).sum(1), changed.any(1)
@@ -209,5 +193,5 @@ def test_the_share_of_the_patch_follows_the_published_schedule():
 def test_single_label_scores_are_attacked_too():
     victim = Victim(lambda x: x.mean(2), multilabel=False)
     signals, targets = ecgs(4, leads=3)
-    delta = square(victim, signals, signed_scores, targets, Budget(0.3), seeded(), queries=50)
+    delta = searched(victim, signals, targets, 0.3, 50)
     assert (gain(victim, signals, targets, delta) > 0).all()
