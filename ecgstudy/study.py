@@ -5,161 +5,38 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, ValidationError, model_validator
 
 from ecgstudy.attacks import get_attack
+from ecgstudy.corruptions import get_corruption
 from ecgstudy.encoders import get_encoder
 from ecgstudy.errors import StudyError
 from ecgstudy.factors import arm_row, get_arm
 from ecgstudy.files import ROOT
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-def _different(values: list) -> list:
-    twice = [value for index, value in enumerate(values) if value in values[:index]]
-    if twice:
-        raise ValueError(f"{twice[0]!r} occurs twice")
-    return values
-
-
-T = TypeVar("T")
-Different = Annotated[list[T], AfterValidator(_different)]
-Grid = Annotated[Different[T], Field(min_length=1)]
-"""One axis of the grid of runs: values that differ, at least one."""
-
-
-ENSEMBLE = "ensemble"
-"""The headline attack: for every record the worst of the study's attacks (`ecgstudy.attacks.ensemble`)."""
+from ecgstudy.options import ENSEMBLE as ENSEMBLE
+from ecgstudy.options import (
+    AffOptions,
+    AlfOptions,
+    AttackOptions,
+    DatasetOptions,
+    EncoderOptions,
+    Grid,
+    ProbeOptions,
+    Protocol,
+    Section,
+    StatisticsOptions,
+    TrainingOptions,
+    ViewOptions,
+    target,
+)
 
 
-class _Section(BaseModel):
-    """A part of a params file: unknown keys, ill-typed and infinite values are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class DatasetOptions(_Section):
-    """One data set: where it is, and how records are cut from it."""
-
-    headline_epsilon_mv: PositiveFloat
-    """Headline budget in mV, set by ``make headline`` from validation records only; also ε in training."""
-    data_root: str | None = None
-    """Folder with PhysioNet's own layout; else ``ECGSTUDY_DATA/<name>``; else it is downloaded."""
-    options: dict[str, int | float | str | bool] = {}
-    """Keyword arguments of the data set's loader (window, number of records, …)."""
-
-
-class EncoderOptions(_Section):
-    """Which network: a name in `ecgstudy.encoders.ENCODERS` and its keyword arguments."""
-
-    name: str = "resnet1d"
-    options: dict[str, int | float | str | bool] = {"size": "small"}
-    projection: PositiveInt = 128
-
-
-class ViewOptions(_Section):
-    """Strengths of the augmentations (`ecgstudy.views`); 0 switches one off."""
-
-    crop_s: PositiveFloat | None = None
-    """Length of each view in s; None keeps the whole record."""
-    centred: bool = False
-    """Crop around the middle (beats) instead of anywhere (strips)."""
-    stretch: Fraction = 0.1
-    shift_s: NonNegativeFloat = 0.05
-    amplitude: Fraction = 0.2
-    noise_mv: NonNegativeFloat = 0.02
-    wander_mv: NonNegativeFloat = 0.1
-    powerline_mv: NonNegativeFloat = 0.02
-    timeout: Fraction = 0.3
-    lead_dropout: Fraction = 0.0
-
-
-class TrainingOptions(_Section):
-    """Optimisation, shared by every arm (AdamW, linear warm-up, cosine decay)."""
-
-    epochs: PositiveInt
-    label_epochs: PositiveInt | None = None
-    """Epochs of the references that learn from labels; None: as many as all others."""
-    batch_size: Annotated[int, Field(ge=2)] = 256
-    records_per_epoch: PositiveInt | None = None
-    """Records drawn without replacement each epoch; None: all training records."""
-    learning_rate: PositiveFloat = 1e-3
-    weight_decay: NonNegativeFloat = 1e-4
-    warmup: Fraction = 0.05
-    temperature: PositiveFloat = 0.5
-    attack_steps: PositiveInt = 3
-    attack_step: PositiveFloat = 0.5
-    """Step of the training adversary, in units of ε."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    loss: Literal["shared", "original"] = "shared"
-    """`original`: each arm with its source's denominator, gradient rule, similarity and temperature."""
-    attack: Literal["shared", "original"] = "shared"
-    """`original`: each arm with its source's inner attack."""
-
-
-class ProbeOptions(_Section):
-    """Linear probe on frozen features: zero-initialised, clean cross-entropy, no class weights."""
-
-    epochs: PositiveInt = 50
-    batch_size: PositiveInt = 512
-    learning_rate: PositiveFloat = 0.01
-    weight_decay: NonNegativeFloat = 1e-4
-
-
-class AttackOptions(_Section):
-    """Budgets of the evaluation attacks."""
-
-    ensemble: Grid[str] = ["apgd-ce", "apgd-margin"]
-    """Attacks run at every ε. Their worst per record is the headline attack, ``ensemble``."""
-    attacks: Different[str] = ["noise", "fgsm", "pgd-margin"]
-    """Further attacks, at the headline ε only; those that keep to its ℓ∞ ball join the ensemble there."""
-    transfer_from: str = "supervised"
-    """Arm on whose model (same data, seed) the attack ``transfer`` is made."""
-    epsilons_mv: Grid[PositiveFloat] = [0.005, 0.01, 0.02, 0.05, 0.1]
-    steps: PositiveInt = 20
-    restarts: PositiveInt = 1
-    label_steps: PositiveInt = 20
-    """Steps of the per-label attack (view `label`), started from the shared perturbation."""
-    label_epsilons_mv: list[PositiveFloat] | None = None
-    """Where the per-label attack runs; None: at the headline ε only."""
-    batch_size: PositiveInt = 256
-    queries: PositiveInt = 100
-    """Queries of black-box attacks (``square``), per record."""
-    query_records: PositiveInt | None = 50
-    """Records, of all classes in turn, that black-box attacks are run on; None: all."""
-    check_steps: PositiveInt = 100
-    """Steps and restarts of the PGD that checks the ensemble for gradient masking."""
-    check_restarts: PositiveInt = 5
-    check_records: PositiveInt = 100
-    """Records, of all classes in turn, that the expensive masking checks are made on."""
-    max_records: PositiveInt | None = None
-    """Attack at most this many test records (drawn once, the same for all arms)."""
-
-
-class StatisticsOptions(_Section):
-    """Levels of the intervals."""
-
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    resamples: PositiveInt = 1000
-
-
-class Study(_Section):
+class Study(Section):
     """One study: the grid data sets × arms × seeds × protocols and every setting."""
 
     study: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
@@ -167,11 +44,13 @@ class Study(_Section):
     datasets: Annotated[dict[str, DatasetOptions], Field(min_length=1)]
     arms: Grid[str]
     seeds: Grid[int]
-    protocols: Grid[Literal["slf"]] = ["slf"]
+    protocols: Grid[Protocol] = Field(["slf"])
     encoder: EncoderOptions = EncoderOptions()
     views: ViewOptions = ViewOptions()
     training: TrainingOptions
     probe: ProbeOptions = ProbeOptions()
+    alf: AlfOptions = AlfOptions()
+    aff: AffOptions = AffOptions()
     evaluation: AttackOptions = AttackOptions()
     statistics: StatisticsOptions = StatisticsOptions()
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -188,7 +67,10 @@ class Study(_Section):
             raise StudyError(f"showcase {self.showcase!r} is not among the arms {self.arms}")
         for attack in {*self.evaluation.ensemble, *self.evaluation.attacks} - {"transfer"}:
             get_attack(attack)
+        for corruption in self.evaluation.corruptions:
+            get_corruption(corruption)
         self._check_source()
+        self._check_protocols()
         get_encoder(self.encoder.name)
         grid, labels = self.evaluation.epsilons_mv, self.evaluation.label_epsilons_mv or []
         budgets = {
@@ -212,12 +94,46 @@ class Study(_Section):
                 f" (evaluation.transfer_from), which is not among the arms {self.arms}"
             )
 
+    def _check_protocols(self) -> None:
+        sources = self.pretrained
+        for protocol in self.protocols:
+            to = target("", protocol)
+            if to and to not in self.datasets:
+                raise StudyError(
+                    f"protocols: {to!r} of {protocol!r} is not among the datasets {[*self.datasets]}"
+                )
+            if to and not set(sources) - {to}:
+                raise StudyError(f"protocols: {protocol!r} needs another data set than {to!r} to pretrain on")
+            for source in sources if to else ():
+                _check_common_form(protocol, source, self.datasets[source], self.datasets[to])
+        for name in self.datasets:
+            if name not in sources and all(target("", p) != name for p in self.protocols):
+                raise StudyError(
+                    f"datasets.{name}.pretrain is false, and no protocol ends in @{name}: nothing uses it"
+                )
+
+    @property
+    def pretrained(self) -> list[str]:
+        """Data sets that encoders are pretrained on."""
+        return [name for name, options in self.datasets.items() if options.pretrain]
+
     def runs(self) -> Iterator["Run"]:
         """Every (data set, arm, seed) of the grid in the params file's order; who needs others, last."""
-        for dataset in self.datasets:
+        for dataset in self.pretrained:
             for arm in sorted(self.arms, key=lambda arm: get_arm(arm).needs is not None):
                 for seed in self.seeds:
                     yield Run(self, dataset, arm, seed)
+
+
+def _check_common_form(protocol: str, source: str, ours: DatasetOptions, theirs: DatasetOptions) -> None:
+    """What can be known before the data are read: leads and rates that are both given must agree."""
+    for key in ("leads", "fs"):
+        one, other = getattr(ours, key), getattr(theirs, key)
+        if None not in (one, other) and one != other:
+            raise StudyError(
+                f"protocols: {protocol!r} needs the same {key} in datasets.{source} ({one})"
+                f" and datasets.{target(source, protocol)} ({other})"
+            )
 
 
 @dataclass(frozen=True)
@@ -233,6 +149,16 @@ class Run:
     def headline_epsilon_mv(self) -> float:
         """Headline budget of the run's data set in mV: ε of the primary outcome and of training."""
         return self.study.datasets[self.dataset].headline_epsilon_mv
+
+    @property
+    def protocols(self) -> list[str]:
+        """Protocols that the run is evaluated under: no transfer to its own data, no fine-tuned features."""
+        wanted = [p for p in self.study.protocols if target("", p) != self.dataset]
+        return [p for p in wanted if p == "slf"] if get_arm(self.arm).features else wanted
+
+    def tested_on(self, protocol: str) -> "Run":
+        """This run with the target of `protocol` for its data set: then its headline ε and streams count."""
+        return replace(self, dataset=target(self.dataset, protocol))
 
     @property
     def attack_source(self) -> str | None:

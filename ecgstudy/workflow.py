@@ -39,7 +39,7 @@ from ecgstudy import (
 )
 from ecgstudy import datasets as datasets_package
 from ecgstudy.attacks import ball, ensemble, gradient, objectives, problem, square
-from ecgstudy.datasets import reading
+from ecgstudy.datasets import common_form, reading
 from ecgstudy.errors import StudyError
 from ecgstudy.factors import get_arm
 from ecgstudy.files import write_json, write_text
@@ -101,9 +101,12 @@ class Step:
 
 def prepare_step(study: Study, dataset: str, paths: Paths) -> Step:
     """Preparation of one data set."""
-    options = study.datasets[dataset].model_dump(mode="json", exclude={"headline_epsilon_mv", "data_root"})
+    options = study.datasets[dataset].model_dump(mode="json")
+    form = {key: options[key] for key in ("leads", "fs") if options[key] is not None}
+    parameters = {"dataset": dataset, "options": options["options"], **form}
     loader = sys.modules[datasets_package.DATASETS[dataset].__module__]
-    return Step(paths.data(dataset), {"dataset": dataset, **options}, (loader, reading), ("card.json",), True)
+    code = (loader, reading, common_form) if form else (loader, reading)
+    return Step(paths.data(dataset), parameters, code, ("card.json",), True)
 
 
 def _features_code() -> tuple[ModuleType, ...]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import ConfigDict, ValidationError, validate_call
 
 from ecgstudy.datasets import builtin, mitdb, ptbxl
+from ecgstudy.datasets.common_form import reduced
 from ecgstudy.datasets.download import SOURCES, fetch_dataset
 from ecgstudy.errors import StudyError
 from ecgstudy.records import EcgRecords, check_records
@@ -26,14 +27,14 @@ DATASETS: dict[str, Callable[..., EcgRecords]] = {
 
 
 def prepare(name: str, options: DatasetOptions, cache: str | Path) -> EcgRecords:
-    """Load the data set `name`, checked.
+    """Load the data set `name`, checked, with the leads and at the rate that `options` ask for.
 
     Parameters
     ----------
     name
         A key of `DATASETS`.
     options
-        Where the data are, and the loader's keyword arguments.
+        Where the data are, the loader's keyword arguments, leads and rate.
     cache
         Folder in which a data set that is not on disk is downloaded, as ``cache/<name>``.
 
@@ -50,7 +51,7 @@ def prepare(name: str, options: DatasetOptions, cache: str | Path) -> EcgRecords
         arguments["root"] = find_folder(name, options.data_root, cache)
     try:
         checked = validate_call(load, config=ConfigDict(arbitrary_types_allowed=True))
-        return check_records(checked(**arguments))
+        return reduced(check_records(checked(**arguments)), options.leads, options.fs)
     except ValidationError as error:
         known = [option for option in inspect.signature(load).parameters if option != "root"]
         problem = error.errors()[0]

@@ -1,0 +1,195 @@
+"""What the sections of ``params/*.yaml`` may say: unknown keys, ill-typed and infinite values are errors."""
+
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+)
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+METHODS = ("slf", "alf", "aff")
+"""How an encoder is fine-tuned: a linear head, the same on attacked ECGs, all weights (TRADES)."""
+
+
+def _different(values: list) -> list:
+    twice = [value for index, value in enumerate(values) if value in values[:index]]
+    if twice:
+        raise ValueError(f"{twice[0]!r} occurs twice")
+    return values
+
+
+T = TypeVar("T")
+Different = Annotated[list[T], AfterValidator(_different)]
+Grid = Annotated[Different[T], Field(min_length=1)]
+"""One axis of the grid of runs: values that differ, at least one."""
+
+
+def method(protocol: str) -> str:
+    """One of `METHODS`: how a protocol fine-tunes."""
+    return protocol.partition("@")[0]
+
+
+def target(dataset: str, protocol: str) -> str:
+    """The data set that a run is fine-tuned and tested on: ``slf@ptbxl`` is transfer to ``ptbxl``."""
+    return protocol.partition("@")[2] or dataset
+
+
+def _known_protocol(protocol: str) -> str:
+    if method(protocol) not in METHODS or protocol.endswith("@"):
+        raise ValueError(f"protocols are {', '.join(map(repr, METHODS))}, or one of them as in 'slf@mitdb'")
+    return protocol
+
+
+Protocol = Annotated[str, AfterValidator(_known_protocol)]
+"""A method, for transfer with ``@`` and the data set that is fine-tuned and tested on."""
+
+
+ENSEMBLE = "ensemble"
+"""The headline attack: for every record the worst of the study's attacks (`ecgstudy.attacks.ensemble`)."""
+
+
+class Section(BaseModel):
+    """A part of a params file: unknown keys, ill-typed and infinite values are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DatasetOptions(Section):
+    """One data set: where it is, and how records are cut from it."""
+
+    headline_epsilon_mv: PositiveFloat
+    """Headline budget in mV, set by ``make headline`` from validation records only; also ε in training."""
+    data_root: str | None = None
+    """Folder with PhysioNet's own layout; else ``ECGSTUDY_DATA/<name>``; else it is downloaded."""
+    options: dict[str, int | float | str | bool] = {}
+    """Keyword arguments of the data set's loader (window, number of records, …)."""
+    leads: Grid[str] | None = None
+    """Keep these leads only, in this order; None: all."""
+    fs: PositiveFloat | None = None
+    """Resample to this rate in Hz; None: as recorded."""
+    pretrain: bool = True
+    """False: encoders of other data sets are tested on this one, and none is pretrained."""
+
+
+class EncoderOptions(Section):
+    """Which network: a name in `ecgstudy.encoders.ENCODERS` and its keyword arguments."""
+
+    name: str = "resnet1d"
+    options: dict[str, int | float | str | bool] = {"size": "small"}
+    projection: PositiveInt = 128
+
+
+class ViewOptions(Section):
+    """Strengths of the augmentations (`ecgstudy.views`); 0 switches one off."""
+
+    crop_s: PositiveFloat | None = None
+    """Length of each view in s; None keeps the whole record."""
+    centred: bool = False
+    """Crop around the middle (beats) instead of anywhere (strips)."""
+    stretch: Fraction = 0.1
+    shift_s: NonNegativeFloat = 0.05
+    amplitude: Fraction = 0.2
+    noise_mv: NonNegativeFloat = 0.02
+    wander_mv: NonNegativeFloat = 0.1
+    powerline_mv: NonNegativeFloat = 0.02
+    timeout: Fraction = 0.3
+    lead_dropout: Fraction = 0.0
+
+
+class TrainingOptions(Section):
+    """Optimisation, shared by every arm (AdamW, linear warm-up, cosine decay)."""
+
+    epochs: PositiveInt
+    label_epochs: PositiveInt | None = None
+    """Epochs of the references that learn from labels; None: as many as all others."""
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    records_per_epoch: PositiveInt | None = None
+    """Records drawn without replacement each epoch; None: all training records."""
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 1e-4
+    warmup: Fraction = 0.05
+    temperature: PositiveFloat = 0.5
+    attack_steps: PositiveInt = 3
+    attack_step: PositiveFloat = 0.5
+    """Step of the training adversary, in units of ε."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    loss: Literal["shared", "original"] = "shared"
+    """`original`: each arm with its source's denominator, gradient rule, similarity and temperature."""
+    attack: Literal["shared", "original"] = "shared"
+    """`original`: each arm with its source's inner attack."""
+
+
+class ProbeOptions(Section):
+    """Linear probe on frozen features: zero-initialised, clean cross-entropy, no class weights."""
+
+    epochs: PositiveInt = 50
+    batch_size: PositiveInt = 512
+    learning_rate: PositiveFloat = 0.01
+    weight_decay: NonNegativeFloat = 1e-4
+
+
+class AlfOptions(Section):
+    """Linear head on frozen features of attacked ECGs (PGD on cross-entropy at the headline ε)."""
+
+    epochs: PositiveInt = 10
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    records_per_epoch: PositiveInt | None = None
+    """Records drawn without replacement each epoch; None: all training records."""
+    learning_rate: PositiveFloat = 0.01
+    weight_decay: NonNegativeFloat = 1e-4
+    attack_steps: PositiveInt = 10
+    attack_step: PositiveFloat = 0.25
+    """In units of ε."""
+
+
+class AffOptions(AlfOptions):
+    """All weights, by TRADES: cross-entropy plus `beta` times the shift of predictions under attack."""
+
+    learning_rate: PositiveFloat = 1e-3
+    beta: NonNegativeFloat = 6.0
+
+
+class AttackOptions(Section):
+    """Budgets of the evaluation attacks."""
+
+    ensemble: Grid[str] = ["apgd-ce", "apgd-margin"]
+    """Attacks run at every ε. Their worst per record is the headline attack, ``ensemble``."""
+    attacks: Different[str] = ["noise", "fgsm", "pgd-margin"]
+    """Further attacks, at the headline ε only; those that keep to its ℓ∞ ball join the ensemble there."""
+    transfer_from: str = "supervised"
+    """Arm on whose model (same data, seed) the attack ``transfer`` is made."""
+    epsilons_mv: Grid[PositiveFloat] = [0.005, 0.01, 0.02, 0.05, 0.1]
+    steps: PositiveInt = 20
+    restarts: PositiveInt = 1
+    label_steps: PositiveInt = 20
+    """Steps of the per-label attack (view `label`), started from the shared perturbation."""
+    label_epsilons_mv: list[PositiveFloat] | None = None
+    """Where the per-label attack runs; None: at the headline ε only."""
+    batch_size: PositiveInt = 256
+    queries: PositiveInt = 100
+    """Queries of black-box attacks (``square``), per record."""
+    query_records: PositiveInt | None = 50
+    """Records, of all classes in turn, that black-box attacks are run on; None: all."""
+    check_steps: PositiveInt = 100
+    """Steps and restarts of the PGD that checks the ensemble for gradient masking."""
+    check_restarts: PositiveInt = 5
+    check_records: PositiveInt = 100
+    """Records, of all classes in turn, that the expensive masking checks are made on."""
+    max_records: PositiveInt | None = None
+    """Attack at most this many test records (drawn once, the same for all arms)."""
+    corruptions: Different[str] = []
+    """Natural corruptions (`ecgstudy.corruptions.CORRUPTIONS`) of the same records, scored like attacks."""
+    severities: Grid[Annotated[int, Field(ge=1, le=5)]] = [1, 3, 5]
+
+
+class StatisticsOptions(Section):
+    """Levels of the intervals."""
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    resamples: PositiveInt = 1000
