@@ -9,6 +9,7 @@ from torch import Generator
 from ecgstudy.attacked import Attacker, Sample, StepCounter
 from ecgstudy.attacks.problem import Victim
 from ecgstudy.checkpoints import load_tensors, save_tensors
+from ecgstudy.corruptions import Recording
 from ecgstudy.factors import get_arm
 from ecgstudy.features import FeatureVictim, extract, fit_features_model
 from ecgstudy.files import write_json, write_text
@@ -56,14 +57,20 @@ def features_victim(run: Run, records: EcgRecords, folder: Path) -> FeatureVicti
 
 
 def attack_without_gradient(
-    run: Run, victim: FeatureVictim, source: Victim, sample: Sample, generator: Generator
+    run: Run,
+    victim: FeatureVictim,
+    source: Victim,
+    sample: Sample,
+    generator: Generator,
+    recording: Recording,
 ) -> list[pd.DataFrame]:
-    """Scores under attacks made on `source` (``transfer``), and under Square at the headline ε.
+    """Scores under corruptions, attacks made on `source` (``transfer``), and Square at the headline ε.
 
     Their worst, the ``ensemble``, is weaker than that of models whose gradients can be followed.
     """
     at = Attacker(victim, sample, run.study.evaluation, generator, StepCounter(), source)
     at.clean()
+    at.corruptions(recording)
     for epsilon in at.options.epsilons_mv:
         names = ["transfer", "square"] if epsilon == run.headline_epsilon_mv else ["transfer"]
         at.epsilon(epsilon, names, label_view=False, adc_mv=None)

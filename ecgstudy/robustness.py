@@ -26,6 +26,7 @@ from ecgstudy.attacked import (
 from ecgstudy.attacks import get_attack
 from ecgstudy.attacks.problem import Victim
 from ecgstudy.checkpoints import halved, load_encoder, load_state, save_tensors
+from ecgstudy.corruptions import Recording, skipped
 from ecgstudy.devices import pick_device
 from ecgstudy.encoders import Encoder, folded
 from ecgstudy.factors import get_arm
@@ -86,7 +87,7 @@ def evaluate(run: Run, records: EcgRecords, folder: Path, protocol: str) -> pd.D
         What ``scores.parquet`` holds: one row per record, attack, view and ε.
     """
     started, device = time.perf_counter(), pick_device(run.study.device)
-    arm, head = get_arm(run.arm), {}
+    arm, head, options = get_arm(run.arm), {}, run.study.evaluation
     if arm.features:
         from ecgstudy.blackbox import features_victim
 
@@ -111,6 +112,7 @@ def evaluate(run: Run, records: EcgRecords, folder: Path, protocol: str) -> pd.D
         "parameters": form["parameters"],
         **_training_cost(folder.parent),
         "precision": form["precision"],
+        "skipped": skipped(options.corruptions, options.severities, Recording.of(records)),
         **looked_at,
     }
     with whole_file(folder / "scores.parquet") as partial:
@@ -154,6 +156,8 @@ def _attack_all(
         generator = Generator(device).manual_seed(derived_seed(run.dataset, run.seed, "evaluation", split))
         at = Attacker(victim, samples[split], options, generator, counter, source)
         at.clean()
+        if split == "test":
+            at.corruptions(Recording.of(records))
         for epsilon in tqdm(options.epsilons_mv, f"attacks on {split} records", leave=False):
             headline = epsilon == run.headline_epsilon_mv and split == "test"
             names = ["pgd-margin"] if split == "validation" else options.ensemble
@@ -194,7 +198,7 @@ def _attack_features(
     chosen = attacked_sample(records, "test", run.study.evaluation.max_records)
     generator = Generator(device).manual_seed(derived_seed(run.dataset, run.seed, "evaluation", "test"))
     sample = Sample.of(chosen, protocol, device)
-    found = attack_without_gradient(run, victim, source, sample, generator)
+    found = attack_without_gradient(run, victim, source, sample, generator, Recording.of(records))
     return pd.concat(found, ignore_index=True), [NOT_APPLICABLE], None, {}
 
 

@@ -24,6 +24,7 @@ from ecgstudy import (
     attacked,
     attacks,
     contrast,
+    corruptions,
     encoders,
     geometry,
     losses,
@@ -65,6 +66,7 @@ PRETRAIN_CODE = (
 EVALUATE_CODE = (
     robustness,
     attacked,
+    corruptions,
     masking,
     geometry,
     profiles,
