@@ -39,7 +39,17 @@ from ecgstudy import (
     weighting,
 )
 from ecgstudy import datasets as datasets_package
-from ecgstudy.attacks import ball, ensemble, gradient, objectives, problem, square
+from ecgstudy.attacks import (
+    ball,
+    ensemble,
+    gradient,
+    objectives,
+    one_for_all,
+    problem,
+    shaped,
+    square,
+    unlabelled,
+)
 from ecgstudy.datasets import common_form, reading
 from ecgstudy.errors import StudyError
 from ecgstudy.factors import get_arm
@@ -76,7 +86,10 @@ EVALUATE_CODE = (
     gradient,
     objectives,
     problem,
+    shaped,
     square,
+    one_for_all,
+    unlabelled,
     supervised,
     encoders,
 )

@@ -1,15 +1,19 @@
 """Attacks of the evaluation, by name: each maps a victim and ECGs to perturbations in mV."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 from torch import Generator, Tensor
 
+from ecgstudy.attacks import square
 from ecgstudy.attacks.gradient import apgd, pgd
 from ecgstudy.attacks.objectives import OBJECTIVES
+from ecgstudy.attacks.one_for_all import universal
 from ecgstudy.attacks.problem import Budget, Problem, Search, Victim
-from ecgstudy.attacks.square import square
+from ecgstudy.attacks.shaped import band, sap
+from ecgstudy.attacks.unlabelled import label_free
 from ecgstudy.errors import StudyError
 
 Attack = Callable[[Victim, Tensor, Tensor, Budget, Generator], Tensor]
@@ -49,21 +53,37 @@ ATTACKS: dict[str, Attack] = {
     "pgd-margin": on_scores(pgd, "margin"),
     "apgd-ce": on_scores(apgd, "ce"),
     "apgd-margin": on_scores(apgd, "margin"),
-    "square": on_scores(square, "margin"),
+    "square": on_scores(square.square, "margin"),
+    "sap": sap,
+    "band-low": band(0.5, 5),
+    "band-mid": band(5, 15),
+    "band-high": band(15, 40),
+    "universal": on_scores(universal, "margin"),
+    "label-free": label_free,
 }
 
 BLACK_BOX = ("square",)
 """Attacks that spend queries instead of gradients; a study may run them on some records only."""
 
 
+def split_leads(name: str) -> tuple[str, tuple[str, ...]]:
+    """``"apgd-margin[V1+V2]"`` → ``("apgd-margin", ("V1", "V2"))``; no leads where none are named."""
+    match = re.fullmatch(r"([^\[\]]+)\[([^\[\]+]+(?:\+[^\[\]+]+)*)\]", name)
+    return (match[1], tuple(match[2].split("+"))) if match else (name, ())
+
+
 def get_attack(name: str) -> Attack:
-    """The attack called `name`.
+    """The attack called `name`; leads in brackets (``[V1+V2]``) are for the budget's mask to say.
 
     Raises
     ------
     StudyError
         When there is none, naming those there are.
     """
-    if name not in ATTACKS:
-        raise StudyError(f"unknown attack {name!r}; known: {', '.join(ATTACKS)}")
-    return ATTACKS[name]
+    known, _ = split_leads(name)
+    if known not in ATTACKS:
+        raise StudyError(
+            f"unknown attack {name!r}; known: {', '.join(ATTACKS)},"
+            " each also on some leads only, as 'apgd-margin[V1+V2]'"
+        )
+    return ATTACKS[known]
