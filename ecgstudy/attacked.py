@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 import numpy as np
@@ -11,12 +11,13 @@ import torch
 from torch import Generator, Tensor
 
 from ecgstudy import statistics
-from ecgstudy.attacks import BLACK_BOX, get_attack
+from ecgstudy.attacks import BLACK_BOX, get_attack, split_leads
 from ecgstudy.attacks.ensemble import combine
 from ecgstudy.attacks.gradient import apgd
 from ecgstudy.attacks.objectives import label_targets, signed_scores
 from ecgstudy.attacks.problem import Budget, Problem, Victim
 from ecgstudy.corruptions import Recording, get_corruption, why_not
+from ecgstudy.errors import StudyError
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import AttackOptions, derived_seed
 
@@ -58,6 +59,7 @@ class Sample:
     columns: pd.DataFrame
     classes: tuple[str, ...]
     found: list[pd.DataFrame] = field(default_factory=list)
+    leads: tuple[str, ...] = ()
 
     @staticmethod
     def of(records: EcgRecords, protocol: str, device: torch.device) -> "Sample":
@@ -67,7 +69,16 @@ class Sample:
         truth = {f"y_{c}": labels[:, i].astype(np.int8) for i, c in enumerate(records.classes)}
         columns = records.table[keep].assign(target=records.name, protocol=protocol, **truth)
         signals = torch.tensor(records.signals, device=device)
-        return Sample(signals, torch.tensor(labels, device=device), columns, records.classes)
+        hot = torch.tensor(labels, device=device)
+        return Sample(signals, hot, columns, records.classes, leads=records.leads)
+
+    def lead_mask(self, names: tuple[str, ...]) -> Tensor:
+        """1 for the leads called `names`, 0 for the others, (leads, 1)."""
+        for name in names:
+            if name not in self.leads:
+                raise StudyError(f"no lead {name!r} to attack; leads of the records: {', '.join(self.leads)}")
+        chosen = [[float(lead in names)] for lead in self.leads]
+        return torch.tensor(chosen, device=self.signals.device)
 
     def scores(self, attack: str, epsilon_mv: float) -> Tensor:
         """Stored shared scores (records, classes) of an attack on all records."""
@@ -96,7 +107,7 @@ class Sample:
     def part(self, rows: Tensor) -> "Sample":
         """The chosen records alone; their scores are kept with those of the whole sample."""
         columns = self.columns.iloc[rows.cpu().numpy()].reset_index(drop=True)
-        return Sample(self.signals[rows], self.labels[rows], columns, self.classes, self.found)
+        return Sample(self.signals[rows], self.labels[rows], columns, self.classes, self.found, self.leads)
 
     def store(
         self, scores: Tensor, attack: str, view: str, epsilon_mv: float, severity: float = np.nan
@@ -218,13 +229,15 @@ class Attacker:
     def _rows(self, name: str) -> Tensor:
         """Records that an attack is run on: all, or the chosen few where every query costs a pass."""
         labels = self.sample.labels
-        if name in BLACK_BOX and self.options.query_records is not None:
+        if split_leads(name)[0] in BLACK_BOX and self.options.query_records is not None:
             return spread(labels, self.options.query_records)
         return torch.arange(len(labels), device=labels.device)
 
     def _perturbation(self, name: str, epsilon_mv: float, rows: Tensor) -> Tensor:
         started, sample = time.perf_counter(), self.sample
-        budget = budget_of(self.options, epsilon_mv)
+        budget, (_, leads) = budget_of(self.options, epsilon_mv), split_leads(name)
+        if leads:
+            budget = replace(budget, mask=sample.lead_mask(leads))
         victim, attack = self.victim, name
         if name == "transfer":
             victim, attack = self.source, TRANSFERRED
