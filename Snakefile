@@ -10,8 +10,9 @@ from pathlib import Path
 
 from ecgstudy.factors import get_arm
 from ecgstudy.datasets import is_synthetic
+from ecgstudy.options import method, target
 from ecgstudy.provenance import is_done
-from ecgstudy.study import ROOT, Run, load_study
+from ecgstudy.study import ROOT, load_study
 
 study = load_study(ROOT / config["params"])
 run_notebook = f"{sys.executable} -m ecgstudy.notebooks {ROOT}/notebooks/"
@@ -19,7 +20,8 @@ parameters = f"study={config['params']}"
 
 PREPARED = ["card.json", "signals.npy", "labels.npy", "table.parquet"]
 RESULTS = "runs/{dataset}/{arm}/seed{seed}"
-GRID = dict(dataset=study.datasets, arm=study.arms, seed=study.seeds)
+RUNS = {RESULTS.format(**vars(run)): run for run in study.runs()}
+EVALUATIONS = [f"{folder}/{protocol}" for folder, run in RUNS.items() for protocol in run.protocols]
 TABLES = "robust_auroc per_class subgroups contrasts factor_effects claims masking_checks perturbations cost sensitivity headline_check".split()
 
 # Report page → executed notebook. The report shows those of one run; `make report RUNS=1` all of them.
@@ -27,10 +29,10 @@ PAGES = {
     **{f"report/01_prepare_data-{d}.html": f"data/{d}/01_prepare_data.ipynb" for d in study.datasets},
     "report/04_figures.html": "tables/04_figures.ipynb",
 }
-for run in study.runs():
-    name, folder = f"{run.dataset}-{run.arm}-seed{run.seed}", RESULTS.format(**vars(run))
+for folder, run in RUNS.items():
+    name = f"{run.dataset}-{run.arm}-seed{run.seed}"
     PAGES[f"report/02_pretrain-{name}.html"] = f"{folder}/02_pretrain.ipynb"
-    for protocol in study.protocols:
+    for protocol in run.protocols:
         PAGES[f"report/03_evaluate-{name}-{protocol}.html"] = f"{folder}/{protocol}/03_evaluate.ipynb"
 
 showcase = f"-{study.showcase or study.arms[-1]}-seed{study.seeds[0]}"
@@ -50,8 +52,9 @@ localrules:
 
 def data_unless_done(wildcards):
     """Prepared data, for steps that have to run: data that are made now must not put others out of date."""
-    folder = RESULTS.format(**wildcards) + (f"/{wildcards.protocol}" if "protocol" in wildcards.keys() else "")
-    return [] if is_done(Path(folder)) else f"data/{wildcards.dataset}/card.json"
+    protocol = wildcards.get("protocol", "")
+    done = is_done(Path(RESULTS.format(**wildcards)) / protocol)
+    return [] if done else f"data/{target(wildcards.dataset, protocol)}/card.json"
 
 
 def needed_encoder(wildcards):
@@ -61,8 +64,10 @@ def needed_encoder(wildcards):
 
 def source_encoder(wildcards):
     """The encoder of another arm on which attacks are made that are tried on this one, if any."""
-    run = Run(study, wildcards.dataset, wildcards.arm, int(wildcards.seed))
-    return encoder_of(run.attack_source, wildcards)
+    source = RUNS[RESULTS.format(**wildcards)].attack_source
+    if source and method(wildcards.protocol) == "aff":  # trains its encoder, and with that stores scores
+        return [RESULTS.format(**{**wildcards, "arm": source}) + f"/{wildcards.protocol}/scores.parquet"]
+    return encoder_of(source, wildcards)
 
 
 def encoder_of(needed, wildcards):
@@ -72,8 +77,8 @@ def encoder_of(needed, wildcards):
 # Every committed result by name: a newer report must not hide a deleted one.
 rule all:
     input:
-        expand(RESULTS + "/{file}", **GRID, file=["encoder.json", "history.jsonl", "provenance.json"]),
-        expand(RESULTS + "/{protocol}/{file}", **GRID, protocol=study.protocols, file=["scores.parquet", "evaluation.json", "provenance.json"]),
+        expand("{run}/{file}", run=RUNS, file=["encoder.json", "history.jsonl", "provenance.json"]),
+        expand("{run}/{file}", run=EVALUATIONS, file=["scores.parquet", "evaluation.json", "provenance.json"]),
         expand("tables/{table}.csv", table=TABLES),
         "tables/provenance.json",
         shown,
@@ -132,7 +137,7 @@ rule figures:
     priority: 1
     input:
         "tables/run.json",
-        expand(RESULTS + "/{protocol}/scores.parquet", **GRID, protocol=study.protocols),
+        expand("{run}/scores.parquet", run=EVALUATIONS),
     output:
         expand("tables/{table}.csv", table=TABLES),
         "tables/provenance.json",

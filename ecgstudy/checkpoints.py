@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 from ecgstudy.encoders import Encoder, build_encoder
 from ecgstudy.errors import StudyError
 from ecgstudy.files import whole_file, write_json
+from ecgstudy.options import method
 from ecgstudy.supervised import Classifier
 
 
@@ -111,18 +112,21 @@ def load_classifier(folder: str | Path, device: str = "cpu") -> tuple[Classifier
     Parameters
     ----------
     folder
-        A protocol folder, such as ``outputs/mitdb/runs/mitdb/rocl/seed0/slf``.
+        A protocol folder, such as ``outputs/mitdb/runs/mitdb/rocl/seed0/slf``. The encoder is that of the
+        folder above, or after ``aff``, which trains all weights, the one inside.
 
     Returns
     -------
     model : Classifier
         (records, leads, samples) in mV → logits (records, classes), in evaluation mode.
     form : dict
-        Leads, sampling rate in Hz, classes, whether multi-label, and the encoder's options.
+        Leads, sampling rate in Hz, classes, whether multi-label (those tested on), and the encoder's options.
     """
     folder = Path(folder)
-    encoder, _, form = load_encoder(folder.parent, device)
-    state, _ = load_tensors(folder / "head.safetensors")
+    state, note = load_tensors(folder / "head.safetensors")
+    home = folder if method(note.get("protocol", "slf")) == "aff" else folder.parent
+    encoder, _, form = load_encoder(home, device)
+    form |= {key: note[key] for key in ("classes", "multilabel") if key in note}
     head = nn.Linear(encoder.features, len(form["classes"]))
     load_state(head, state, folder / "head.safetensors")
     return Classifier(encoder, head.to(device)).eval().requires_grad_(False), form

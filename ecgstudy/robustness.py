@@ -25,14 +25,16 @@ from ecgstudy.attacked import (
 )
 from ecgstudy.attacks import get_attack
 from ecgstudy.attacks.problem import Victim
-from ecgstudy.checkpoints import halved, load_encoder, load_state, save_tensors
+from ecgstudy.checkpoints import halved, load_state, save_tensors
 from ecgstudy.corruptions import Recording, skipped
 from ecgstudy.devices import pick_device
 from ecgstudy.encoders import Encoder, folded
 from ecgstudy.factors import get_arm
 from ecgstudy.files import whole_file, write_json
+from ecgstudy.finetune import fine_tuned, pretrained
 from ecgstudy.geometry import geometry
 from ecgstudy.masking import NOT_APPLICABLE, masking_checks
+from ecgstudy.options import method
 from ecgstudy.profiles import Profiler
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import Run, derived_seed
@@ -53,13 +55,18 @@ def linear_probe(run: Run, encoder: Encoder, records: EcgRecords, device: torch.
     )
 
 
-def frozen_victim(run: Run, records: EcgRecords, folder: Path) -> tuple[Victim, dict[str, Tensor], dict]:
-    """The run's frozen encoder with a linear head, rounded as it is stored, ready to be attacked.
+def frozen_victim(
+    run: Run, records: EcgRecords, folder: Path, protocol: str = "slf"
+) -> tuple[Victim, dict[str, Tensor], dict]:
+    """The run's encoder with a linear head, as `protocol` asks, rounded as stored, ready to be attacked.
 
     Parameters
     ----------
+    run
+        As of the data set that is tested on (`Run.tested_on`).
     folder
-        The run's folder. Some arms keep the head that they were trained with (`Arm.own_head`).
+        The run's folder. Some arms keep the head that they were trained with (`Arm.own_head`), for their
+        own data under ``slf``; otherwise it is dropped and they are encoders like all others.
 
     Returns
     -------
@@ -67,8 +74,12 @@ def frozen_victim(run: Run, records: EcgRecords, folder: Path) -> tuple[Victim, 
         The model, the head's state as stored, and the content of ``encoder.json``.
     """
     device = pick_device(run.study.device)
-    encoder, own_head, form = load_encoder(folder, str(device))
-    head = own_head if get_arm(form["arm"]).own_head else linear_probe(run, encoder, records, device)
+    if method(protocol) == "slf":
+        encoder, head, form = pretrained(folder, records, device)
+        if not (get_arm(form["arm"]).own_head and protocol == "slf"):
+            head = linear_probe(run, encoder, records, device)
+    else:
+        encoder, head, form = fine_tuned(run, records, folder / protocol, protocol)
     stored = halved(head.state_dict())
     load_state(head, stored, folder)
     model = Classifier(folded(encoder), head).eval().requires_grad_(False)
@@ -79,7 +90,8 @@ def evaluate(run: Run, records: EcgRecords, folder: Path, protocol: str) -> pd.D
     """Score one run's encoder under `protocol`, clean and under every attack of the study.
 
     Writes ``head.safetensors``, ``scores.parquet`` and ``evaluation.json`` into `folder` (the
-    protocol folder inside the run's). Encoder and head are used as stored, in float32.
+    protocol folder inside the run's). Encoder and head are used as stored, in float32. Under transfer
+    `records` are the target's.
 
     Returns
     -------
@@ -87,19 +99,21 @@ def evaluate(run: Run, records: EcgRecords, folder: Path, protocol: str) -> pd.D
         What ``scores.parquet`` holds: one row per record, attack, view and ε.
     """
     started, device = time.perf_counter(), pick_device(run.study.device)
-    arm, head, options = get_arm(run.arm), {}, run.study.evaluation
+    run, arm, head, options = run.tested_on(protocol), get_arm(run.arm), {}, run.study.evaluation
     if arm.features:
         from ecgstudy.blackbox import features_victim
 
         victim = features_victim(run, records, folder.parent)
         form = json.loads((folder.parent / "encoder.json").read_text(encoding="utf-8"))
     else:
-        victim, head, form = frozen_victim(run, records, folder.parent)
-    save_tensors(folder / "head.safetensors", head)
+        victim, head, form = frozen_victim(run, records, folder.parent, protocol)
+    told = {"protocol": protocol, "classes": list(records.classes), "multilabel": records.multilabel}
+    save_tensors(folder / "head.safetensors", head, told)
     probed = time.perf_counter()
     source = None
     if run.attack_source:
-        source, _, _ = frozen_victim(run, records, folder.parents[2] / run.attack_source / folder.parent.name)
+        beside = folder.parents[2] / run.attack_source / folder.parent.name
+        source, _, _ = frozen_victim(run, records, beside, protocol)
     attack = _attack_features if arm.features else _attack_all
     scores, checks, speed, looked_at = attack(run, records, victim, source, protocol, device)
     summary = {

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ecgstudy import statistics as st
 from ecgstudy.errors import StudyError
+from ecgstudy.options import target
 from ecgstudy.study import Paths, Run
 
 NEEDED = ("record", "patient", "split", "attack", "view", "epsilon_mv")
@@ -127,17 +128,19 @@ class Scores:
         return [s for s in self.sets if all(getattr(s, k) == v for k, v in wanted.items())]
 
 
-def read_scores(paths: Paths, runs: Iterable[Run], protocols: Iterable[str]) -> Scores:
+def read_scores(paths: Paths, runs: Iterable[Run], protocols: Iterable[str] | None = None) -> Scores:
     """Read what the evaluations of `runs` stored; runs without scores are left out.
+
+    Of each run all its protocols, or the given ones.
 
     Raises
     ------
     StudyError
         Naming the file that is damaged or lacks a column.
     """
-    scores, samples, protocols = Scores([], {}), {}, tuple(protocols)
+    scores, samples, protocols = Scores([], {}), {}, protocols and tuple(protocols)
     for run in runs:
-        for protocol in protocols:
+        for protocol in protocols or run.protocols:
             folder = paths.protocol(run.dataset, run.arm, run.seed, protocol)
             if (folder / "scores.parquet").exists():
                 key = (run.dataset, run.arm, run.seed, protocol)
@@ -148,11 +151,6 @@ def read_scores(paths: Paths, runs: Iterable[Run], protocols: Iterable[str]) -> 
                 masking_ok = scores.evaluations[key].get("masking_ok")
                 scores.sets.extend(_sets(frame, key, masking_ok, known))
     return scores
-
-
-def target(dataset: str, protocol: str) -> str:
-    """The data set that a run is tested on: ``slf@ptbxl`` is transfer to ``ptbxl``."""
-    return protocol.partition("@")[2] or dataset
 
 
 def _sets(

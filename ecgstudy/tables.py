@@ -10,7 +10,8 @@ from ecgstudy import statistics as st
 from ecgstudy.claims import claimed_pairs, judge
 from ecgstudy.errors import StudyError
 from ecgstudy.files import whole_file
-from ecgstudy.scores import Sample, Scores, ScoreSet, read_scores, target
+from ecgstudy.options import target
+from ecgstudy.scores import Sample, Scores, ScoreSet, read_scores
 from ecgstudy.study import ENSEMBLE, Paths, Study
 
 PRIMARY = {arm: "rocl" for arm in ("rocl-ip", "rocl-hn", "rocl-ip-hn", "rocl-clef")}
@@ -366,7 +367,7 @@ def write_tables(
     """
     attack, level = attack or ENSEMBLE, study.statistics.confidence
     headline = {name: options.headline_epsilon_mv for name, options in study.datasets.items()}
-    scores = read_scores(paths, study.runs(), study.protocols)
+    scores = read_scores(paths, study.runs())
     tables = {
         "robust_auroc": robust_auroc(scores, level),
         "per_class": per_class(scores),

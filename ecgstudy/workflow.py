@@ -26,6 +26,7 @@ from ecgstudy import (
     contrast,
     corruptions,
     encoders,
+    finetune,
     geometry,
     losses,
     masking,
@@ -54,6 +55,7 @@ from ecgstudy.datasets import common_form, reading
 from ecgstudy.errors import StudyError
 from ecgstudy.factors import get_arm
 from ecgstudy.files import write_json, write_text
+from ecgstudy.options import method
 from ecgstudy.provenance import is_done, read_json, stamp
 from ecgstudy.records import EcgRecords, load_records, save_records
 from ecgstudy.study import ROOT, Paths, Run, Study, load_study
@@ -147,19 +149,23 @@ def pretrain_step(run: Run, paths: Paths) -> Step:
 
 
 def evaluate_step(run: Run, protocol: str, paths: Paths) -> Step:
-    """Evaluation of one run under one protocol."""
-    study = run.study.model_dump(mode="json")
+    """Evaluation of one run under one protocol; of the settings of protocols, its own alone count."""
+    study, how, tested = run.study.model_dump(mode="json"), method(protocol), run.tested_on(protocol)
+    own = "probe" if how == "slf" else how
     parameters = {
         "dataset": run.dataset, "arm": run.arm, "seed": run.seed, "protocol": protocol,
         "pretrain": pretrain_step(run, paths).content()["stamp"],
-        "probe": study["probe"], "evaluation": study["evaluation"],
-        "headline_epsilon_mv": run.headline_epsilon_mv,
+        own: study[own], "evaluation": study["evaluation"],
+        "headline_epsilon_mv": tested.headline_epsilon_mv,
     }  # fmt: skip
+    if tested != run:
+        parameters["target"] = prepare_step(run.study, tested.dataset, paths).content()["stamp"]
     if run.attack_source:
         source = pretrain_step(replace(run, arm=run.attack_source), paths)
         parameters["source"] = {"arm": run.attack_source, "stamp": source.content()["stamp"]}
     folder = paths.protocol(run.dataset, run.arm, run.seed, protocol)
     code = EVALUATE_CODE + _features_code() if get_arm(run.arm).features else EVALUATE_CODE
+    code += () if how == "slf" else (finetune,)
     return Step(folder, parameters, code, ("scores.parquet",))
 
 
@@ -168,18 +174,18 @@ def figures_step(study: Study, paths: Paths) -> Step:
     from ecgstudy import claims, comparisons, plotting, scores, statistics, tables
 
     evaluated = [
-        evaluate_step(run, p, paths).content()["stamp"] for run in study.runs() for p in study.protocols
+        evaluate_step(run, p, paths).content()["stamp"] for run in study.runs() for p in run.protocols
     ]
     parameters = {"study": study.study, "statistics": study.statistics.model_dump(), "evaluated": evaluated}
     return Step(paths.tables, parameters, (statistics, scores, tables, claims, comparisons, plotting))
 
 
 def steps(study: Study, paths: Paths) -> Iterator[Step]:
-    """Every step of the study."""
+    """Every step of the study, those before that others need."""
     yield from (prepare_step(study, dataset, paths) for dataset in study.datasets)
-    for run in study.runs():
-        yield pretrain_step(run, paths)
-        yield from (evaluate_step(run, protocol, paths) for protocol in study.protocols)
+    yield from (pretrain_step(run, paths) for run in study.runs())
+    for run in sorted(study.runs(), key=lambda run: run.attack_source is not None):
+        yield from (evaluate_step(run, protocol, paths) for protocol in run.protocols)
     yield figures_step(study, paths)
 
 
@@ -305,7 +311,7 @@ def choose_headline(study: Study, params: Path, *, cores: int) -> dict[str, floa
     targets = [str((folder / "encoder.json").relative_to(paths.home)) for folder in folders]
     run_study(study, params, cores=cores, arguments=targets)
     chosen, text = {}, params.read_text(encoding="utf-8")
-    for dataset in study.datasets:
+    for dataset in study.pretrained:
         records = prepared_records(study, dataset, paths)
         curves = [
             robustness.validation_curve(run, records, folder)

@@ -12,7 +12,9 @@
 # # 3 · One encoder under attack
 #
 # Freezes the encoder, fits a linear head on clean ECGs (protocol `slf`; arms that learn a classifier
-# keep the head they were trained with), and attacks the whole model with perturbations of at most
+# keep the head they were trained with), or on attacked ones (`alf`), or trains all weights by TRADES
+# (`aff`), on another data set where the protocol names one (`slf@mitdb`: transfer). Then it attacks the
+# whole model with perturbations of at most
 # ε mV on the raw signal. AUROC is reported for one perturbation against all labels (*shared*, the
 # realistic one) and for one perturbation per label (*label*, the exact pairwise worst case up to
 # the optimiser).
@@ -37,14 +39,14 @@ from ecgstudy.study import ENSEMBLE, Paths, Run, load_study
 from ecgstudy.workflow import prepared_records
 
 plan = load_study(study)
-paths, run = Paths(plan.study), Run(plan, dataset, arm, seed)
-folder = paths.protocol(dataset, arm, seed, protocol)
-records = prepared_records(plan, dataset, paths)
+paths, pretrained = Paths(plan.study), Run(plan, dataset, arm, seed)
+run, folder = pretrained.tested_on(protocol), paths.protocol(dataset, arm, seed, protocol)
+records = prepared_records(plan, run.dataset, paths)
 synthetic = bool(records.card.get("synthetic"))
 
 # %%
 found = evaluate(run, records, folder, protocol)
-stored = scores.read_scores(paths, [run], [protocol])
+stored = scores.read_scores(paths, [pretrained], [protocol])
 
 # %% [markdown]
 # ## Clean and robust AUROC
