@@ -1,8 +1,8 @@
 """Natural corruptions of ECGs, graded 1 to 5: what happens to recordings without any adversary.
 
 Disturbances arise at electrodes, and one electrode serves several leads. So noise, motion, loss and
-interchange act on electrodes here, and reach the leads by the leads' definitions: Einthoven's
-I + III = II holds after every corruption if it held before.
+interchange act on electrodes here, and reach the leads by the leads' definitions: where Einthoven's
+I + III = II held before, it holds after (but for leads that are lost).
 """
 
 from collections.abc import Callable, Iterable
@@ -13,6 +13,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import interpolate
 
 from ecgstudy.errors import StudyError
 from ecgstudy.records import EcgRecords
@@ -136,18 +137,16 @@ MUSCLE_HZ = (20.0, 150.0)
 
 
 def muscle(signals: Tensor, recording: Recording, severity: int, generator: Generator) -> Tensor:
-    """EMG: noise between 20 Hz and 150 Hz (or half the rate), in about one burst a second and electrode."""
-    time, (low, high) = _seconds(signals, recording.fs), MUSCLE_HZ
-    shape = len(signals), len(recording.electrodes), 1
-    activity = 0.3
-    for _ in range(max(1, round(float(time[-1])))):
-        centre = _uniform(0, float(time[-1]), shape, signals, generator)
-        width = _uniform(0.05, 0.2, shape, signals, generator)
-        activity = activity + torch.exp(-(((time - centre) / width) ** 2) / 2)
-    spectrum = torch.fft.rfft(activity * _normal((*shape[:2], len(time)), signals, generator))
-    rates = torch.fft.rfftfreq(len(time), 1 / recording.fs, device=signals.device)
-    noise = torch.fft.irfft(spectrum * ((rates >= low) & (rates <= high)), n=len(time))
-    return _at_electrodes(signals, _unit_rms(noise), recording, severity)
+    """EMG: noise between 20 Hz and 150 Hz (or half the rate), in bursts of about a quarter of a second."""
+    samples, shape = signals.shape[-1], (len(signals), len(recording.electrodes))
+    knots = max(2, round(4 * samples / recording.fs))
+    bursts = _uniform(0, 1, (*shape, knots), signals, generator) ** 4
+    activity = 0.1 + interpolate(bursts, samples, mode="linear", align_corners=True)
+    spectrum = torch.fft.rfft(activity * _normal((*shape, samples), signals, generator))
+    rates = torch.fft.rfftfreq(samples, 1 / recording.fs, device=signals.device)
+    spectrum = spectrum * ((rates >= MUSCLE_HZ[0]) & (rates <= MUSCLE_HZ[1]))
+    noise = _unit_rms(torch.fft.irfft(spectrum, n=samples))
+    return _at_electrodes(signals, noise, recording, severity)
 
 
 def electrode_motion(signals: Tensor, recording: Recording, severity: int, generator: Generator) -> Tensor:
