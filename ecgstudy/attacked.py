@@ -298,9 +298,14 @@ def label_scores(
 
 
 def worst_scores(candidates: list[Tensor], labels: Tensor) -> Tensor:
-    """Per record and label, the worst of several scores: lowest for positives, highest for negatives."""
+    """Per record and label, the worst of several scores: lowest for positives, highest for negatives.
+
+    NaN (a record that an attack was not run on) is no candidate.
+    """
     stacked = torch.stack(candidates)
-    return torch.where(labels > 0, stacked.amin(0), stacked.amax(0))
+    lowest = torch.where(stacked.isnan(), torch.inf, stacked).amin(0)
+    highest = torch.where(stacked.isnan(), -torch.inf, stacked).amax(0)
+    return torch.where(labels > 0, lowest, highest)
 
 
 def macro_auroc(labels: Tensor, scores: Tensor) -> float:
