@@ -18,7 +18,8 @@ def universal(problem: Problem, budget: Budget, generator: Generator) -> Tensor:
     that are scored, so it bounds from above what a δ found on other records could do. Gradients are
     accumulated over batches: memory does not grow with the number of records (each batch is evaluated a
     second time for that). The best of the whole budget is kept; δ = 0 is a candidate, the problem's start
-    (one per record) is not.
+    (one per record) is not. On a model linear in the signal one δ moves all scores of a class alike and
+    leaves AUROC as it was.
 
     Parameters
     ----------

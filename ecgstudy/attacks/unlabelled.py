@@ -1,5 +1,7 @@
 """An attack that needs no labels: away from the record's own place among the features of all records."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy, normalize
@@ -27,14 +29,24 @@ def label_free(
     """
     if victim.features is None:
         raise StudyError("the label-free attack needs the features of a frozen encoder; this model has none")
-    features = victim.features
+    away = away_from_itself(victim.features, signals, budget.batch_size)
+    return apgd(Problem(signals, away), budget, generator)
+
+
+def away_from_itself(
+    features: Callable[[Tensor], Tensor], signals: Tensor, batch_size: int
+) -> Callable[[Tensor, slice | Tensor], Tensor]:
+    """The objective: perturbed signals of some records, and which they are → contrastive loss of each.
+
+    The candidates, features of all clean `signals`, are computed once, without gradient.
+    """
     with torch.no_grad():
-        parts = signals.split(budget.batch_size)
-        clean = normalize(torch.cat([features(part) for part in parts]).float(), dim=1)
+        parts = [features(part).float() for part in signals.split(batch_size)]
+    clean = normalize(torch.cat(parts), dim=1)
     place = torch.arange(len(signals), device=signals.device)
 
     def away(perturbed: Tensor, rows: slice | Tensor) -> Tensor:
         similarity = normalize(features(perturbed).float(), dim=1) @ clean.T / TEMPERATURE
         return cross_entropy(similarity, place[rows], reduction="none")
 
-    return apgd(Problem(signals, away), budget, generator)
+    return away
