@@ -80,6 +80,11 @@ class Sample:
         chosen = [[float(lead in names)] for lead in self.leads]
         return torch.tensor(chosen, device=self.signals.device)
 
+    @property
+    def every(self) -> Tensor:
+        """Places of all records."""
+        return torch.arange(len(self.labels), device=self.labels.device)
+
     def scores(self, attack: str, epsilon_mv: float) -> Tensor:
         """Stored shared scores (records, classes) of an attack on all records."""
         if (stored := self.stored(attack, epsilon_mv)) is None:
@@ -150,15 +155,20 @@ def budget_of(
 class Attacker:
     """One victim, one sample: runs attacks and stores their scores.
 
-    `source` is another model, from which the attack ``transfer`` is made.
+    `key` decides the random starts, with the attack's name and ε: no attack depends on which others are
+    run. `source` is another model, from which the attack ``transfer`` is made.
     """
 
     victim: Victim
     sample: Sample
     options: AttackOptions
-    generator: Generator
+    key: tuple[str | float, ...]
     counter: StepCounter
     source: Victim | None = None
+
+    def _stream(self, *what: str | float) -> Generator:
+        seed = derived_seed(*self.key, *what)
+        return Generator(self.sample.signals.device).manual_seed(seed)
 
     def clean(self) -> None:
         """Scores of the unchanged ECGs."""
@@ -212,7 +222,7 @@ class Attacker:
             if float(delta.abs().amax()) <= epsilon_mv * (1 + 1e-5):  # ℓ2 attacks are another threat
                 deltas.append(_spread_out(delta, rows, sample.signals))
                 scores.append(_spread_out(found, rows, sample.labels))
-        chosen, each = combine(torch.stack(scores), sample.labels), torch.arange(len(sample.labels))
+        chosen, each = combine(torch.stack(scores), sample.labels), sample.every
         delta, worst = torch.stack(deltas)[chosen, each], torch.stack(scores)[chosen, each]
         sample.store(worst, "ensemble", "shared", epsilon_mv)
         watch("ensemble", each, delta)
@@ -221,7 +231,8 @@ class Attacker:
             rounded_scores = victim_scores(self.victim, rounded, self.options)
             sample.store(rounded_scores, "ensemble-adc", "shared", epsilon_mv)
         if label_view:
-            args = (self.victim, sample.signals, sample.labels, self.options, epsilon_mv, self.generator)
+            stream = self._stream("label", epsilon_mv)
+            args = (self.victim, sample.signals, sample.labels, self.options, epsilon_mv, stream)
             candidates = [*scores, label_scores(*args, start=delta)]
             sample.store(worst_scores(candidates, sample.labels), "ensemble", "label", epsilon_mv)
         return delta
@@ -231,7 +242,7 @@ class Attacker:
         labels = self.sample.labels
         if split_leads(name)[0] in BLACK_BOX and self.options.query_records is not None:
             return spread(labels, self.options.query_records)
-        return torch.arange(len(labels), device=labels.device)
+        return self.sample.every
 
     def _perturbation(self, name: str, epsilon_mv: float, rows: Tensor) -> Tensor:
         started, sample = time.perf_counter(), self.sample
@@ -241,7 +252,8 @@ class Attacker:
         victim, attack = self.victim, name
         if name == "transfer":
             victim, attack = self.source, TRANSFERRED
-        delta = get_attack(attack)(victim, sample.signals[rows], sample.labels[rows], budget, self.generator)
+        stream = self._stream(name, epsilon_mv)
+        delta = get_attack(attack)(victim, sample.signals[rows], sample.labels[rows], budget, stream)
         if name.startswith(("apgd", "pgd")):
             self.counter.add(len(rows) * budget.steps * budget.restarts, started)
         return delta

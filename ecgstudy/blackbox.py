@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Generator
 
 from ecgstudy.attacked import Attacker, Sample, StepCounter
 from ecgstudy.attacks.problem import Victim
@@ -61,14 +60,14 @@ def attack_without_gradient(
     victim: FeatureVictim,
     source: Victim,
     sample: Sample,
-    generator: Generator,
     recording: Recording,
 ) -> list[pd.DataFrame]:
     """Scores under corruptions, attacks made on `source` (``transfer``), and Square at the headline ε.
 
     Their worst, the ``ensemble``, is weaker than that of models whose gradients can be followed.
     """
-    at = Attacker(victim, sample, run.study.evaluation, generator, StepCounter(), source)
+    key = run.dataset, run.seed, "evaluation", "test"
+    at = Attacker(victim, sample, run.study.evaluation, key, StepCounter(), source)
     at.clean()
     at.corruptions(recording)
     for epsilon in at.options.epsilons_mv:

@@ -18,12 +18,9 @@ from ecgstudy.attacked import (
     Sample,
     StepCounter,
     attacked_sample,
-    budget_of,
     in_batches,
     macro_auroc,
-    victim_scores,
 )
-from ecgstudy.attacks import get_attack
 from ecgstudy.attacks.problem import Victim
 from ecgstudy.checkpoints import halved, load_state, save_tensors
 from ecgstudy.corruptions import Recording, skipped
@@ -140,13 +137,10 @@ def validation_curve(run: Run, records: EcgRecords, folder: Path) -> dict[float,
     options, device = run.study.evaluation, pick_device(run.study.device)
     victim, _, _ = frozen_victim(run, records, folder)
     sample = Sample.of(attacked_sample(records, "validation", options.max_records), "", device)
-    generator = Generator(device).manual_seed(derived_seed(run.dataset, run.seed, "evaluation", "validation"))
-    curve = {}
+    at = Attacker(victim, sample, options, (run.dataset, run.seed, "evaluation", "validation"), StepCounter())
     for epsilon in options.epsilons_mv:
-        budget = budget_of(options, epsilon)
-        delta = get_attack("pgd-margin")(victim, sample.signals, sample.labels, budget, generator)
-        curve[epsilon] = macro_auroc(sample.labels, victim_scores(victim, sample.signals + delta, options))
-    return curve
+        at.epsilon(epsilon, ["pgd-margin"], label_view=False, adc_mv=None)
+    return {e: macro_auroc(sample.labels, sample.scores("pgd-margin", e)) for e in options.epsilons_mv}
 
 
 def _attack_all(
@@ -167,8 +161,8 @@ def _attack_all(
         if not len(chosen) or (split == "validation" and not get_arm(run.arm).sets_headline):
             continue
         samples[split] = Sample.of(chosen, protocol, device)
-        generator = Generator(device).manual_seed(derived_seed(run.dataset, run.seed, "evaluation", split))
-        at = Attacker(victim, samples[split], options, generator, counter, source)
+        key = run.dataset, run.seed, "evaluation", split
+        at = Attacker(victim, samples[split], options, key, counter, source)
         at.clean()
         if split == "test":
             at.corruptions(Recording.of(records))
@@ -210,9 +204,8 @@ def _attack_features(
     from ecgstudy.blackbox import attack_without_gradient
 
     chosen = attacked_sample(records, "test", run.study.evaluation.max_records)
-    generator = Generator(device).manual_seed(derived_seed(run.dataset, run.seed, "evaluation", "test"))
     sample = Sample.of(chosen, protocol, device)
-    found = attack_without_gradient(run, victim, source, sample, generator, Recording.of(records))
+    found = attack_without_gradient(run, victim, source, sample, Recording.of(records))
     return pd.concat(found, ignore_index=True), [NOT_APPLICABLE], None, {}
 
 

@@ -288,7 +288,7 @@ def _problem(item: dict) -> str:
     return f"{where}: {item['msg']} (found {item['input']!r})"
 
 
-def derived_seed(*parts: str | int) -> int:
+def derived_seed(*parts: str | float) -> int:
     """A seed from names and numbers: equal parts give equal streams, on every machine.
 
     Streams that arms must share (initial weights, batches, views) leave the arm's name out.

@@ -35,7 +35,7 @@ def checked(model, records=60, samples=40, multilabel=True, options=OPTIONS):
         labels = nn.functional.one_hot(noisy.argmax(1), scores.shape[1]).float()
     names = tuple("ABCD"[: scores.shape[1]])
     sample = Sample(signals, labels, pd.DataFrame({"record": [str(i) for i in range(records)]}), names)
-    at = Attacker(victim, sample, options, seeded(1), StepCounter())
+    at = Attacker(victim, sample, options, ("test",), StepCounter())
     at.clean()
     for epsilon in options.epsilons_mv:
         at.epsilon(
