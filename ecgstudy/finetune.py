@@ -175,7 +175,7 @@ def _epoch(state: State, data: Data, options: AlfOptions, epoch: int) -> None:
         loss = tuning_loss(state, data, order[step * options.batch_size :][: options.batch_size])
         if not loss.isfinite():
             raise StudyError(
-                f"{state.run.arm} seed {state.run.seed}: the loss became {float(loss)} in epoch {epoch + 1} "
+                f"{state.run.arm} seed {state.run.seed}: the loss became {loss.item()} in epoch {epoch + 1} "
                 "of fine-tuning; lower its learning_rate"
             )
         state.optimizer.zero_grad(set_to_none=True)

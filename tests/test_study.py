@@ -50,7 +50,7 @@ def params(tmp_path):
 def test_every_params_file_loads_and_is_named_after_its_study(path):
     study = load_study(path)
     assert study.study == path.stem
-    assert len(list(study.runs())) == len(study.datasets) * len(study.arms) * len(study.seeds)
+    assert len(list(study.runs())) == len(study.pretrained) * len(study.arms) * len(study.seeds)
 
 
 def test_runs_are_the_grid_in_the_order_of_the_file(params):
@@ -85,7 +85,7 @@ BAD = {
     ),
     "unknown arm": ("arms", ["simclr", "simclear"], "unknown arm 'simclear'; known: random,"),
     "unknown attack": ("evaluation.attacks", ["pgd"], "unknown attack 'pgd'; known: noise"),
-    "unknown headline attack": ("evaluation.headline_attack", "aa", "unknown attack 'aa'"),
+    "unknown attack of the ensemble": ("evaluation.ensemble", ["aa"], "unknown attack 'aa'"),
     "unknown encoder": ("encoder.name", "resnet", "unknown encoder 'resnet'; known: resnet1d"),
     "unknown protocol": ("protocols", ["linear"], "protocols.0: .*'slf'.*'linear'"),
     "showcase not in arms": ("showcase", "hcl", "showcase 'hcl' is not among the arms"),
