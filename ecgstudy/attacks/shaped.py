@@ -24,9 +24,9 @@ SAP_RATE_HZ = 300
 SAP_TAPS = (5, 7, 11, 15, 19)
 SAP_SIGMAS = (1, 3, 5, 7, 10)
 """Widths and standard deviations of SAP's Gaussian kernels, in samples at `SAP_RATE_HZ`."""
-ROUNDS = 10
-"""Alternations between band and ball. On linear models 20 steps of APGD reach 0.96 to 0.98 of the linear
-program's optimum with 10, 0.95 to 0.98 with 5, and 0.76 to 0.92 with none (only scaling)."""
+ROUNDS = 5
+"""Alternations between band and ball. On linear models 20 steps of APGD reach 0.95 to 0.98 of the linear
+program's optimum with 5, 0.96 to 0.98 with 10, which take 1.7 times as long, and 0.76 to 0.92 with none."""
 
 
 def sap(victim: Victim, signals: Tensor, labels: Tensor, budget: Budget, generator: Generator) -> Tensor:
@@ -119,8 +119,9 @@ def smoothing_kernel(fs: float) -> Tensor:
 
 def smooth(theta: Tensor, kernel: Tensor) -> Tensor:
     """Each lead of `theta` convolved with `kernel` along time, zeros outside the record."""
-    rows = theta.flatten(0, 1)[:, None]
-    return functional.conv1d(rows, kernel[None, None], padding=len(kernel) // 2).view_as(theta)
+    rows = theta.flatten(0, 1)  # as channels, each by itself: up to 35 times faster than as a batch
+    each = kernel.expand(len(rows), 1, -1)
+    return functional.conv1d(rows, each, padding=len(kernel) // 2, groups=len(rows)).view_as(theta)
 
 
 def passed_frequencies(signals: Tensor, fs: float, low_hz: float, high_hz: float) -> Tensor:
@@ -139,13 +140,13 @@ def passed_frequencies(signals: Tensor, fs: float, low_hz: float, high_hz: float
 def band_limited(theta: Tensor, passed: Tensor, epsilon_mv: float) -> Tensor:
     """A perturbation near `theta` that has the frequencies `passed` only and keeps to ±ε.
 
-    Projections onto the band and onto the ball alternate; the last one onto the band is then scaled, record
-    by record, into the ball. Perturbations that meet both are left as they are.
+    Projections onto the band and onto the ball alternate; the last one onto the band is then scaled, lead
+    by lead, into the ball. Perturbations that meet both are left as they are.
     """
     delta = _filtered(theta, passed)
     for _ in range(ROUNDS):
         delta = _filtered(delta.clamp(-epsilon_mv, epsilon_mv), passed)
-    largest = delta.abs().amax((1, 2), keepdim=True).clamp(min=torch.finfo(delta.dtype).tiny)
+    largest = delta.abs().amax(2, keepdim=True).clamp(min=torch.finfo(delta.dtype).tiny)
     return delta * (epsilon_mv / largest).clamp(max=1)
 
 
