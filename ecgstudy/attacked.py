@@ -246,7 +246,8 @@ class Attacker:
 
     def _perturbation(self, name: str, epsilon_mv: float, rows: Tensor) -> Tensor:
         started, sample = time.perf_counter(), self.sample
-        budget, (_, leads) = budget_of(self.options, epsilon_mv), split_leads(name)
+        steps = None if name in self.options.ensemble else self.options.further_steps
+        budget, (_, leads) = budget_of(self.options, epsilon_mv, steps), split_leads(name)
         if leads:
             budget = replace(budget, mask=sample.lead_mask(leads))
         victim, attack = self.victim, name

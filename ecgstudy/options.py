@@ -166,6 +166,9 @@ class AttackOptions(Section):
     """Arm on whose model (same data, seed) the attack ``transfer`` is made."""
     epsilons_mv: Grid[PositiveFloat] = [0.005, 0.01, 0.02, 0.05, 0.1]
     steps: PositiveInt = 20
+    """Gradient steps of the ensemble's members."""
+    further_steps: PositiveInt | None = None
+    """Gradient steps of the further attacks; None: as many."""
     restarts: PositiveInt = 1
     label_steps: PositiveInt = 20
     """Steps of the per-label attack (view `label`), started from the shared perturbation."""
