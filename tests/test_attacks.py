@@ -1,332 +1,140 @@
-"""Scores, objectives and gradient attacks against scipy, torch and closed forms on linear models."""
+"""What every attack keeps to, and PGD and APGD against closed forms and fine grids."""
 
-import numpy as np
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
-from scipy.special import log_softmax, softmax
 from sklearn.metrics import roc_auc_score
-from torch import Generator, nn
+from torch import nn
+from victims import curved, ecgs, linear, seeded
 
-from ecgstudy.attacks import ATTACKS, get_attack
+from ecgstudy.attacks import ATTACKS, get_attack, scores_problem
 from ecgstudy.attacks.ball import Ball
-from ecgstudy.attacks.gradient import pgd
-from ecgstudy.attacks.objectives import (
-    OBJECTIVES,
-    auroc_targets,
-    class_scores,
-    cross_entropy,
-    cross_entropy_targets,
-    label_targets,
-    signed_scores,
-)
+from ecgstudy.attacks.gradient import apgd, pgd
+from ecgstudy.attacks.objectives import OBJECTIVES, auroc_targets, label_targets, signed_scores
 from ecgstudy.attacks.problem import Budget, Problem, Victim
+from ecgstudy.attacks.square import square
 from ecgstudy.errors import StudyError
 
-
-def seeded(seed=0):
-    return Generator().manual_seed(seed)
-
-
-def linear(classes=3, leads=2, samples=5, seed=0, multilabel=True):
-    """A linear victim and its weights (classes, leads · samples)."""
-    weight = torch.randn(classes, leads * samples, generator=seeded(seed))
-    return Victim(lambda x: x.flatten(1) @ weight.T, multilabel), weight
+CLASSES, NORMS = 4, ["linf", "l2"]
+SINGLE_LABEL = {"apgd-dlr", "apgd-dlr-targeted"}
+"""Attacks that need one true class a record."""
+ONE_SHAPE = {"square", "sap", "band-low", "band-mid", "band-high", "universal"}
+"""Attacks of the ℓ∞ ball alone."""
 
 
-def curved(classes=3, leads=2, samples=5, seed=0, multilabel=True):
-    """A small victim with a curved loss surface."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        inner, outer = nn.Linear(leads * samples, 16), nn.Linear(16, classes)
-    features = lambda x: torch.sin(3 * inner(x.flatten(1)))  # noqa: E731
-    return Victim(lambda x: outer(features(x)), multilabel, features, fs=100.0)
+def norm_of(name, norm="linf"):
+    return "l2" if name.endswith("-l2") else norm
 
 
-def ecgs(records=6, classes=3, leads=2, samples=5, seed=1, multilabel=True):
-    """Random signals in mV and labels that have both kinds in every class."""
-    stream = seeded(seed)
-    signals = torch.randn(records, leads, samples, generator=stream)
-    labels = torch.eye(classes)[torch.arange(records) % classes]
-    if multilabel:
-        labels[0] = 1 - labels[0]
-    return signals, labels
-
-
-# ---- scores and objectives -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("classes", [2, 4])
-def test_single_label_scores_are_the_log_odds_of_the_softmax(classes):
-    logits = 4 * np.random.default_rng(0).normal(size=(20, classes))
-    p = softmax(logits, axis=1)
-    found = class_scores(torch.tensor(logits), multilabel=False).numpy()
-    np.testing.assert_allclose(found, np.log(p / (1 - p)), rtol=1e-9)
-
-
-def test_single_label_scores_do_not_saturate_where_probabilities_do():
-    logits = torch.tensor([[200.0, 0.0, -50.0], [220.0, 0.0, -50.0]])
-    scores = class_scores(logits, multilabel=False)
-    assert scores[:, 0].tolist() == [200.0, 220.0]
-    assert torch.isfinite(scores).all()
-
-
-def test_multi_label_scores_are_the_logits():
-    logits = torch.randn(4, 3)
-    assert torch.equal(class_scores(logits, multilabel=True), logits)
-
-
-def test_single_label_cross_entropy_is_that_of_the_softmax():
-    logits, y = torch.randn(12, 4, generator=seeded(), dtype=torch.float64) * 5, torch.arange(12) % 4
-    targets = cross_entropy_targets(torch.eye(4, dtype=torch.float64)[y], multilabel=False)
-    found = cross_entropy(class_scores(logits, multilabel=False), targets)
-    torch.testing.assert_close(found, nn.functional.cross_entropy(logits, y, reduction="none"))
-    np.testing.assert_allclose(found, -log_softmax(logits, axis=1)[np.arange(12), y], rtol=1e-9)
-
-
-def test_multi_label_cross_entropy_sums_the_binary_ones():
-    logits = torch.randn(12, 4, generator=seeded(), dtype=torch.float64) * 5
-    labels = (torch.rand(12, 4, generator=seeded(1)) < 0.4).double()
-    found = cross_entropy(class_scores(logits, True), cross_entropy_targets(labels, multilabel=True))
-    expected = nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").sum(1)
-    torch.testing.assert_close(found, expected)
-
-
-def test_cross_entropy_has_the_softmax_gradient():
-    logits = torch.randn(6, 3, generator=seeded(), dtype=torch.float64).requires_grad_()
-    hot = torch.eye(3, dtype=torch.float64).repeat(2, 1)
-    cross_entropy(class_scores(logits, False), cross_entropy_targets(hot, multilabel=False)).sum().backward()
-    torch.testing.assert_close(logits.grad, logits.detach().softmax(1) - hot)
-
-
-def test_auroc_targets_weigh_a_record_by_its_share_of_the_pairs():
-    labels = torch.tensor([[1.0, 0, 1, 0], [1, 0, 1, 1], [0, 0, 1, 0], [0, 1, 1, 0], [0, 1, 1, 0]])
-    targets = auroc_targets(labels)
-    for c in range(4):
-        positives = [i for i in range(5) if labels[i, c] == 1]
-        negatives = [i for i in range(5) if labels[i, c] == 0]
-        for i in range(5):
-            share = 0.0
-            if positives and negatives:
-                share = -1 / len(positives) if i in positives else 1 / len(negatives)
-            assert targets[i, c].item() == pytest.approx(5 / 2 * share)  # 5/2: a common factor
-    assert (targets[:, 2] == 0).all()  # every record is positive: no AUROC
-
-
-def test_auroc_targets_are_the_gradient_of_the_mean_difference_of_scores():
-    """The objective is, up to a factor, Σ_c (mean score of negatives − mean score of positives)."""
-    labels = ecgs(7)[1]
-    scores = torch.randn(7, 3, generator=seeded(3))
-    wanted = sum(scores[labels[:, c] == 0, c].mean() - scores[labels[:, c] == 1, c].mean() for c in range(3))
-    torch.testing.assert_close(signed_scores(scores, auroc_targets(labels)).sum() / (7 / 2), wanted)
-
-
-def test_label_targets_attack_one_label_alone():
-    labels = torch.tensor([[1.0, 0], [0, 1], [1, 1]])
-    assert label_targets(labels, 1).tolist() == [[0, 1], [0, -1], [0, -1]]
-
-
-def size_of(delta, mask, norm):
+def size_of(delta, norm, free):
     """Largest amplitude of each record, or root mean square over the samples that may change."""
     if norm == "linf":
         return delta.abs().amax((1, 2))
-    count = mask.expand_as(delta).sum((1, 2)).clamp(min=1)
-    return (delta.square().sum((1, 2)) / count).sqrt()
+    return (delta.square().sum((1, 2)) / free.sum((1, 2)).clamp(min=1)).sqrt()
 
 
-# ---- the ball --------------------------------------------------------------------------------------
+def prey(records=6, leads=2, samples=40, multilabel=False, seed=1):
+    """A curved victim of four classes, signals in mV, and labels."""
+    victim = replace(curved(leads, samples, CLASSES, seed=seed), multilabel=multilabel)
+    signals, labels = ecgs(records, leads, samples, CLASSES, seed)
+    return victim, signals, labels if multilabel else torch.eye(CLASSES)[torch.arange(records) % CLASSES]
 
 
-@settings(max_examples=60, deadline=None)
+# ---- every attack ----------------------------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None)
 @given(
-    shape=some.tuples(some.integers(1, 7), some.integers(1, 3), some.integers(1, 8)),
-    epsilon=some.floats(1e-4, 10),
-    steps=some.integers(1, 4),
+    name=some.sampled_from(sorted(ATTACKS)),
+    shape=some.tuples(some.integers(1, 5), some.integers(1, 12), some.integers(20, 45)),
+    epsilon=some.floats(1e-3, 3),
+    norm=some.sampled_from(NORMS),
+    steps=some.integers(1, 3),
     restarts=some.integers(1, 2),
     step=some.one_of(some.none(), some.floats(0.01, 5)),
+    queries=some.integers(0, 6),
     batch_size=some.integers(1, 8),
-    masked=some.sampled_from(["nowhere", "leads", "samples", "records"]),
-    norm=some.sampled_from(["linf", "l2"]),
-    name=some.sampled_from(sorted(OBJECTIVES)),
+    masked=some.sampled_from([None, "leads", "padding", "samples", "records", "everything"]),
     multilabel=some.booleans(),
     seed=some.integers(0, 1000),
 )
-def test_perturbations_stay_in_the_ball_and_off_the_masked_samples(
-    shape, epsilon, steps, restarts, step, batch_size, masked, norm, name, multilabel, seed
+def test_every_attack_stays_in_its_set_repeats_and_leaves_all_else_alone(
+    name, shape, epsilon, norm, steps, restarts, step, queries, batch_size, masked, multilabel, seed
 ):
     records, leads, samples = shape
-    victim = curved(2, leads, samples, seed, multilabel)
-    signals, labels = ecgs(records, 2, leads, samples, seed, multilabel)
-    size = {"nowhere": (1, 1, 1), "leads": (leads, 1), "samples": (1, 1, samples), "records": (records, 1, 1)}
-    mask = (torch.rand(size[masked], generator=seeded(seed)) < 0.5).float()
-    objective, targets = OBJECTIVES[name]
-    budget = Budget(epsilon, steps, restarts, step, batch_size, norm, mask)
-    problem = Problem.of(victim, signals, objective, targets(labels, multilabel))
-    delta = pgd(problem, budget, seeded(seed))
+    multilabel, norm = multilabel and name not in SINGLE_LABEL, "linf" if name in ONE_SHAPE else norm
+    victim, signals, labels = prey(*shape, multilabel, seed)
+    sizes = {"leads": (leads, 1), "samples": (1, 1, samples), "records": (records, 1, 1), "everything": (1,)}
+    mask = (torch.rand(sizes.get(masked, (1,)), generator=seeded(seed)) < 0.5).float()
+    mask = {None: torch.ones(1), "padding": (torch.arange(samples) < samples // 2 + 1).float()}.get(
+        masked, mask
+    )
+    budget = Budget(
+        epsilon, steps, restarts, step, batch_size, norm, None if masked is None else mask, queries
+    )
+    before, state = [x.clone() for x in (signals, labels, mask)], torch.get_rng_state()
+    delta, again = (get_attack(name)(victim, signals, labels, budget, seeded(seed)) for _ in range(2))
+
     assert delta.shape == signals.shape
-    assert torch.isfinite(delta).all()
-    assert (size_of(delta, mask, norm) <= epsilon * (1 + 1e-6)).all()
-    assert (delta * (1 - mask) == 0).all()
+    assert delta.dtype == signals.dtype
+    assert delta.isfinite().all()
+    assert not delta.requires_grad
+    free = mask.expand(shape)
+    assert (delta * (1 - free) == 0).all()
+    assert (size_of(delta, norm_of(name, norm), free) <= epsilon * (1 + 1e-6)).all()
+    assert torch.equal(delta, again)
+    assert all(torch.equal(*pair) for pair in zip(before, (signals, labels, mask), strict=True))
+    assert not signals.requires_grad
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("name", sorted(ATTACKS))
-@pytest.mark.parametrize("multilabel", [True, False])
-def test_every_attack_stays_in_the_ball_and_repeats_with_its_generator(name, multilabel):
-    victim = curved(samples=40, multilabel=multilabel)
-    signals, labels = ecgs(samples=40, multilabel=multilabel)
-    budget = Budget(0.05, steps=3, restarts=2, batch_size=4)
-    one, again, other = (get_attack(name)(victim, signals, labels, budget, seeded(s)) for s in (0, 0, 1))
-    assert 0 < one.abs().max() <= torch.tensor(0.05)
-    assert torch.equal(one, again)
-    if name not in ("fgsm", "sap"):  # without a random start, or with one that may not win
-        assert not torch.equal(one, other)
+def test_the_generator_decides_and_the_batch_size_does_not(name):
+    victim, signals, labels = prey(7)
+    budget = Budget(0.05, steps=3, restarts=2, queries=20)
+    whole, other = (get_attack(name)(victim, signals, labels, budget, seeded(s)) for s in (0, 1))
+    assert whole.abs().max() > 0
+    if name not in ("fgsm", "sap", "universal"):  # no random start, one that may lose, or ends in one corner
+        assert not torch.equal(whole, other)
+    for size in (1, 3):
+        parts = get_attack(name)(victim, signals, labels, replace(budget, batch_size=size), seeded())
+        torch.testing.assert_close(parts, whole, rtol=0, atol=0.05e-3)
 
 
-def test_the_signals_are_left_as_they_were():
-    victim, (signals, labels) = curved(), ecgs()
-    before = signals.clone()
-    get_attack("pgd-margin")(victim, signals, labels, Budget(0.1, 3), seeded())
-    assert torch.equal(signals, before)
-    assert not signals.requires_grad
+@pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"noise"}))
+def test_no_attack_alters_the_model_or_leaves_gradients_on_it(name):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Flatten(), nn.Linear(80, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, CLASSES)
+        )
+    model.eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    victim = Victim(model, False, model[:4], fs=100.0)
+    _, signals, labels = prey()
+    get_attack(name)(victim, signals, labels, Budget(0.1, 3, queries=5), seeded())
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert not model.training
+    assert all(p.grad is None for p in model.parameters())
 
 
-def test_random_starts_fill_the_ball_evenly():
-    noise = Ball(0.02).start(torch.zeros(50, 2, 100), seeded()) / 0.02
-    assert noise.abs().max() <= 1
-    assert noise.mean().abs() < 0.02
-    assert noise.var().item() == pytest.approx(1 / 3, rel=0.03)
+@pytest.mark.parametrize("name", sorted(ONE_SHAPE))
+def test_attacks_of_the_linf_ball_say_so(name):
+    victim, signals, labels = prey()
+    with pytest.raises(StudyError, match="ℓ∞ ball; norm 'l2'"):
+        get_attack(name)(victim, signals, labels, Budget(0.1, 2, norm="l2"), seeded())
 
 
-# ---- the optimum -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("attack", ["fgsm", "pgd-margin"])
-@pytest.mark.parametrize("epsilon", [0.01, 0.5])
-def test_on_a_linear_model_the_margin_falls_by_epsilon_times_the_l1_norm(attack, epsilon):
-    victim, weight = linear(classes=1)
-    signals, labels = ecgs(8, 1)
-    labels = (torch.arange(8) % 2).float()[:, None]
-    budget = Budget(epsilon, steps=20)
-    delta = get_attack(attack)(victim, signals, labels, budget, seeded())
-    change = (victim.scores(signals + delta) - victim.scores(signals))[:, 0]
-    torch.testing.assert_close(
-        change, (1 - 2 * labels[:, 0]) * epsilon * weight.abs().sum(), rtol=1e-4, atol=1e-5
-    )
-
-
-def test_on_a_linear_model_the_shared_attack_reaches_the_best_of_all_labels_together():
-    victim, weight = linear()
-    signals, labels = ecgs(9)
-    targets = auroc_targets(labels)
-    delta = get_attack("pgd-margin")(victim, signals, labels, Budget(0.1, 20), seeded())
-    gain = signed_scores(victim.scores(signals + delta), targets) - signed_scores(
-        victim.scores(signals), targets
-    )
-    torch.testing.assert_close(gain, 0.1 * (targets @ weight).abs().sum(1), rtol=1e-4, atol=1e-5)
-
-
-def test_pgd_finds_the_largest_objective_of_a_fine_grid():
-    """One lead of one sample: the ball is an interval, which a grid covers."""
-    victim, (signals, labels) = curved(1, 1, 1), ecgs(10, 1, 1, 1)
-    targets = label_targets(labels, 0)
-    grid = torch.linspace(-1.5, 1.5, 3001)
-    values = torch.stack([signed_scores(victim.scores(signals + d), targets) for d in grid])
-    delta = pgd(Problem.of(victim, signals, signed_scores, targets), Budget(1.5, 60, 20), seeded())
-    found = signed_scores(victim.scores(signals + delta), targets)
-    assert (values.amax(0) - found).max() < 0.01
-    assert (values.amax(0) - values.amin(0)).min() > 0.1  # there is something to find
-
-
-@pytest.mark.parametrize("name", sorted(OBJECTIVES))
-def test_an_attack_never_ends_below_its_start_nor_below_no_attack(name):
-    victim, (signals, labels) = curved(), ecgs(20)
-    objective, targets = OBJECTIVES[name]
-    wanted = targets(labels, True)
-    start = Ball(0.8).start(signals, seeded(5))
-    budget = Budget(0.8, steps=1, step=2.0)  # a step so long that it often overshoots
-    delta = pgd(Problem.of(victim, signals, objective, wanted, start), budget, seeded())
-
-    def value(d):
-        return objective(victim.scores(signals + d), wanted)
-
-    tolerance = 1e-5
-    assert (value(delta) >= value(torch.zeros_like(signals)) - tolerance).all()
-    assert (value(delta) >= value(start) - tolerance).all()
-    assert (delta == start).flatten(1).all(1).any() or (delta == 0).flatten(1).all(1).any()
-
-
-@pytest.mark.parametrize("more", [{"steps": 12}, {"restarts": 4}])
-def test_more_steps_or_restarts_never_find_less(more):
-    """With a fixed step length and generator the smaller budget is a prefix of the larger one."""
-    victim, (signals, labels) = curved(), ecgs(30)
-    targets = auroc_targets(labels)
-    values = []
-    for spent in ({}, more):
-        budget = Budget(0.5, **{"steps": 3, "restarts": 1, "step": 0.6, **spent})
-        delta = pgd(Problem.of(victim, signals, signed_scores, targets), budget, seeded())
-        values.append(signed_scores(victim.scores(signals + delta), targets))
-    assert (values[1] >= values[0] - 1e-6).all()
-    assert (values[1] > values[0] + 1e-3).any()
-
-
-def test_nothing_stops_at_a_label_flip():
-    victim, weight = linear(classes=1)
-    signals, labels = torch.zeros(2, 2, 5), torch.tensor([[0.0], [1.0]])  # both on the boundary
-    delta = pgd(Problem.of(victim, signals, signed_scores, auroc_targets(labels)), Budget(0.1), seeded())
-    reach = 0.1 * weight.abs().sum().item()
-    assert victim.scores(delta)[:, 0].tolist() == pytest.approx([reach, -reach], rel=1e-4)
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_the_batch_size_does_not_change_fgsm(batch_size):
-    victim, (signals, labels) = curved(), ecgs(7)
-    whole = get_attack("fgsm")(victim, signals, labels, Budget(0.05, batch_size=7), seeded())
-    parts = get_attack("fgsm")(victim, signals, labels, Budget(0.05, batch_size=batch_size), seeded())
-    torch.testing.assert_close(parts, whole)
-
-
-def test_fgsm_takes_one_step_of_epsilon_along_the_sign_of_the_gradient():
-    victim, (signals, labels) = curved(multilabel=False), ecgs(5, multilabel=False)
-    leaf = signals.clone().requires_grad_()
-    nn.functional.cross_entropy(victim.model(leaf), labels.argmax(1), reduction="sum").backward()
-    delta = get_attack("fgsm")(victim, signals, labels, Budget(0.001), seeded())
-    torch.testing.assert_close(delta, 0.001 * leaf.grad.sign())
-
-
-@pytest.mark.parametrize("attack", ["pgd-margin", "pgd-ce"])
-def test_attacks_lower_the_auroc_where_noise_does_not(attack):
-    victim, signals = linear(multilabel=False)[0], ecgs(90)[0]
-    labels = torch.eye(3)[victim.scores(signals).argmax(1)]
-    budget = Budget(0.3)
-
-    def auroc(name):
-        delta = get_attack(name)(victim, signals, labels, budget, seeded())
-        return roc_auc_score(labels, victim.scores(signals + delta))
-
-    clean = roc_auc_score(labels, victim.scores(signals))
-    assert auroc(attack) < 0.7 * clean
-    assert abs(auroc("noise") - clean) < 0.02
-
-
-def test_padding_stays_zero():
-    victim, (signals, labels) = curved(samples=8), ecgs(samples=8)
-    signals[:, :, 6:] = 0
-    mask = (torch.arange(8) < 6).float()
-    problem = Problem.of(victim, signals, signed_scores, auroc_targets(labels))
-    delta = pgd(problem, Budget(0.1, 4, 2, mask=mask), seeded())
-    assert (delta[:, :, 6:] == 0).all()
-    assert (delta[:, :, :6] != 0).any(0).all()
-
-
-def test_a_mask_of_leads_means_the_same_in_every_batch():
-    victim, (signals, labels) = curved(), ecgs(4)
-    mask = torch.tensor([[1.0] * 5, [0.0] * 5])  # (leads, samples): the first lead only
-    for batch_size in (1, 2, 4):
-        budget = Budget(0.1, 3, batch_size=batch_size, mask=mask)
-        delta = pgd(Problem.of(victim, signals, signed_scores, auroc_targets(labels)), budget, seeded())
-        assert (delta[:, 1] == 0).all()
-        assert (delta[:, 0].abs() > 0).any(1).all()
+@pytest.mark.parametrize("name", sorted(SINGLE_LABEL))
+def test_attacks_on_one_true_class_say_so(name):
+    victim, signals, labels = prey(multilabel=True)
+    with pytest.raises(
+        StudyError, match=r"needs single-label data of at least . classes; these are multi-label, of 4"
+    ):
+        get_attack(name)(victim, signals, labels, Budget(0.1, 2), seeded())
 
 
 def test_an_unknown_attack_is_an_error_that_names_those_there_are():
@@ -334,6 +142,191 @@ def test_an_unknown_attack_is_an_error_that_names_those_there_are():
         StudyError, match="unknown attack 'autoattack'; known: noise, fgsm, pgd-ce, pgd-margin"
     ):
         get_attack("autoattack")
+
+
+@pytest.mark.parametrize(
+    "name", sorted({"noise", "square", "fgsm", "apgd-l2", "universal", "label-free", "sap"})
+)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_attacks_stay_on_the_device(name):
+    victim, signals, labels = prey()
+    weight = torch.randn(80, CLASSES, device="cuda")
+    victim = Victim(lambda x: x.flatten(1) @ weight, False, lambda x: x.flatten(1), fs=100.0)
+    generator = torch.Generator("cuda").manual_seed(0)
+    mask = torch.ones(40, device="cuda")
+    with torch.cuda.device("cuda"):
+        budget = Budget(0.1, 3, queries=5, mask=mask)
+        delta = get_attack(name)(victim, signals.cuda(), labels.cuda(), budget, generator)
+    assert delta.device.type == "cuda"
+
+
+# ---- the objective: never below, never less --------------------------------------------------------
+
+
+SEARCHES = {"pgd": pgd, "apgd": apgd, "square": square}
+
+
+def gains(search, problem, budget):
+    """How much the search raises the objective of each record over that of the unchanged record."""
+    none = torch.zeros_like(problem.signals)
+    delta = SEARCHES[search](problem, budget, seeded())
+    return problem.values(delta, 256) - problem.values(none, 256)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_a_search_never_ends_below_its_start_nor_below_no_attack(search, norm, name):
+    if (search, norm) == ("square", "l2"):
+        return
+    victim, signals, labels = prey(20)
+    start = 3 * Ball(0.8, norm).start(signals, seeded(5))  # outside: what counts is the nearest point inside
+    problem = scores_problem(name, victim, signals, labels, start)
+    budget = Budget(0.8, steps=1, step=2.0, norm=norm, queries=2)  # long steps, which often overshoot
+    found = gains(search, problem, budget)
+    inside = problem.values(budget.ball.project(start), 256)
+    assert (found >= -1e-5).all()
+    assert (found >= inside - problem.values(torch.zeros_like(start), 256) - 1e-5).all()
+
+
+@pytest.mark.parametrize(
+    ("search", "more"),
+    [("pgd", "restarts"), ("pgd", "steps"), ("apgd", "restarts"), ("square", "queries")],
+)
+@pytest.mark.parametrize("norm", NORMS)
+def test_no_record_loses_by_more_restarts_queries_or_steps_of_pgd(search, more, norm):
+    """The smaller budget is a part of the larger one: streams are nested, PGD's step length is fixed."""
+    if (search, norm) == ("square", "l2"):
+        return
+    victim, signals, labels = prey(30)
+    problem = scores_problem("margin", victim, signals, labels)
+    least = {"steps": 3, "restarts": 1, "queries": 3, "step": 0.6, "norm": norm}
+    few, many = (gains(search, problem, Budget(0.5, **least | {more: k * least[more]})) for k in (1, 5))
+    assert (many >= few - 1e-5).all()
+    assert (many > few + 1e-3).any()
+
+
+# ---- the optimum -----------------------------------------------------------------------------------
+
+
+FOLLOWING = [
+    "pgd-ce",
+    "pgd-margin",
+    "apgd-ce",
+    "apgd-bce",
+    "apgd-margin",
+    "apgd-margin-even",
+    "pgd-l2",
+    "apgd-l2",
+]
+
+
+@pytest.mark.parametrize("name", ["fgsm", *FOLLOWING])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("epsilon", [0.01, 0.5])
+def test_on_a_linear_model_the_score_changes_by_epsilon_times_the_dual_norm(name, norm, masked, epsilon):
+    victim, weight = linear(leads=3, samples=8, classes=1)
+    signals, labels = torch.randn(8, 3, 8, generator=seeded(1)), (torch.arange(8) % 2).float()[:, None]
+    mask = torch.tensor([[1.0], [0], [1]]) if masked else torch.ones(1)
+    budget = Budget(epsilon, 20, step=1.0, norm=norm, mask=mask)
+    delta = get_attack(name)(victim, signals, labels, budget, seeded())
+    change = (victim.scores(signals + delta) - victim.scores(signals))[:, 0]
+    free, n = (weight * mask).flatten(), 16 if masked else 24
+    reach = free.abs().sum() if norm_of(name, norm) == "linf" else n**0.5 * free.norm()
+    torch.testing.assert_close(change, (1 - 2 * labels[:, 0]) * epsilon * reach, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("search", ["pgd", "apgd"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_on_a_linear_model_the_shared_attack_reaches_the_best_of_all_labels_together(search, norm):
+    victim, weight = linear()
+    signals, labels = ecgs(9)
+    problem = scores_problem("margin", victim, signals, labels)
+    pulled = auroc_targets(labels) @ weight.flatten(1)
+    best = pulled.abs().sum(1) if norm == "linf" else 10**0.5 * pulled.norm(dim=1)
+    found = gains(search, problem, Budget(0.1, 20, step=1.0, norm=norm))
+    torch.testing.assert_close(found, 0.1 * best, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("search", ["pgd", "apgd"])
+def test_on_two_linear_classes_the_even_margin_rises_by_the_dual_norm_of_their_difference(search):
+    victim, weight = linear(classes=2)
+    signals, labels = ecgs(6, classes=2)[0], torch.eye(2)[torch.arange(6) % 2]
+    problem = scores_problem("margin-even", replace(victim, multilabel=False), signals, labels)
+    reach = 0.1 * (weight[0] - weight[1]).abs().sum()
+    found = gains(search, problem, Budget(0.1, 20))
+    torch.testing.assert_close(found, reach.expand(6), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("search", ["pgd", "apgd"])
+def test_a_search_finds_the_largest_objective_of_a_fine_grid(search):
+    """One lead of one sample: the ball is an interval, which a grid covers."""
+    victim, signals = curved(1, 1, 1), ecgs(10, 1, 1, 1)[0]
+    labels = (torch.arange(10) % 2).float()[:, None]
+    problem = Problem.of(victim, signals, signed_scores, label_targets(labels, 0))
+    grid = torch.stack(
+        [problem.values(torch.full_like(signals, d), 256) for d in torch.linspace(-1.5, 1.5, 3001)]
+    )
+    found = gains(search, problem, Budget(1.5, 60, 20)) + problem.values(torch.zeros_like(signals), 256)
+    assert (grid.amax(0) - found).max() < 0.01
+    assert (grid.amax(0) - grid.amin(0)).min() > 0.1  # there is something to find
+
+
+@pytest.mark.parametrize("search", ["pgd", "apgd"])
+def test_nothing_stops_at_a_label_flip(search):
+    victim, weight = linear(classes=1)
+    signals, labels = torch.zeros(2, 2, 5), torch.tensor([[0.0], [1.0]])  # both on the boundary
+    delta = SEARCHES[search](scores_problem("margin", victim, signals, labels), Budget(0.1), seeded())
+    reach = 0.1 * weight.abs().sum().item()
+    assert victim.scores(delta)[:, 0].tolist() == pytest.approx([reach, -reach], rel=1e-4)
+
+
+def test_each_target_class_is_tried_and_the_best_wrong_one_kept():
+    """Four corners of a cross, a class each: from class 0 only the wrong class named by the ball is near."""
+    centres = torch.tensor([[0.0, 0], [1, 0], [0, 1], [-1, 0]])
+    victim = Victim(lambda x: -torch.cdist(x[:, 0], centres).square() * 5, False)
+    signals, labels = torch.tensor([[[0.3, 0.0]], [[0.0, 0.3]], [[-0.3, 0.0]]]), torch.eye(4)[[0, 0, 0]]
+    delta = get_attack("apgd-dlr-targeted")(victim, signals, labels, Budget(0.4, 10), seeded())
+    assert victim.scores(signals + delta).argmax(1).tolist() == [1, 2, 3]
+    with_margin = get_attack("apgd-margin-even")(victim, signals, labels, Budget(0.4, 50, 5), seeded())
+    for found in (delta, with_margin):
+        logits = victim.model(signals + found)
+        margin = logits[:, 1:].amax(1) - logits[:, 0]
+        torch.testing.assert_close(margin, torch.full((3,), 5 * (0.7**2 - 0.3**2)), rtol=0.02, atol=0)
+
+
+def test_fgsm_takes_one_step_of_epsilon_along_the_sign_of_the_gradient():
+    victim, signals, labels = prey(5)
+    leaf = signals.clone().requires_grad_()
+    nn.functional.cross_entropy(victim.model(leaf), labels.argmax(1), reduction="sum").backward()
+    delta = get_attack("fgsm")(victim, signals, labels, Budget(0.001), seeded())
+    torch.testing.assert_close(delta, 0.001 * leaf.grad.sign())
+
+
+@pytest.mark.parametrize("name", ["fgsm", *FOLLOWING, "square"])
+def test_attacks_lower_the_auroc_where_noise_does_not(name):
+    victim, signals = replace(linear()[0], multilabel=False), ecgs(90)[0]
+    labels = torch.eye(3)[victim.scores(signals).argmax(1)]
+
+    def auroc(attack):
+        delta = get_attack(attack)(victim, signals, labels, Budget(0.3, queries=100), seeded())
+        return roc_auc_score(labels, victim.scores(signals + delta))
+
+    clean = roc_auc_score(labels, victim.scores(signals))
+    assert auroc(name) < 0.7 * clean
+    assert abs(auroc("noise") - clean) < 0.02
+
+
+@pytest.mark.parametrize("search", ["pgd", "apgd"])
+def test_records_do_not_depend_on_their_company(search):
+    victim, signals, labels = prey(6)
+    targets, start = auroc_targets(labels), Ball(0.1).start(signals, seeded(3))
+    problem = Problem.of(victim, signals, signed_scores, targets, start)
+    together = SEARCHES[search](problem, Budget(0.1, 5), seeded())
+    for i in range(6):
+        part = Problem.of(victim, signals[[i]], signed_scores, targets[[i]], start[[i]])
+        torch.testing.assert_close(SEARCHES[search](part, Budget(0.1, 5), seeded())[0], together[i])
 
 
 @pytest.mark.parametrize("steps", [1, 5, 20])
@@ -344,14 +337,3 @@ def test_the_default_step_lets_any_start_reach_any_corner(steps):
 def test_scores_are_float32_even_where_the_model_is_not():
     victim = Victim(lambda x: x.flatten(1).bfloat16(), True)
     assert victim.scores(torch.zeros(2, 1, 3)).dtype == torch.float32
-
-
-def test_attacks_on_independent_records_do_not_depend_on_their_company():
-    victim, (signals, labels) = curved(), ecgs(6)
-    targets = auroc_targets(labels)
-    budget, whole = Budget(0.1, 5), Problem.of(victim, signals, signed_scores, targets)
-    together = pgd(whole, budget, seeded(), random_start=False)
-    for i in range(6):
-        part = Problem.of(victim, signals[[i]], signed_scores, targets[[i]])
-        alone = pgd(part, budget, seeded(), random_start=False)
-        torch.testing.assert_close(alone[0], together[i])

@@ -13,6 +13,7 @@ from ecgstudy.attacks.objectives import OBJECTIVES
 from ecgstudy.attacks.one_for_all import universal
 from ecgstudy.attacks.problem import Budget, Problem, Search, Victim
 from ecgstudy.attacks.shaped import band, sap
+from ecgstudy.attacks.targeted import targeted
 from ecgstudy.attacks.unlabelled import label_free
 from ecgstudy.errors import StudyError
 
@@ -24,8 +25,8 @@ def scores_problem(
     name: str, victim: Victim, signals: Tensor, labels: Tensor, start: Tensor | None = None
 ) -> Problem:
     """Raise the objective called `name` (`ecgstudy.attacks.objectives.OBJECTIVES`) of the victim's scores."""
-    objective, targets = OBJECTIVES[name]
-    return Problem.of(victim, signals, objective, targets(labels, victim.multilabel), start)
+    objective, targets = OBJECTIVES[name](labels, victim.multilabel)
+    return Problem.of(victim, signals, objective, targets, start)
 
 
 def on_scores(search: Search, objective: str, **changes: object) -> Attack:
@@ -53,6 +54,12 @@ ATTACKS: dict[str, Attack] = {
     "pgd-margin": on_scores(pgd, "margin"),
     "apgd-ce": on_scores(apgd, "ce"),
     "apgd-margin": on_scores(apgd, "margin"),
+    "apgd-bce": on_scores(apgd, "bce"),
+    "apgd-margin-even": on_scores(apgd, "margin-even"),
+    "apgd-dlr": on_scores(apgd, "dlr"),
+    "apgd-dlr-targeted": targeted,
+    "pgd-l2": on_scores(pgd, "margin", norm="l2"),
+    "apgd-l2": on_scores(apgd, "margin", norm="l2"),
     "square": on_scores(square.square, "margin"),
     "sap": sap,
     "band-low": band(0.5, 5),

@@ -3,13 +3,17 @@
 import torch
 from torch import Tensor
 
+from ecgstudy.attacks.objectives import auroc_targets
+from ecgstudy.errors import StudyError
+
 
 def combine(scores: Tensor, labels: Tensor, sweeps: int = 3) -> Tensor:
     """Choose for each record one of several perturbations, so that macro AUROC is low.
 
     From the member of lowest macro AUROC on, every record takes the candidate that loses most ranks against
-    the current attacked scores of all records; such a sweep is kept only if macro AUROC falls. So the
-    result is never above a member.
+    the current attacked scores of all records (of those alike the one of largest AUROC-weighted margin);
+    such a sweep is kept only if macro AUROC falls. So the result is never above a member; with one label it
+    is the lowest AUROC that any choice has, with more it need not be.
 
     Parameters
     ----------
@@ -25,22 +29,32 @@ def combine(scores: Tensor, labels: Tensor, sweeps: int = 3) -> Tensor:
     -------
     Tensor
         Index of the chosen member, (records,).
+
+    Raises
+    ------
+    StudyError
+        When no member has the scores of every record.
     """
-    complete = ~scores.isnan().any(2).any(1)
-    aurocs = torch.stack([pairwise_auroc(labels, member) for member in scores[complete]])
-    first = complete.nonzero()[:, 0][aurocs.argmin()]
-    chosen, lowest = first.expand(len(labels)).clone(), aurocs.min()
+    complete = (~scores.isnan()).all(2).all(1).nonzero()[:, 0]
+    if not len(complete):
+        raise StudyError(f"none of the {len(scores)} attacks has scores of all {len(labels)} records")
+    aurocs = torch.stack([pairwise_auroc(labels, scores[member]) for member in complete])
+    lowest, chosen = aurocs.min(), complete[aurocs.argmin()].repeat(len(labels))
     records = torch.arange(len(labels), device=labels.device)
+    margins = (scores * auroc_targets(labels)).sum(2)
     for _ in range(sweeps):
-        losses = rank_losses(scores, scores[chosen, records], labels)
-        tried = losses.nan_to_num(-torch.inf).argmax(0)
-        stays = losses[chosen, records] >= losses[tried, records]
-        tried = torch.where(stays, chosen, tried)
+        losses = rank_losses(scores, scores[chosen, records], labels).nan_to_num(-torch.inf)
+        alike = losses >= losses.amax(0) - ROUNDING
+        tried = margins.where(alike, -torch.inf).argmax(0)
         auroc = pairwise_auroc(labels, scores[tried, records])
         if not auroc < lowest:
             break
         chosen, lowest = tried, auroc
     return chosen
+
+
+ROUNDING = 1e-12
+"""Rank losses that differ by less are alike."""
 
 
 def rank_losses(scores: Tensor, current: Tensor, labels: Tensor) -> Tensor:
@@ -73,12 +87,15 @@ def rank_losses(scores: Tensor, current: Tensor, labels: Tensor) -> Tensor:
 
 
 def pairwise_auroc(labels: Tensor, scores: Tensor) -> Tensor:
-    """Macro AUROC over the classes with positives and negatives, exact (ties half), on the scores' device."""
+    """Macro AUROC over the classes with positives and negatives, exact (ties half), on the scores' device.
+
+    NaN when there is no such class.
+    """
     each = [
         _share_below(scores[labels[:, c] <= 0, c], scores[labels[:, c] > 0, c]).mean()
         for c in _defined(labels)
     ]
-    return torch.stack(each).mean()
+    return torch.stack(each).mean() if each else scores.new_tensor(torch.nan)
 
 
 def _defined(labels: Tensor) -> list[int]:

@@ -1,7 +1,5 @@
 """Attacks that follow the input gradient, inside a ball in mV on the raw signal."""
 
-import math
-
 import torch
 from torch import Generator, Tensor
 
@@ -33,20 +31,22 @@ def pgd(problem: Problem, budget: Budget, generator: Generator, *, random_start:
     for restart in range(budget.restarts):
         start = _start(problem, budget.ball, generator, restart, random_start)
         for rows in problem.batches(budget.batch_size):
-            clean, ball = problem.signals[rows], budget.ball.rows(rows, problem.signals)
-
-            def value(x: Tensor, rows: slice = rows) -> Tensor:
-                return problem.objective(x, rows)
-
-            def visit(delta: Tensor, values: Tensor, rows: slice = rows) -> None:
-                best.visit(rows, delta, values)
-
-            last = ascend(
-                value, clean, start[rows], ball, steps=budget.steps, step_mv=budget.step_mv, visit=visit
-            )
-            with torch.no_grad():
-                visit(last, value(clean + last))
+            _pgd_once(problem, rows, start[rows], budget, best)
     return best.delta
+
+
+def _pgd_once(problem: Problem, rows: slice, start: Tensor, budget: Budget, best: Best) -> None:
+    clean, ball = problem.signals[rows], budget.ball.rows(rows, problem.signals)
+
+    def value(x: Tensor) -> Tensor:
+        return problem.objective(x, rows)
+
+    def visit(delta: Tensor, values: Tensor) -> None:
+        best.visit(rows, delta, values)
+
+    last = ascend(value, clean, start, ball, steps=budget.steps, step_mv=budget.step_mv, visit=visit)
+    with torch.no_grad():
+        visit(last, value(clean + last))
 
 
 def _start(problem: Problem, ball: Ball, generator: Generator, restart: int, random: bool) -> Tensor:
@@ -80,41 +80,41 @@ def apgd(problem: Problem, budget: Budget, generator: Generator) -> Tensor:
 
 
 def checkpoints(steps: int) -> list[int]:
-    """Steps after which APGD looks back, for a search of `steps` steps."""
-    ends, last, period = [], 0.0, 0.22
-    while (last := last + period) < 1 + 1e-9:
-        ends.append(math.ceil(last * steps))
-        period = max(period - 0.03, 0.06)
-    return sorted(set(ends))
+    """Steps after which APGD looks back, for a search of `steps` steps: ⌈p · steps⌉, p in whole percent."""
+    ends, percent, period = set(), 0, 22
+    while (percent := percent + period) <= 100:
+        ends.add(-(-percent * steps // 100))
+        period = max(period - 3, 6)
+    return sorted(ends)
 
 
 def _apgd_once(problem: Problem, rows: slice, start: Tensor, budget: Budget) -> Best:
     clean, ball = problem.signals[rows], budget.ball.rows(rows, problem.signals)
-    here, step = start, torch.full((len(clean), 1, 1), 2 * ball.epsilon_mv).to(clean)
+    here, before, step = start, start, clean.new_full((len(clean), 1, 1), 2 * ball.epsilon_mv)
     values, gradient = _value_and_gradient(problem, rows, clean, here)
-    best, uphill = Best(here, values), gradient.clone()  # `uphill`: the gradient at the best δ
-    before, rises, looked = here, torch.zeros_like(values), 0
-    unchanged, known = torch.zeros_like(values, dtype=torch.bool), values.clone()
-    ends = set(checkpoints(budget.steps))
+    best, uphill = Best(here, values), gradient  # `uphill`: the gradient at the best δ
+    rises, looked, known = torch.zeros_like(values), 0, values  # since the last checkpoint
+    halved = torch.zeros_like(values, dtype=torch.bool)  # there
     for count in range(1, budget.steps + 1):
         share = MOMENTUM if count > 1 else 1.0
         target = ball.project(here + step * ball.direction(gradient))
         after = ball.project(here + share * (target - here) + (1 - share) * (here - before))
-        before, here, old = here, after, values
-        values, gradient = _value_and_gradient(problem, rows, clean, here)
+        before, here = here, after
+        if count == budget.steps:
+            break
+        old, (values, gradient) = values, _value_and_gradient(problem, rows, clean, here)
         rises += values > old
-        better = (values > best.values)[:, None, None]
-        uphill = torch.where(better, gradient, uphill)
-        best.visit(slice(None), here, values)
-        if count in ends:
-            stuck = rises < IMPROVED * (count - looked)
-            idle = unchanged & (best.values == known)
-            halve = stuck | idle
-            step = torch.where(halve[:, None, None], step / 2, step)
-            here = torch.where(halve[:, None, None], best.delta, here)
-            gradient = torch.where(halve[:, None, None], uphill, gradient)
-            values = torch.where(halve, best.values, values)
-            unchanged, known, rises, looked = ~halve, best.values.clone(), torch.zeros_like(rises), count
+        better = best.visit(slice(None), here, values)
+        uphill = torch.where(better[:, None, None], gradient, uphill)
+        if count in checkpoints(budget.steps):
+            idle = ~halved & (best.values == known)
+            halved = (rises < IMPROVED * (count - looked)) | idle
+            back = halved[:, None, None]
+            step, here = torch.where(back, step / 2, step), torch.where(back, best.delta, here)
+            gradient, values = torch.where(back, uphill, gradient), torch.where(halved, best.values, values)
+            rises, looked, known = torch.zeros_like(rises), count, best.values.clone()
+    with torch.no_grad():
+        best.visit(slice(None), here, problem.objective(clean + here, rows))
     return best
 
 

@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, softplus
 
 from ecgstudy.contrast import MASKED
+from ecgstudy.errors import StudyError
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """(scores (records, classes), targets (records, classes)) -> value per record, to be maximised."""
@@ -81,8 +82,73 @@ def label_targets(labels: Tensor, label: int) -> Tensor:
     return targets
 
 
-OBJECTIVES: dict[str, tuple[Objective, Callable[[Tensor, bool], Tensor]]] = {
-    "ce": (cross_entropy, cross_entropy_targets),
-    "margin": (signed_scores, lambda labels, multilabel: auroc_targets(labels)),
+def one_against_rest(scores: Tensor, targets: Tensor) -> Tensor:
+    """Sum over classes of the binary cross-entropies, for multi-hot `targets`.
+
+    As `cross_entropy`, whose difference of two large terms loses the small losses of surely negative classes
+    in float32, so that a search could not tell its perturbations apart.
+    """
+    return softplus((1 - 2 * targets) * scores).sum(1)
+
+
+def best_wrong_margin(scores: Tensor, targets: Tensor) -> Tensor:
+    """log p of the likeliest wrong class minus log p of the true one, for one-hot `targets`."""
+    log_p = logsigmoid(scores)
+    return log_p.masked_fill(targets > 0, -torch.inf).amax(1) - (log_p * targets).sum(1)
+
+
+def dlr(scores: Tensor, targets: Tensor) -> Tensor:
+    """Difference of logits ratio (Croce & Hein 2020, equation 6), for one-hot `targets`.
+
+    −(z_y − max_{i≠y} z_i) / (z_π1 − z_π3) with π the order of the logits. Log-probabilities do as well as
+    logits: only differences enter.
+    """
+    first, _, third = logsigmoid(scores).topk(3).values.unbind(1)
+    return best_wrong_margin(scores, targets) / (first - third).clamp(min=SMALLEST_SPREAD)
+
+
+def targeted_dlr(scores: Tensor, targets: Tensor) -> Tensor:
+    """−(z_y − z_t) / (z_π1 − (z_π3 + z_π4) / 2) (Croce & Hein 2020, equation 7); targets −1 at y, 1 at t."""
+    log_p = logsigmoid(scores)
+    first, _, third, fourth = log_p.topk(4).values.unbind(1)
+    return (log_p * targets).sum(1) / (first - (third + fourth) / 2).clamp(min=SMALLEST_SPREAD)
+
+
+SMALLEST_SPREAD = 1e-12
+"""Smallest denominator of the difference of logits ratio."""
+
+
+def check_classes(name: str, classes: int, multilabel: bool, least: int) -> None:
+    """Raise a `StudyError` unless one of at least `least` classes is true of each record."""
+    if multilabel or classes < least:
+        kind = "multi-label" if multilabel else "single-label"
+        raise StudyError(
+            f"{name} needs single-label data of at least {least} classes; these are {kind}, of {classes}"
+        )
+
+
+def _cross_entropy(labels: Tensor, multilabel: bool) -> tuple[Objective, Tensor]:
+    if multilabel:
+        return one_against_rest, labels
+    return cross_entropy, cross_entropy_targets(labels, multilabel)
+
+
+def _margin_even(labels: Tensor, multilabel: bool) -> tuple[Objective, Tensor]:
+    return (signed_scores, 1 - 2 * labels) if multilabel else (best_wrong_margin, labels)
+
+
+def _dlr(labels: Tensor, multilabel: bool) -> tuple[Objective, Tensor]:
+    check_classes("objective 'dlr'", labels.shape[1], multilabel, 3)
+    return dlr, labels
+
+
+OBJECTIVES: dict[str, Callable[[Tensor, bool], tuple[Objective, Tensor]]] = {
+    "ce": _cross_entropy,
+    # Every class against the rest, for single-label data too; for multi-label data the same as "ce".
+    "bce": lambda labels, multilabel: (one_against_rest, labels),
+    "margin": lambda labels, multilabel: (signed_scores, auroc_targets(labels)),
+    # The sum of the wrong way's scores, or the best wrong class against the true one: all pairs alike.
+    "margin-even": _margin_even,
+    "dlr": _dlr,
 }
-"""Name → objective and its targets from (multi-hot labels, multilabel)."""
+"""Name → (multi-hot labels, multilabel) → objective and its targets."""

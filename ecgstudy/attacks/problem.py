@@ -124,11 +124,12 @@ class Best:
     def __init__(self, delta: Tensor, values: Tensor):
         self.delta, self.values = delta.clone(), values.clone()
 
-    def visit(self, rows: slice | Tensor, delta: Tensor, values: Tensor) -> None:
-        """Offer perturbations of the records `rows`, with their objective."""
+    def visit(self, rows: slice | Tensor, delta: Tensor, values: Tensor) -> Tensor:
+        """Offer perturbations of the records `rows`, with their objective; returns which were better."""
         better = values > self.values[rows]
         self.values[rows] = torch.where(better, values, self.values[rows])
         self.delta[rows] = torch.where(better[:, None, None], delta, self.delta[rows])
+        return better
 
 
 def first_best(problem: Problem, budget: Budget) -> Best:

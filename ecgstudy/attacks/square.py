@@ -43,10 +43,15 @@ def square(problem: Problem, budget: Budget, generator: Generator) -> Tensor:
     -------
     Tensor
         δ in mV, the shape of the signals.
+
+    Raises
+    ------
+    StudyError
+        In an ℓ2 ball.
     """
-    signals, epsilon, first = problem.signals, budget.epsilon_mv, first_best(problem, budget)
     if budget.norm != "linf":
         raise StudyError(f"Square searches corners of the ℓ∞ ball; norm {budget.norm!r} has none")
+    signals, epsilon, first = problem.signals, budget.epsilon_mv, first_best(problem, budget)
     if budget.queries < 1:
         return first.delta
     free = torch.ones_like(signals, dtype=torch.bool)
