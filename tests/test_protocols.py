@@ -23,7 +23,7 @@ from ecgstudy.options import AttackOptions, DatasetOptions
 from ecgstudy.records import load_records, save_records
 from ecgstudy.robustness import evaluate
 from ecgstudy.scores import read_scores
-from ecgstudy.study import ROOT, Paths, Run, Study
+from ecgstudy.study import Paths, Run, Study
 from ecgstudy.tables import contrasts, robust_auroc
 from ecgstudy.training import pretrain
 
