@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from itertools import product
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -12,6 +13,8 @@ from ecgstudy import plotting as pl
 from ecgstudy.arms import Arm
 from ecgstudy.errors import StudyError
 from ecgstudy.plotting import INK, known_arm, style
+from ecgstudy.options import target
+from ecgstudy.tables import PRIMARY
 
 COLUMNS, CROWD = 3, 8
 """Panels side by side, and arms that a panel can hold; more are split, or labelled in part."""
@@ -48,10 +51,9 @@ def epsilon_curves_by_arm(table: pd.DataFrame, attack: str = "ensemble", protoco
         epsilons, ends = pl.epsilon_axis(axes, own["epsilon_mv"]), []
         for arm in [*bases, *members]:
             if len(rows := own[own["arm"] == arm]):
-                colour, failed = pl.GREY if arm in bases else pl.arm_colour(arm), pl.fails_masking(rows)
-                look = {"marker": pl.arm_marker(arm), "mfc": "white" if failed else colour}
-                _, y = pl.draw_curve(axes, rows, epsilons, colour, **look)
-                ends.append((y, arm + " †" * failed, colour))
+                look = pl.arm_look(arm, rows, grey=arm in bases)
+                _, y = pl.draw_curve(axes, rows, epsilons, **look)
+                ends.append((y, pl.daggered(arm, rows), look["color"]))
         if ends:
             pl.label_ends(axes, len(epsilons) - 1, *map(list, zip(*ends, strict=True)))
         axes.set_title(f"{dataset}: {title}" if len(datasets) > 1 else title)
@@ -77,8 +79,11 @@ def contrast_forest(contrasts: pd.DataFrame) -> Figure:
     parts = list(contrasts.groupby(["dataset", "protocol", "attack", "epsilon_mv"], sort=False))
     order = contrasts.sort_values("family", ascending=False, kind="stable")
     pairs = list(dict.fromkeys(order["adaptive"] + " − " + order["standard"]))
-    figure, panels = pl.new_panels(1, len(parts), 5.6, 1.2 + 0.3 * len(pairs), sharey=True)
-    for axes, ((dataset, protocol, attack, epsilon), part) in zip(panels.flat, parts, strict=True):
+    down, across = -(-len(parts) // 2), min(2, len(parts))
+    figure, panels = pl.new_panels(down, across, 5.6, 1.2 + 0.3 * len(pairs), sharey=True)
+    for axes in panels.flat[len(parts) :]:
+        axes.set_visible(False)
+    for axes, ((dataset, protocol, attack, epsilon), part) in zip(panels.flat, parts, strict=False):
         for row in part.to_dict("records"):
             y, primary = pairs.index(f"{row['adaptive']} − {row['standard']}"), row["family"] == "primary"
             colour = INK if primary else "#8a8a8a"
@@ -95,12 +100,7 @@ def contrast_forest(contrasts: pd.DataFrame) -> Figure:
         axes.margins(x=0.1)
     panels.flat[0].set_yticks(range(len(pairs)), pairs)
     note = "◆ primary family (p adjusted by Holm)   ○ exploratory (p unadjusted)"
-    figure.supxlabel(
-        note + "   † a gradient-masking check fails" * pl.fails_masking(contrasts),
-        fontsize=8,
-        x=0.01,
-        ha="left",
-    )
+    pl.note_beneath(figure, note, "† a gradient-masking check fails" * pl.fails_masking(contrasts))
     return figure
 
 
@@ -128,19 +128,123 @@ def pareto(
         if not arms:
             raise StudyError(f"{dataset}: no arm has both clean and {attack} AUROC at ε = {epsilon:g} mV")
         for arm in arms:
-            (x, y), colour = (t.at[arm, "auroc_shared"] for t in (clean, robust)), pl.arm_colour(arm)
+            (x, y), look = (
+                (t.at[arm, "auroc_shared"] for t in (clean, robust)),
+                pl.arm_look(arm, robust.loc[[arm]]),
+            )
+            colour = look["color"]
             axes.plot(clean.loc[arm, ["ci_low", "ci_high"]], [y, y], color=colour, lw=0.8, alpha=0.45)
             axes.plot([x, x], robust.loc[arm, ["ci_low", "ci_high"]], color=colour, lw=0.8, alpha=0.45)
-            hollow = pl.fails_masking(robust.loc[[arm]])
-            axes.plot(x, y, pl.arm_marker(arm), color=colour, mfc="white" if hollow else colour, ms=6.5)
+            axes.plot(x, y, ms=6.5, **look)
         axes.set(
             title=dataset, xlabel="clean macro AUROC", ylabel=f"macro AUROC, {attack}, ε = {epsilon:g} mV"
         )
         points = [(clean.at[arm, "auroc_shared"], robust.at[arm, "auroc_shared"]) for arm in arms]
         few = len(arms) <= 2 * CROWD
         named = [i for i, arm in enumerate(arms) if few or arm in LANDMARKS or _leads(points, i)]
-        names = [arms[i] + " †" * pl.fails_masking(robust.loc[[arms[i]]]) for i in named]
+        names = [pl.daggered(arms[i], robust.loc[[arms[i]]]) for i in named]
         pl.label_points(axes, [points[i] for i in named], names, [pl.arm_colour(arms[i]) for i in named])
+    pl.dagger_note(figure, table)
+    return figure
+
+
+MEASURES = {
+    "alignment": "squared distance that the\nattack moves a record",
+    "uniformity": "of clean records;\nsmaller: more evenly spread",
+    "class_separation": "silhouette of clean records",
+    "identity_confusion": "share of attacked records\nnearest to another patient",
+}
+"""Measures of `ecgstudy.geometry` that are drawn."""
+
+
+@style()
+def geometry_figure(
+    cost: pd.DataFrame,
+    robust: pd.DataFrame,
+    headline: Mapping[str, float],
+    attack: str = "ensemble",
+    protocol: str = "slf",
+) -> Figure:
+    """The embedding's geometry (`ecgstudy.geometry`) against robust AUROC: a point an arm and seed.
+
+    ρ is Spearman's rank correlation of the arms' means.
+
+    Parameters
+    ----------
+    cost, robust
+        ``cost.csv``, which holds the measures, and ``robust_auroc.csv``.
+    headline
+        Headline ε (mV) by data set.
+
+    Raises
+    ------
+    StudyError
+        When no run was measured.
+    """
+    points = geometry_points(cost, robust, headline, attack, protocol)
+    datasets, arms = (list(dict.fromkeys(points[key])) for key in ("dataset", "arm"))
+    figure, panels = pl.new_panels(len(datasets), len(MEASURES), 2.8, 2.7, sharey="row")
+    for dataset, line in zip(datasets, panels, strict=True):
+        own = points[points["dataset"] == dataset]
+        for axes, (measure, label) in zip(line, MEASURES.items(), strict=True):
+            for arm in arms:
+                rows = own[own["arm"] == arm]
+                look = pl.arm_look(arm, rows) | {"ls": "", "label": pl.daggered(arm, rows), "alpha": 0.85}
+                axes.plot(rows[measure], rows["auroc_shared"], **look)
+            means = own.groupby("arm")[[measure, "auroc_shared"]].mean()
+            ranked = len(means) > 2 and means.nunique().min() > 1
+            rho = f"ρ = {means.corr('spearman').iloc[0, 1]:+.2f}".replace("-", "−") if ranked else ""
+            axes.set(xlabel=label, title=" ".join([*measure.split("_"), "", rho]))
+            axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
+        epsilon = headline[target(dataset, protocol)]
+        line[0].set_ylabel(f"{dataset}: macro AUROC\n{attack}, ε = {epsilon:g} mV")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside right center")
+    pl.dagger_note(figure, points)
+    return figure
+
+
+def geometry_points(
+    cost: pd.DataFrame, robust: pd.DataFrame, headline: Mapping[str, float], attack: str, protocol: str
+) -> pd.DataFrame:
+    """The values behind `geometry_figure`: one row a data set, arm and seed."""
+    keys = ["dataset", "arm", "seed", "protocol"]
+    found = pl.at_headline(robust, headline).query("attack == @attack and protocol == @protocol")
+    measures = [name for name in MEASURES if name in cost]
+    if len(measures) < len(MEASURES) or cost[measures].isna().all().any():
+        raise StudyError(
+            "no run has measures of its embedding: evaluate again, or add an arm with an encoder"
+        )
+    left = found[[*keys, "auroc_shared", "masking_ok"]].astype({"seed": str})
+    right = cost.astype({"seed": str})[[*keys, *measures]].dropna()
+    return left.merge(right, on=keys)
+
+
+@style()
+def corruption_curves(table: pd.DataFrame, protocol: str = "slf") -> Figure:
+    """Macro AUROC against the severity of each natural corruption, a line an arm.
+
+    Of many arms the landmarks and the primary family have their colours. `table` is ``robust_auroc.csv``.
+    """
+    table = pl.corrupted(table[(table["seed"].astype(str) == "all") & (table["protocol"] == protocol)])
+    datasets, arms = (list(dict.fromkeys(table[key])) for key in ("dataset", "arm"))
+    corruptions = sorted(set(table["attack"]) - {"none"})
+    named = [arm for arm in arms if len(arms) <= CROWD or arm in (*LANDMARKS, *PRIMARY)]
+    figure, panels = pl.new_panels(len(datasets), len(corruptions), 2.0, 2.5, sharey="row")
+    for (dataset, name), axes in zip(product(datasets, corruptions), panels.flat, strict=True):
+        own = table[(table["dataset"] == dataset) & table["attack"].isin(["none", name])]
+        axes.set_visible(name in set(own["attack"]))
+        for arm in sorted(arms, key=named.__contains__):  # grey lines lie beneath
+            rows = own[own["arm"] == arm].sort_values("severity")
+            look = pl.arm_look(arm, rows) | {"ms": 4, "label": pl.daggered(arm, rows)}
+            other = {"color": "#c4c4c4", "lw": 0.9, "label": "other arms"}
+            axes.plot(rows["severity"], rows["auroc_shared"], **(look if arm in named else other))
+        axes.set(title=f"{dataset}: {name}" if len(datasets) > 1 else name, xlabel="severity (0: clean)")
+        axes.set_xticks(sorted(set(table["severity"])))
+    for axes in panels[:, 0]:
+        axes.set_ylabel("macro AUROC")
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    legend = dict(zip(labels, handles, strict=True))
+    figure.legend(legend.values(), legend.keys(), loc="outside right center")
     pl.dagger_note(figure, table)
     return figure
 

@@ -6,18 +6,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ecgstudy.arms import Adversary
-from ecgstudy.attacked import attacked_sample, in_batches, victim_scores
-from ecgstudy.attacks.gradient import apgd
-from ecgstudy.attacks.objectives import auroc_targets, signed_scores
-from ecgstudy.attacks.problem import Budget, Problem, Victim
+from ecgstudy.attacked import (
+    Attacker,
+    Sample,
+    StepCounter,
+    attacked_sample,
+    in_batches,
+    spread,
+    victim_scores,
+)
+from ecgstudy.attacks.problem import Victim
 from ecgstudy.checkpoints import load_classifier, load_encoder
 from ecgstudy.contrast import Pairs, Rows
 from ecgstudy.objective import embedded_batch, evaluating
 from ecgstudy.records import EcgRecords
-from ecgstudy.study import ENSEMBLE, Run, derived_seed
+from ecgstudy.study import ENSEMBLE, Run
 from ecgstudy.training import load_trained
 from ecgstudy.weighting import compose
 
@@ -94,16 +100,29 @@ def embedding_plane(records: EcgRecords, folder: Path, most: int = 1500) -> pd.D
 
 @dataclass(frozen=True)
 class AttackedEcg:
-    """One ECG before and after an attack; signals (leads, samples) in mV, `scores` by class."""
+    """One ECG before and after attacks; signals (leads, samples) in mV.
+
+    Attributes
+    ----------
+    deltas
+        Attack → perturbation; the ``ensemble`` is the last.
+    scores
+        Of each class, `before` and `after` the ensemble's perturbation, and whether it is `true`.
+    """
 
     record: str
     signal: np.ndarray
-    delta: np.ndarray
+    deltas: dict[str, np.ndarray]
     scores: pd.DataFrame
 
 
-def most_fragile(run: Run, records: EcgRecords, folder: Path, scores: pd.DataFrame) -> AttackedEcg:
+def most_fragile(
+    run: Run, records: EcgRecords, folder: Path, scores: pd.DataFrame, beside: int = 15
+) -> AttackedEcg:
     """The test ECG that loses most of its true classes' scores under the headline attack, attacked again.
+
+    Every attack of the study at the headline ε but ``transfer`` is made on it and `beside` other records of
+    all classes: margins and universal perturbations refer to a sample.
 
     Parameters
     ----------
@@ -115,21 +134,26 @@ def most_fragile(run: Run, records: EcgRecords, folder: Path, scores: pd.DataFra
     options, epsilon = run.study.evaluation, run.headline_epsilon_mv
     test = attacked_sample(records, "test", options.max_records)
     row = _largest_loss(scores, ENSEMBLE, epsilon, test)
+    few = np.union1d(spread(torch.tensor(test.multi_hot()), beside), row)
+    sample = Sample.of(test.select(np.isin(np.arange(len(test)), few)), "", torch.device("cpu"))
+    place, deltas = int(np.searchsorted(few, row)), {}
     model, _ = load_classifier(folder)
-    victim, signals = Victim(model, test.multilabel), torch.tensor(test.signals[row : row + 1])
-    targets = auroc_targets(torch.tensor(test.multi_hot()))[row : row + 1]
-    problem = Problem.of(victim, signals, signed_scores, targets)
-    budget = Budget(epsilon, options.steps, options.restarts)
-    generator = Generator().manual_seed(derived_seed(run.dataset, run.seed, "most fragile"))
-    delta = apgd(problem, budget, generator)
-    both = torch.cat([signals, signals + delta])
-    table = pd.DataFrame(
-        victim_scores(victim, both, options).T.numpy(), list(test.classes), ["before", "after"]
-    )
+    victim = Victim(model, test.multilabel, model.encoder, test.fs)
+    names = dict.fromkeys([*options.ensemble, *options.attacks])
+    at = Attacker(
+        victim, sample, options.model_copy(update={"query_records": None}),
+        (run.dataset, run.seed, "most fragile"), StepCounter(),
+    )  # fmt: skip
+    at.epsilon(
+        epsilon, [name for name in names if name != "transfer"], label_view=False, adc_mv=None,
+        watch=lambda name, _, delta: deltas.update({name: delta[place].numpy()}),
+    )  # fmt: skip
+    signal = sample.signals[place]
+    both = torch.stack([signal, signal + torch.tensor(deltas[ENSEMBLE])])
+    values = victim_scores(victim, both, options).T.numpy()
+    table = pd.DataFrame(values, list(test.classes), ["before", "after"]).rename_axis("class")
     table.insert(0, "true", test.multi_hot()[row].astype(bool))
-    return AttackedEcg(
-        test.table["record"].iloc[row], signals[0].numpy(), delta[0].numpy(), table.rename_axis("class")
-    )
+    return AttackedEcg(test.table["record"].iloc[row], signal.numpy(), deltas, table)
 
 
 def _largest_loss(scores: pd.DataFrame, attack: str, epsilon_mv: float, test: EcgRecords) -> int:

@@ -4,6 +4,7 @@ All geometry is in mm of paper; a figure of magnification 1 prints at the true s
 """
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -12,12 +13,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from scipy.signal import periodogram
 
 from ecgstudy.errors import StudyError
 from ecgstudy.records import EcgRecords
 
 MM_PER_S, MM_PER_MV = 25.0, 10.0
 GAP_MM, LABEL_MM, MARGIN_MM = 5.0, 5.0, 10.0
+SPECTRUM_MM = 40.0
 INK, ATTACKED, DELTA = "#1a1a1a", "#0072B2", "#D55E00"
 STANDARD_LAYOUT = (
     ("I", "aVR", "V1", "V4"),
@@ -90,22 +93,46 @@ def draw_ecg(
     return _draw_sheets(sheets, fs, tuple(leads), title)
 
 
-def fragile_ecg(
-    signals: np.ndarray,
-    perturbation: np.ndarray,
+def draw_perturbations(
+    signal: np.ndarray,
+    deltas: Mapping[str, np.ndarray],
     fs: float,
     leads: tuple[str, ...],
-    *,
-    record: str,
-    target: str,
-    scores: tuple[float, float],
-    epsilon_mv: float,
+    title: str = "",
+    seconds: float = 4.0,
 ) -> Figure:
-    """An ECG whose score for class `target` collapses from ``scores[0]`` to ``scores[1]`` within ε (mV)."""
-    clean, attacked = (f"{score:+.2f}".replace("-", "−") for score in scores)
-    found = f"score {clean} clean, {attacked} attacked (ε = {1000 * epsilon_mv:g} µV)"
-    title = f"Record {record}, class {target}: {found}"
-    return draw_ecg(signals, fs, leads, perturbation, title)
+    """Several perturbations of one ECG beneath it, each magnified as it says, with their spectra beside.
+
+    The lead on which most of their energy lies is drawn, `seconds` from the record's middle; spectra are of
+    all leads and the whole record.
+
+    Parameters
+    ----------
+    signal
+        (leads, samples) in mV.
+    deltas
+        Attack → perturbation (leads, samples) in mV.
+    """
+    energy = sum((np.square(delta).sum(1) for delta in deltas.values()), np.zeros(len(leads)))
+    lead, length = int(energy.argmax()), min(signal.shape[1], round(seconds * fs))
+    shown = slice((signal.shape[1] - length) // 2, (signal.shape[1] + length) // 2)
+    rows = [("ECG", signal, INK, 1.0)]
+    rows += [(name, delta, DELTA, _magnification(delta)) for name, delta in deltas.items()]
+    sheets = []
+    for name, values, colour, gain in rows:
+        scaled = f" × {gain:g}: 5 mm = {500 / gain:g} µV, max |δ| = {1000 * np.abs(values).max():.3g} µV"
+        scaled *= values is not signal
+        traces, height = _traces([[(values[lead, shown], 0.0, f"{name}{scaled}")]], colour, gain)
+        sheets.append(("", traces, (MM_PER_S * length / fs, height)))
+    figure = _figure(sheets, fs, f"{title}, lead {leads[lead]}", right=SPECTRUM_MM)
+    for axes, (_, values, colour, _) in zip(list(figure.axes), rows, strict=True):
+        still = values - values.mean(1, keepdims=True) if values is signal else values
+        spectrum = _draw_spectrum(axes, still, fs, colour)
+        if values is signal:
+            spectrum.set_title("energy by frequency, all leads", fontsize=8)
+    spectrum.tick_params(labelbottom=True, labelsize=7)
+    spectrum.set_xlabel("Hz", fontsize=7, labelpad=0)
+    return figure
 
 
 def typical_records(records: EcgRecords, limit: int = 200) -> np.ndarray:
@@ -129,26 +156,6 @@ def record_amplitudes(records: EcgRecords) -> pd.DataFrame:
     return pd.DataFrame(np.concatenate(spread), columns=["std_mv", "peak_to_peak_mv"]).assign(
         record=records.table["record"].to_numpy()
     )
-
-
-def ecg_gallery(records: EcgRecords, rows: np.ndarray | None = None) -> Figure:
-    """One strip a class (lead II or MLII where there is one), on one sheet of paper."""
-    rows = typical_records(records) if rows is None else rows
-    lead = next((i for i, name in enumerate(records.leads) if name in ("II", "MLII")), 0)
-    width = MM_PER_S * records.signals.shape[2] / records.fs
-    columns = min(len(rows), max(1, int(260 // (width + GAP_MM))))
-    cells = [
-        (
-            np.asarray(records.signals[row, lead], dtype=float),
-            (i % columns) * (width + GAP_MM),
-            f"{name}   (record {records.table['record'].iloc[row]})",
-        )
-        for i, (row, name) in enumerate(zip(rows, records.classes, strict=True))
-    ]
-    grid = [cells[i : i + columns] for i in range(0, len(cells), columns)]
-    traces, height = _traces(grid)
-    sheet = ("", traces, (columns * (width + GAP_MM), height))
-    return _figure([sheet], records.fs, f"One ECG of each class, lead {records.leads[lead]}")
 
 
 def _draw_sheets(sheets: list[tuple], fs: float, leads: tuple[str, ...], title: str) -> Figure:
@@ -198,9 +205,14 @@ def _magnification(delta: np.ndarray) -> float:
     return next(m * decade for m in (5, 2, 1) if m * decade <= room * (1 + 1e-9))
 
 
-def _figure(sheets: list[tuple[str, list[Trace], tuple[float, float]]], fs: float, title: str) -> Figure:
-    """Sheets (heading, traces, (width, height) in mm) above one another, everything to scale."""
-    width = max(size[0] for _, _, size in sheets) + MARGIN_MM + 5
+def _figure(
+    sheets: list[tuple[str, list[Trace], tuple[float, float]]], fs: float, title: str, right: float = 0.0
+) -> Figure:
+    """Sheets (heading, traces, (width, height) in mm) above one another, everything to scale.
+
+    `right` leaves so many mm free beside them.
+    """
+    width = max(size[0] for _, _, size in sheets) + MARGIN_MM + 5 + right
     scale = min(3.0, max(1.0, 180 / width))  # short strips are enlarged, the aspect is kept
     above, footer = [6 / scale * bool(heading) for heading, _, _ in sheets], 5 / scale
     height = (7 / scale if title else 0) + sum(above) + sum(size[1] for _, _, size in sheets) + footer
@@ -217,8 +229,24 @@ def _figure(sheets: list[tuple[str, list[Trace], tuple[float, float]]], fs: floa
             _draw_trace(axes, trace, fs)
         axes.set_title(heading, loc="left", fontsize=9, color=traces[0].colour, pad=3)
     figure.suptitle(title, x=0, y=1, ha="left", va="top", fontsize=10, fontweight="bold")
-    figure.text(1, 0, "25 mm/s   10 mm/mV", ha="right", va="bottom", fontsize=7, color="#666666")
+    figure.text(
+        1 - right / width, 0, "25 mm/s   10 mm/mV", ha="right", va="bottom", fontsize=7, color="#666666"
+    )
     return figure
+
+
+def _draw_spectrum(sheet: Axes, values: np.ndarray, fs: float, colour: str) -> Axes:
+    """Mean energy of all leads by frequency, right of `sheet`, on a scale of its own."""
+    frequency, power = periodogram(values, fs, detrend=False, axis=1)
+    edges = np.arange(0, fs / 2 + 1, max(1.0, fs / 100))
+    energy, count = (np.histogram(frequency, edges, weights=w)[0] for w in (power.sum(0), None))
+    box, mm = sheet.get_position(), sheet.get_position().width / np.ptp(sheet.get_xlim())
+    axes = sheet.figure.add_axes((box.x1 + 4 * mm, box.y0, (SPECTRUM_MM - 6) * mm, 0.85 * box.height))
+    axes.stairs(energy / count.clip(min=1), edges, fill=True, color=colour, alpha=0.7)
+    axes.set(xlim=(0, fs / 2), yticks=[])
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(labelbottom=False, length=2)
+    return axes
 
 
 def _paper(axes: Axes, line: float) -> None:

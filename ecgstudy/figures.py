@@ -185,7 +185,7 @@ def epsilon_curve(frame: pd.DataFrame) -> Figure:
     axes, epsilons = panels[0, 0], pl.epsilon_axis(panels[0, 0], frame["epsilon_mv"])
     ends = []
     for (name, part), colour in zip(parts, HUES, strict=False):
-        x, y = pl.draw_curve(axes, part.rename(columns={"auroc": "auroc_shared"}), epsilons, colour)
+        x, y = pl.draw_curve(axes, part.rename(columns={"auroc": "auroc_shared"}), epsilons, color=colour)
         ends.append((y, ", ".join(name) if keys else "", colour, x))
     pl.label_ends(axes, len(epsilons) - 1, *map(list, zip(*(end[:3] for end in ends), strict=True)))
     axes.set_ylabel("macro AUROC")

@@ -2,6 +2,7 @@
 
 import zlib
 from base64 import b64encode
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from itertools import pairwise, product
 from pathlib import Path
@@ -17,6 +18,7 @@ from ecgstudy.arms import Arm
 from ecgstudy.errors import StudyError
 from ecgstudy.factors import get_arm
 from ecgstudy.files import whole_file
+from ecgstudy.options import target
 
 STAMP = "simulated ECGs: proves the machinery only"
 GREY, INK = "#9b9b9b", "#222222"
@@ -27,11 +29,12 @@ WEIGHTING_COLOURS = {
 }  # fmt: skip
 ARM_COLOURS = {
     "random": "#9b9b9b", "supervised": "#000000", "pgd-at": "#8C510A", "trades": "#BF812D",
-    "mart": "#CC79A7", "simclr": "#666666", "rocl": "#666666",
+    "mart": "#CC79A7", "simclr": "#666666", "rocl": "#332288",
 }  # fmt: skip
-OTHER_COLOURS = ("#332288", "#117733", "#999933", "#AA4499", "#88CCEE", "#DDAA33", "#661100", "#6699CC")
+OTHER_COLOURS = ("#004D40", "#117733", "#999933", "#AA4499", "#88CCEE", "#DDAA33", "#661100", "#6699CC")
 CLASS_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
-DAGGER_NOTE = "† and hollow: a gradient-masking check fails, robust AUROC may be too high"
+CONTROL_MARKERS = {"-temperature": "P", "-shuffled": "X"}
+DAGGER_NOTE = "a gradient-masking check fails, robust AUROC may be too high"
 
 
 def style() -> AbstractContextManager:
@@ -80,19 +83,37 @@ def save_figure(
 
 def arm_colour(arm: str) -> str:
     """The colour of `arm` in every figure: that of its weighting, else its own."""
-    stem = arm.removesuffix("-temperature").removesuffix("-shuffled")
-    if stem in ARM_COLOURS:
-        return ARM_COLOURS[stem]
+    for suffix in CONTROL_MARKERS:
+        arm = arm.removesuffix(suffix)
+    if arm in ARM_COLOURS:
+        return ARM_COLOURS[arm]
     for name, colour in WEIGHTING_COLOURS.items():
-        if stem == name or stem.endswith(f"-{name}"):
+        if arm == name or arm.endswith(f"-{name}"):
             return colour
-    return OTHER_COLOURS[zlib.crc32(stem.encode()) % len(OTHER_COLOURS)]
+    return OTHER_COLOURS[zlib.crc32(arm.encode()) % len(OTHER_COLOURS)]
 
 
 def arm_marker(arm: str) -> str:
-    """Diamond: reference; square: trained with adversaries; circle: clean views."""
-    row = known_arm(arm)
-    return "o" if row is None else "D" if row.group == "reference" else "s" if row.adversary else "o"
+    """Diamond: reference; square: trained with adversaries; circle: clean views; plus and cross: controls."""
+    row, control = known_arm(arm), [m for suffix, m in CONTROL_MARKERS.items() if arm.endswith(suffix)]
+    if row is None or control:
+        return control[0] if control else "o"
+    return "D" if row.group == "reference" else "s" if row.adversary else "o"
+
+
+def arm_look(arm: str, rows: pd.DataFrame, grey: bool = False) -> dict[str, str]:
+    """Colour, marker and line of `arm`: hollow if its `rows` fail a masking check, dashed for a control."""
+    colour = GREY if grey else arm_colour(arm)
+    dashed = arm.endswith(tuple(CONTROL_MARKERS))
+    return {
+        "color": colour, "marker": arm_marker(arm), "ls": "--" if dashed else "-",
+        "mfc": "white" if fails_masking(rows) else colour,
+    }  # fmt: skip
+
+
+def daggered(arm: str, rows: pd.DataFrame) -> str:
+    """`arm`, with † if a masking check fails in its `rows`."""
+    return arm + " †" * fails_masking(rows)
 
 
 def known_arm(name: str) -> Arm | None:
@@ -104,11 +125,16 @@ def known_arm(name: str) -> Arm | None:
 
 
 def new_panels(
-    rows: int, columns: int, width: float, height: float, **shared: bool
+    rows: int, columns: int, width: float, height: float, **options: object
 ) -> tuple[Figure, np.ndarray]:
     """Figure and axes (rows, columns), each panel `width` × `height` inches; no window manager knows it."""
     figure, axes = plt.subplots(
-        rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained", **shared
+        rows,
+        columns,
+        figsize=(width * columns, height * rows),
+        squeeze=False,
+        layout="constrained",
+        **options,
     )
     plt.close(figure)
     return figure, axes
@@ -124,10 +150,40 @@ def fails_masking(rows: pd.DataFrame) -> bool:
     return "masking_ok" in rows and bool((rows["masking_ok"].astype(str) == "False").any())
 
 
+def at_headline(table: pd.DataFrame, headline: Mapping[str, float]) -> pd.DataFrame:
+    """The rows of a table of results that are clean or at the headline ε, without natural corruptions.
+
+    `headline` is ε (mV) by data set; of a transfer, that of the data set tested on.
+    """
+    tested = [target(*where) for where in zip(table["dataset"], table["protocol"], strict=True)]
+    budget = pd.Series([headline.get(name, np.nan) for name in tested], table.index, dtype=float)
+    clean = (table["attack"] == "none") & (table["epsilon_mv"] == 0)
+    return table[table["severity"].isna() & (clean | np.isclose(table["epsilon_mv"], budget))]
+
+
+def corrupted(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows under natural corruptions, and the clean ones as severity 0.
+
+    Raises
+    ------
+    StudyError
+        When there are no corruptions.
+    """
+    if table["severity"].isna().all():
+        raise StudyError("the table has no natural corruptions: name some in evaluation.corruptions")
+    kept = table[table["severity"].notna() | (table["attack"] == "none")]
+    return kept.assign(severity=kept["severity"].fillna(0).astype(int))
+
+
 def dagger_note(figure: Figure, table: pd.DataFrame) -> None:
     """Explain daggers and hollow markers beneath `figure`, if `table` has any."""
     if fails_masking(table):
-        figure.supxlabel(DAGGER_NOTE, fontsize=8, x=0.01, ha="left")
+        note_beneath(figure, f"† and hollow: {DAGGER_NOTE}")
+
+
+def note_beneath(figure: Figure, *notes: str) -> None:
+    """Small print under `figure`; empty notes are left out."""
+    figure.supxlabel("   ".join(filter(None, notes)), fontsize=8, x=0.01, ha="left")
 
 
 def _spread(values: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
@@ -195,12 +251,12 @@ def epsilon_axis(axes: Axes, epsilons: pd.Series) -> list[float]:
 
 
 def draw_curve(
-    axes: Axes, rows: pd.DataFrame, epsilons: list[float], colour: str, **look: object
+    axes: Axes, rows: pd.DataFrame, epsilons: list[float], color: str, **look: object
 ) -> tuple[float, float]:
     """Shared AUROC of one model against ε with its band; returns the last point."""
     rows = rows.sort_values("epsilon_mv")
     x = [epsilons.index(e) for e in rows["epsilon_mv"]]
-    axes.plot(x, rows["auroc_shared"], color=colour, **({"marker": "o"} | look))
+    axes.plot(x, rows["auroc_shared"], color=color, **({"marker": "o"} | look))
     if "ci_low" in rows:
-        axes.fill_between(x, rows["ci_low"], rows["ci_high"], color=colour, alpha=0.12, lw=0)
+        axes.fill_between(x, rows["ci_low"], rows["ci_high"], color=color, alpha=0.12, lw=0)
     return x[-1], rows["auroc_shared"].iloc[-1]

@@ -37,11 +37,12 @@ COLUMNS = {
     "factor_effects": [*WHERE, "effect", "delta", "ci_low", "ci_high", "p", "se", "df", "mde", "seeds",
                        "beyond_seeds", "arms", "masking_ok", "severity"],
     "masking_checks": [*RUN, "check", "value", "limit", "verdict"],
-    "perturbations": [*RUN, "attack", "kind", "name", "share", "size"],
-    "cost": [*RUN, "training_seconds", "step_ms", "attack_steps_per_second", "peak_memory_mb", "parameters"],
+    "perturbations": [*RUN, "attack", "kind", "name", "share", "size", "masking_ok"],
+    "cost": [*RUN, "training_seconds", "step_ms", "attack_steps_per_second", "peak_memory_mb", "parameters",
+             "masking_ok"],
     "sensitivity": ["dataset", "arm", "protocol", "attack", "epsilon_mv", "variant", "auroc", "ci_low",
                     "ci_high", "note", "masking_ok"],
-    "headline_check": [*WHERE, "auroc_shared", "seeds", "chosen", "in_params"],
+    "headline_check": [*WHERE, "auroc_shared", "seeds", "chosen", "in_params", "masking_ok"],
 }  # fmt: skip
 
 Group = dict[str, dict[int, ScoreSet]]
@@ -256,8 +257,12 @@ def masking_checks(scores: Scores) -> pd.DataFrame:
 
 def perturbations(scores: Scores) -> pd.DataFrame:
     """What part of an ECG's spectrum, leads and beats each attack uses: `ecgstudy.profiles.profile`."""
-    runs = ((dict(zip(RUN, run, strict=True)), e) for run, e in scores.evaluations.items())
-    return _table("perturbations", [run | row for run, e in runs for row in e.get("profiles") or []])
+    rows = [
+        dict(zip(RUN, run, strict=True)) | row | {"masking_ok": e.get("masking_ok")}
+        for run, e in scores.evaluations.items()
+        for row in e.get("profiles") or []
+    ]
+    return _table("perturbations", rows)
 
 
 def cost(scores: Scores) -> pd.DataFrame:
@@ -266,6 +271,7 @@ def cost(scores: Scores) -> pd.DataFrame:
     for run, evaluation in scores.evaluations.items():
         stages = {f"seconds_{name}": value for name, value in (evaluation.get("seconds") or {}).items()}
         numbers = {k: v for k, v in evaluation.items() if type(v) in (int, float)}
+        numbers["masking_ok"] = evaluation.get("masking_ok")
         rows.append(dict(zip(RUN, run, strict=True)) | numbers | stages)
     return _table("cost", rows)
 
@@ -341,8 +347,8 @@ def headline_check(scores: Scores, headline: dict[str, float], arm: str = "super
         pick = min((e for e in grid if _mean(grid[e]) <= CHANCE), default=max(grid))
         for epsilon, sets in grid.items():
             row = dict(zip(WHERE, (*key, epsilon), strict=True)) | {"auroc_shared": _mean(sets)}
-            named = epsilon == headline.get(target(*key[:2]))
-            rows.append(row | {"seeds": len(sets), "chosen": epsilon == pick, "in_params": named})
+            row |= {"seeds": len(sets), "masking_ok": _masking(sets), "chosen": epsilon == pick}
+            rows.append(row | {"in_params": epsilon == headline.get(target(*key[:2]))})
     return _table("headline_check", rows)
 
 

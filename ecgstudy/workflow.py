@@ -171,13 +171,14 @@ def evaluate_step(run: Run, protocol: str, paths: Paths) -> Step:
 
 def figures_step(study: Study, paths: Paths) -> Step:
     """Tables and figures of the whole study."""
-    from ecgstudy import claims, comparisons, plotting, scores, statistics, tables
+    from ecgstudy import claims, comparisons, displays, heatmaps, plotting, scores, statistics, tables
 
     evaluated = [
         evaluate_step(run, p, paths).content()["stamp"] for run in study.runs() for p in run.protocols
     ]
     parameters = {"study": study.study, "statistics": study.statistics.model_dump(), "evaluated": evaluated}
-    return Step(paths.tables, parameters, (statistics, scores, tables, claims, comparisons, plotting))
+    code = (statistics, scores, tables, claims, comparisons, heatmaps, displays, plotting)
+    return Step(paths.tables, parameters, code)
 
 
 def steps(study: Study, paths: Paths) -> Iterator[Step]:

@@ -17,7 +17,15 @@ from ecgstudy.study import AttackOptions, DatasetOptions, ViewOptions
 from ecgstudy.training import pretrain
 
 STILL = ViewOptions(stretch=0, shift_s=0, amplitude=0, noise_mv=0, wander_mv=0, powerline_mv=0, timeout=0)
-OPTIONS = AttackOptions(attacks=[], epsilons_mv=[0.05], steps=4, label_steps=1)
+OPTIONS = AttackOptions(
+    attacks=["square"],
+    epsilons_mv=[0.05],
+    steps=4,
+    label_steps=1,
+    check_steps=5,
+    check_restarts=1,
+    queries=20,
+)
 
 
 def trained(arm, folder, views=STILL):
@@ -122,8 +130,7 @@ def test_the_most_fragile_ecg_is_the_sound_one_that_loses_most(tmp_path):
     scores = evaluate(run, records, tmp_path / "slf", "slf")
     found = most_fragile(run, records, tmp_path / "slf", scores)
     frames = {
-        a: scores.query("split == 'test' and view == 'shared' and attack == @a")
-        for a in ("none", "pgd-margin")
+        a: scores.query("split == 'test' and view == 'shared' and attack == @a") for a in ("none", "ensemble")
     }
     columns = ["score_A", "score_B", "score_C"]
     before, after = (frames[a].set_index("record")[columns] for a in frames)
@@ -135,10 +142,12 @@ def test_the_most_fragile_ecg_is_the_sound_one_that_loses_most(tmp_path):
     assert found.record == max(losses, key=losses.get)
     row = records.table["record"].tolist().index(found.record)
     np.testing.assert_array_equal(found.signal, records.signals[row])
-    assert 0 < np.abs(found.delta).max() <= np.float32(0.05)
+    assert list(found.deltas) == ["apgd-ce", "apgd-margin", "square", "ensemble"]
+    assert all(0 < np.abs(delta).max() <= np.float32(0.05) for delta in found.deltas.values())
+    after = found.signal + found.deltas["ensemble"]
     model, _ = load_classifier(tmp_path / "slf")
     with torch.no_grad():
-        logits = model(torch.tensor(np.stack([found.signal, found.signal + found.delta]))).numpy()
+        logits = model(torch.tensor(np.stack([found.signal, after]))).numpy()
     np.testing.assert_allclose(found.scores[["before", "after"]].to_numpy(), logits.T, rtol=1e-4, atol=1e-5)
     assert found.scores["true"].tolist() == (records.labels[row] > 0).tolist()
     lost = found.scores[found.scores["true"]]

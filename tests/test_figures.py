@@ -90,12 +90,27 @@ def test_twelve_leads_come_in_four_columns_with_a_rhythm_strip():
 
 def test_the_perturbation_is_drawn_magnified_and_says_so():
     delta = np.clip(ecg(), -0.02, 0.02)
-    figure = ecg_paper.fragile_ecg(
-        ecg(), delta, 50, LEADS, record="7", target="MI", scores=(1.5, -2.0), epsilon_mv=0.02
-    )
+    figure = ecg_paper.draw_ecg(ecg(), 50, LEADS, delta)
     assert any("δ × 20: 5 mm = 25 µV, max |δ| = 20 µV" in text for text in texts(figure))
     assert np.ptp(figure.axes[2].lines[-1].get_ydata()) == pytest.approx(10 * 20 * np.ptp(delta[1]))
-    assert any("+1.50 clean" in text and "−2.00 attacked" in text for text in texts(figure))
+
+
+def test_perturbations_are_drawn_on_the_lead_of_most_energy_beside_their_spectra():
+    slow = 0.02 * np.sin(2 * np.pi * 3 * np.arange(500) / 50) * (np.arange(12) == 4)[:, None]
+    fast = 0.1 * np.sin(2 * np.pi * 12 * np.arange(500) / 50) * (np.arange(12) == 4)[:, None]
+    figure = ecg_paper.draw_perturbations(ecg(), {"slow": slow, "fast": fast}, 50, LEADS, "record 7")
+    sheets, spectra = figure.axes[:3], figure.axes[3:]
+    assert "record 7, lead aVL" in texts(figure)
+    assert {"slow × 20: 5 mm = 25 µV, max |δ| = 20 µV", "fast × 5: 5 mm = 100 µV, max |δ| = 99.8 µV"} <= set(
+        texts(figure)
+    )
+    for sheet, values, gain in zip(sheets, (ecg(), slow, fast), (1, 20, 5), strict=True):
+        drawn = sheet.lines[-1].get_ydata()
+        np.testing.assert_allclose(np.diff(drawn), 10 * gain * np.diff(values[4, 150:350]), atol=1e-9)
+    for axes, peak in zip(spectra[1:], (3, 12), strict=True):
+        energy, edges, _ = axes.patches[0].get_data()
+        assert edges[np.argmax(energy)] == peak
+        assert energy.max() > 0.99 * energy.sum()
 
 
 @pytest.mark.parametrize(("peak", "gain"), [(0.02, 20), (0.01, 50), (0.005, 100), (0.1, 5), (0.5, 1)])
@@ -110,16 +125,13 @@ def test_ill_fitting_signals_are_refused():
         ecg_paper.draw_ecg(ecg(1), 50, ("I",), np.zeros((1, 3)))
 
 
-def test_the_gallery_shows_one_typical_record_of_each_class():
+def test_the_typical_record_of_a_class_has_its_median_amplitude():
     records = some_records()
     rows = ecg_paper.typical_records(records)
     assert list(records.labels[rows]) == [0, 1, 2]
     spread = records.signals.std(axis=2).mean(1)
     for column, row in enumerate(rows):
         assert spread[row] == np.sort(spread[records.labels == column])[2]
-    found = texts(ecg_paper.ecg_gallery(records))
-    assert all(any(text.startswith(name) for text in found) for name in records.classes)
-    assert "One ECG of each class, lead MLII" in found
 
 
 def test_ecg_values_are_the_samples_themselves():
@@ -255,6 +267,63 @@ def test_pareto_puts_clean_against_robust_and_labels_do_not_overlap():
 def test_pareto_without_the_asked_budget_says_so():
     with pytest.raises(StudyError, match=r"0\.03 mV"):
         comparisons.pareto(auroc_table(("rocl",)), 0.03)
+
+
+def geometry_tables(arms=("simclr", "rocl", "rocl-ip"), seeds=(0, 1)):
+    robust = auroc_table(arms).assign(severity=np.nan)
+    robust = robust[robust["seed"] == "0"]
+    robust = pd.concat(
+        [robust.assign(seed=seed, auroc_shared=robust["auroc_shared"] - seed / 50) for seed in seeds]
+    )
+    rows = [
+        {"dataset": d, "arm": arm, "seed": seed, "protocol": "slf", "alignment": 0.1 * i + seed / 100,
+         "uniformity": -2.0, "class_separation": -0.1 * i, "identity_confusion": 0.3}
+        for d in ("one", "two") for i, arm in enumerate(arms) for seed in seeds
+    ]  # fmt: skip
+    return pd.DataFrame(rows), robust
+
+
+def test_geometry_is_drawn_against_robustness_run_by_run():
+    cost, robust = geometry_tables()
+    figure = comparisons.geometry_figure(cost, robust, {"one": 0.01, "two": 0.1})
+    assert len(figure.axes) == 8
+    first, second = figure.axes[0], figure.axes[4]
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in second.lines}
+    expected = [[0.2, 0.9 - 0.3 - 0.02], [0.21, 0.9 - 0.3 - 0.02 - 0.02]]
+    np.testing.assert_allclose(drawn["rocl-ip"], expected)
+    assert "ρ = −1.00" in first.get_title(loc="left")
+    assert "ρ = +1.00" in figure.axes[2].get_title(loc="left")
+    assert "ρ" not in figure.axes[1].get_title(loc="left")  # the same everywhere
+    assert "ε = 0.1 mV" in second.get_ylabel()
+
+
+def test_geometry_without_measures_says_so():
+    cost, robust = geometry_tables()
+    with pytest.raises(StudyError, match="no run has measures"):
+        comparisons.geometry_figure(cost.drop(columns="alignment"), robust, {"one": 0.01, "two": 0.1})
+
+
+def corruption_table(arms=("simclr", "rocl"), failing=""):
+    clean = auroc_table(arms, failing).query("attack == 'none'").assign(severity=np.nan)
+    rows = [
+        clean.assign(attack=name, severity=level, auroc_shared=clean["auroc_shared"] - 0.1 * level)
+        for name in ("muscle", "wander") for level in (1, 2, 3)
+        ]  # fmt: skip
+    table = pd.concat([clean, *rows], ignore_index=True)
+    return table[(table["dataset"] == "one") | (table["attack"] != "wander")]
+
+
+def test_corruption_curves_start_at_the_clean_auroc():
+    figure = comparisons.corruption_curves(corruption_table(failing="rocl"))
+    drawn = {line.get_label(): line for line in figure.axes[0].lines}
+    assert list(drawn) == ["simclr", "rocl †"]
+    np.testing.assert_allclose(drawn["rocl †"].get_xydata()[:, 0], [0, 1, 2, 3])
+    np.testing.assert_allclose(drawn["rocl †"].get_xydata()[:, 1], 0.89 - 0.1 * np.arange(4))
+    assert drawn["rocl †"].get_markerfacecolor() == "white"
+    assert [axes.get_visible() for axes in figure.axes] == [True, True, True, False]
+    many = [f"simclr-{i}" for i in range(8)]  # others than the landmarks are grey
+    axes = comparisons.corruption_curves(corruption_table(("simclr", *many))).axes[0]
+    assert [line.get_label() for line in axes.lines] == ["other arms"] * 8 + ["simclr"]
 
 
 def test_cost_shows_runs_and_means():

@@ -1,12 +1,22 @@
 """Measures of embeddings against double loops over records."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import silhouette_score
+from toy import toy_records, toy_run
 
 from ecgstudy import geometry as gm
+from ecgstudy.checkpoints import load_encoder
 from ecgstudy.geometry import geometry
+from ecgstudy.robustness import evaluate
+from ecgstudy.scores import Scores
+from ecgstudy.study import AttackOptions
+from ecgstudy.tables import cost, perturbations
+from ecgstudy.training import pretrain
 
 
 def some(n=40, seed=0, spread=0.3):
@@ -93,3 +103,28 @@ def test_what_a_sample_does_not_define_is_left_out():
     assert set(geometry(clean, attacked, labels, patients)) == {"alignment", "identity_confusion"}
     clean, attacked, labels, patients = some(6)
     assert "class_separation" not in geometry(clean, attacked, torch.ones(6, 2), patients)
+
+
+def test_an_evaluation_keeps_the_geometry_and_the_profiles_of_its_headline_attacks(tmp_path):
+    options = AttackOptions(
+        attacks=["noise"], epsilons_mv=[0.02, 0.05], steps=2, label_steps=1, check_steps=2, check_restarts=1,
+        queries=4, corruptions=[],
+    )  # fmt: skip
+    run, records = toy_run("random"), toy_records()
+    run = dataclasses.replace(run, study=run.study.model_copy(update={"evaluation": options}))
+    pretrain(run, records, tmp_path)
+    evaluate(run, records, tmp_path / "slf", "slf")
+    summary = json.loads((tmp_path / "slf" / "evaluation.json").read_text())
+    test = records.split("test")
+    with torch.no_grad():
+        x = unit(load_encoder(tmp_path)[0](torch.tensor(test.signals)))
+    pairs = [np.exp(-2 * ((a - b) ** 2).sum()) for i, a in enumerate(x) for j, b in enumerate(x) if i != j]
+    assert summary["uniformity"] == pytest.approx(np.log(np.mean(pairs)), rel=1e-4)
+    assert 0 < summary["alignment"] < 4
+    assert 0 <= summary["identity_confusion"] <= 1
+    assert {r["attack"] for r in summary["profiles"]} == {"apgd-ce", "apgd-margin", "noise", "ensemble"}
+    stored = Scores([], {("toy", "random", 0, "slf"): summary})
+    table = perturbations(stored)
+    assert table.groupby(["attack", "kind"])["share"].sum().to_numpy() == pytest.approx(1)
+    assert cost(stored)["identity_confusion"].tolist() == [summary["identity_confusion"]]
+    assert (table["masking_ok"] == summary["masking_ok"]).all()

@@ -1,0 +1,71 @@
+"""Tables as a reader wants them: interval beside its estimate, † at models that may mask gradients."""
+
+from html import escape
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+NAMES = {
+    "epsilon_mv": "ε (mV)", "auroc_shared": "AUROC, shared δ", "auroc_label": "AUROC, δ per label",
+    "auroc": "AUROC", "auprc": "AUPRC", "delta": "difference", "clean_delta": "clean difference",
+    "p_holm": "p (Holm)", "n_records": "records", "n_patients": "patients", "in_params": "in params",
+}  # fmt: skip
+ESTIMATES = {"auroc_shared": "{:.3f}", "auroc": "{:.3f}", "delta": "{:+.3f}", "effect": "{:+.3f}"}
+"""Columns whose interval is ci_low … ci_high, and how they are written: differences with their sign."""
+NAMED = ("arm", "adaptive", "effect", "attack")
+"""The first of these columns that a table has carries the †."""
+SIGNS = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "not tested": "–"}
+COLOURS = {"supported": "#009E73", "contradicted": "#D55E00"}
+TEXT = {"white-space": "normal", "text-align": "left", "vertical-align": "top"}
+
+
+def readable(table: pd.DataFrame) -> Styler:
+    """Results for a page: intervals beside their estimates, † for `masking_ok` False, no empty columns."""
+    shown = table.replace("", None).dropna(axis=1, how="all").reset_index(drop=True)
+    value = next((name for name in ESTIMATES if name in shown), None)
+    if value and {"ci_low", "ci_high"} <= set(shown):
+        shown[value] = _intervals(shown, value)
+        shown = shown.drop(columns=["ci_low", "ci_high"])
+    if "masking_ok" in shown:
+        name, failed = next(c for c in NAMED if c in shown), shown.pop("masking_ok").astype(str) == "False"
+        shown[name] = shown[name].astype(str) + failed.map({True: " †", False: ""})
+    return shown.rename(columns=NAMES).style.hide().format(precision=3, na_rep="–")
+
+
+def readable_claims(claims: pd.DataFrame) -> Styler:
+    """Claims with their verdict, the deciding effect and, a line each, the comparisons they rest on.
+
+    `claims` is ``claims.csv``. † marks verdicts that rest on a model which may mask gradients.
+    """
+    shown = pd.DataFrame({
+        "claim": claims["claim"].map(escape),
+        "verdict": [f"{SIGNS.get(v, '')} {v}" for v in claims["verdict"]],
+        "effect": _intervals(claims, "effect"),
+        "evidence": ["<br>".join(escape(line) for line in str(e).split("; ")) for e in claims["evidence"]],
+    })  # fmt: skip
+    shown["verdict"] += claims["evidence"].str.contains("masking suspected").map({True: " †", False: ""})
+    styler = shown.style.hide().set_properties(**TEXT)
+    styler = styler.set_properties(subset=["claim", "evidence"], **{"min-width": "16rem"})
+    styler = styler.set_properties(subset=["evidence"], **{"font-size": "85%"})
+    return styler.map(_verdict_colour, subset=["verdict"])
+
+
+def verdict_counts(claims: pd.DataFrame) -> str:
+    """How many claims got which verdict, in words: "2 supported, 12 not tested"."""
+    counts = claims["verdict"].value_counts()
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in SIGNS if verdict in counts)
+
+
+def _intervals(table: pd.DataFrame, value: str) -> list[str]:
+    """“+0.012 [−0.003, +0.027]” of each row, as far as its numbers are known."""
+    form = ESTIMATES[value]
+    cells = []
+    for middle, low, high in table[[value, "ci_low", "ci_high"]].itertuples(index=False):
+        ends = "" if pd.isna(low) else f" [{form}, {form}]".format(low, high)
+        cells.append("–" if pd.isna(middle) else (form.format(middle) + ends).replace("-", "−"))
+    return cells
+
+
+def _verdict_colour(verdict: str) -> str:
+    colour = next((colour for name, colour in COLOURS.items() if name in verdict), "inherit")
+    return f"color: {colour}; font-weight: bold; white-space: nowrap"
