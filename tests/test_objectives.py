@@ -124,11 +124,29 @@ def test_bce_of_multi_label_data_is_its_cross_entropy():
         np.testing.assert_allclose(value_of(name, logits, labels, True), expected, rtol=1e-9)
 
 
-def test_small_losses_of_sure_negatives_are_told_apart_in_float32():
+@pytest.mark.parametrize("classes", [2, 5])
+def test_ce_of_single_label_data_is_that_of_the_softmax(classes):
+    logits, y, labels = single(classes)
+    expected = nn.functional.cross_entropy(logits, y, reduction="none")
+    torch.testing.assert_close(value_of("ce", logits, labels, False), expected)
+
+
+def test_losses_of_sure_predictions_are_told_apart_in_float32_and_have_gradients():
     scores, labels = torch.tensor([[-30.0, 25.0], [-29.9, 25.0]]), torch.tensor([[0.0, 1], [0, 1]])
-    for name in ("ce", "bce"):
-        expected = np.log1p(np.exp([-30, -29.9])) + np.log1p(np.exp(-25))
-        np.testing.assert_allclose(value_of(name, scores, labels, True), expected, rtol=1e-5)
+    leaf = scores.clone().requires_grad_()
+    value_of("bce", leaf, labels, True).sum().backward()
+    expected = np.log1p(np.exp([-30, -29.9])) + np.log1p(np.exp(-25))
+    np.testing.assert_allclose(value_of("bce", scores, labels, True), expected, rtol=1e-5)
+    slopes = torch.sigmoid(-scores.abs().double()) * (1 - 2 * labels)
+    np.testing.assert_allclose(leaf.grad, slopes, rtol=1e-5)
+
+
+def test_the_cross_entropy_of_a_sure_prediction_has_the_softmax_gradient_in_float32():
+    logits, y = torch.tensor([[40.0, 2, 0], [25, -5, 3]]), torch.tensor([0, 0])
+    found, wanted = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    value_of("ce", found, torch.eye(3)[y], False).sum().backward()
+    nn.functional.cross_entropy(wanted, y, reduction="sum").backward()
+    np.testing.assert_allclose(found.grad[:, 1:], wanted.grad[:, 1:], rtol=1e-4)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 6])
