@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from ecgstudy.arms import ARMS
+from ecgstudy.attacks import ATTACKS
 from ecgstudy.backbones import ENCODERS
 from ecgstudy.contrast import Rows, weighted_contrastive_loss
+from ecgstudy.corruptions import CORRUPTIONS
 from ecgstudy.encoders import build_encoder, count_parameters
 from ecgstudy.factors import arm_names, described, factor_table, get_arm
 from ecgstudy.study import ROOT, load_plugins
@@ -62,6 +64,17 @@ def test_encoders_table_has_the_numbers_of_parameters():
     for name, size in itertools.product(ENCODERS, ("small", "base")):
         leads = [build_encoder(name, {"size": size}, torch.zeros(n), torch.ones(()), False) for n in (1, 12)]
         assert f"| `{name}` | {size} | {' | '.join(f'{count_parameters(e):,}' for e in leads)} |" in README
+
+
+def test_attacks_table_names_every_attack_and_corruption():
+    rows = re.findall(r"^\| (`.*?) \|", README, re.MULTILINE)
+    named = set()
+    for row in rows:  # "`apgd-ce`, `-bce`": a dash continues the family of the first name
+        first, *others = re.findall(r"`([^`]+)`", row)
+        stem = first.split("-")[0]
+        named |= {first, *(stem + other if other.startswith("-") else other for other in others)}
+    assert set(ATTACKS) <= named
+    assert all(f"`{name}`" in README for name in CORRUPTIONS)
 
 
 def test_commands_of_the_readme_are_targets_of_the_makefile():
