@@ -18,7 +18,7 @@ from ecgstudy.arms import ARMS, Adversary, Arm, Loss
 from ecgstudy.backbones import DualBatchNorm
 from ecgstudy.checkpoints import load_encoder, load_progress, load_tensors, save_encoder, save_progress
 from ecgstudy.devices import pick_device, pick_precision
-from ecgstudy.encoders import Encoder, folded
+from ecgstudy.encoders import Encoder, count_parameters, folded
 from ecgstudy.errors import StudyError
 from ecgstudy.losses import LOSSES, Batch
 from ecgstudy.objective import Data, State, attacked_views
@@ -81,8 +81,11 @@ def fine_tuned(run: Run, records: EcgRecords, folder: Path, protocol: str) -> tu
         progress.unlink(missing_ok=True)
         return encoder, unstandardised(state.model["head"]), form
     (folder / "encoder.json").unlink(missing_ok=True)  # not beside other weights, not for a moment
-    told = {"classes": list(records.classes), "multilabel": records.multilabel, "dataset": run.dataset}
-    save_encoder(folder, state.model, {**form, **told, "dual": False, "fine_tuned": asked})
+    told = {
+        "classes": list(records.classes), "multilabel": records.multilabel, "dataset": run.dataset,
+        "dual": False, "parameters": count_parameters(state.model["encoder"]), "fine_tuned": asked,
+    }  # fmt: skip
+    save_encoder(folder, state.model, form | told)
     progress.unlink(missing_ok=True)
     return load_encoder(folder, str(device))
 
