@@ -33,16 +33,20 @@ import pandas as pd
 from IPython.display import display
 
 from ecgstudy import diagnostics, ecg_paper, figures, scores, tables
+from ecgstudy.displays import readable
 from ecgstudy.factors import get_arm
+from ecgstudy.plotting import at_headline, corrupted
 from ecgstudy.robustness import evaluate
 from ecgstudy.study import ENSEMBLE, Paths, Run, load_study
 from ecgstudy.workflow import prepared_records
 
+# %%
 plan = load_study(study)
 paths, pretrained = Paths(plan.study), Run(plan, dataset, arm, seed)
 run, folder = pretrained.tested_on(protocol), paths.protocol(dataset, arm, seed, protocol)
 records = prepared_records(plan, run.dataset, paths)
 synthetic = bool(records.card.get("synthetic"))
+headline = {run.dataset: run.headline_epsilon_mv}
 
 # %%
 found = evaluate(run, records, folder, protocol)
@@ -55,9 +59,10 @@ stored = scores.read_scores(paths, [pretrained], [protocol])
 
 # %%
 robust = tables.robust_auroc(stored, plan.statistics.confidence)
-robust = robust[robust["seed"] == seed].drop(columns=["dataset", "arm", "seed", "protocol"])
+robust = robust[robust["seed"] == seed].drop(columns="seed")
 print(f"headline: {ENSEMBLE} at {run.headline_epsilon_mv:g} mV")
-display(robust.style.hide().format(precision=3))
+natural = robust["severity"].notna()
+display(readable(robust[~natural].drop(columns=["dataset", "protocol"])))
 
 # %%
 curve = robust[robust["attack"].isin(["none", ENSEMBLE])]
@@ -71,10 +76,21 @@ figures.stamped(figures.epsilon_curve(curve), synthetic)
 # %%
 each = tables.per_class(stored)
 each = each[each["attack"].isin(["none", ENSEMBLE])]
-shown = each[each["epsilon_mv"].isin([0, run.headline_epsilon_mv]) & (each["seed"] == seed)]
-display(shown.drop(columns=["dataset", "arm", "seed", "protocol"]).style.hide().format(precision=3))
-at_headline = robust[robust["epsilon_mv"].isin([0, run.headline_epsilon_mv])]
-figures.stamped(figures.attack_bars(at_headline.rename(columns={"auroc_shared": "auroc"})), synthetic)
+shown = at_headline(each[each["seed"] == seed], headline)
+display(readable(shown.drop(columns=["dataset", "seed", "protocol"])))
+bars = at_headline(robust, headline)
+figures.stamped(figures.attack_bars(bars.rename(columns={"auroc_shared": "auroc"})), synthetic)
+
+# %% [markdown]
+# ## Under natural corruptions
+#
+# What recordings suffer without an adversary: macro AUROC by severity, 1 to 5.
+
+# %%
+if natural.any():
+    table = corrupted(robust).query("attack != 'none'")
+    table = table.pivot_table("auroc_shared", "attack", "severity").rename_axis("corruption")
+    display(table.rename_axis(columns=None).reset_index().style.hide().format(precision=3))
 
 # %% [markdown]
 # ## Does the model only hide its gradients?
@@ -84,7 +100,9 @@ figures.stamped(figures.attack_bars(at_headline.rename(columns={"auroc_shared": 
 
 # %%
 evaluation = json.loads((folder / "evaluation.json").read_text())
-pd.DataFrame(evaluation["checks"]).style.hide().format(precision=4)
+checks = pd.DataFrame(evaluation["checks"])
+print("gradient masking:", "not suspected" if evaluation["masking_ok"] else "suspected, † in every table")
+checks.style.hide().format(precision=4, na_rep="–")
 
 # %% [markdown]
 # ## The most fragile ECG
@@ -97,7 +115,21 @@ if get_arm(arm).features is None:
     ecg = diagnostics.most_fragile(run, records, folder, found)
     display(ecg.scores.style.format(precision=2))
     title = f"record {ecg.record}, ε = {run.headline_epsilon_mv * 1000:g} µV"
-    figure = ecg_paper.draw_ecg(ecg.signal, records.fs, records.leads, ecg.delta, title)
+    figure = ecg_paper.draw_ecg(ecg.signal, records.fs, records.leads, ecg.deltas[ENSEMBLE], title)
+    display(figures.stamped(figure, synthetic))
+
+# %% [markdown]
+# The same ECG under each attack: the perturbation, magnified as its label says, and its spectrum.
+
+# %%
+if get_arm(arm).features is None:
+    figure = ecg_paper.draw_perturbations(ecg.signal, ecg.deltas, records.fs, records.leads, title)
+    shown = {"ECG": ecg.signal, **ecg.deltas}
+    values = {name: ecg_paper.ecg_values(x, records.fs, records.leads) for name, x in shown.items()}
+    values = pd.concat(values, names=["attack"]).reset_index("attack")
+    if (arm, seed) == (plan.showcase or plan.arms[-1], plan.seeds[0]):
+        name, alt = f"perturbations_{dataset}_{protocol.replace('@', '-to-')}", "One ECG under each attack"
+        figures.save_figure(figure, paths.figures, name, values, alt=alt, synthetic=synthetic)
     display(figures.stamped(figure, synthetic))
 
 # %% [markdown]

@@ -22,68 +22,134 @@ study = "params/quick.yaml"
 # %%
 from IPython.display import display
 
-from ecgstudy import comparisons, figures
+from ecgstudy import comparisons, figures, heatmaps, plotting
 from ecgstudy.datasets import is_synthetic
+from ecgstudy.displays import readable, readable_claims, verdict_counts
 from ecgstudy.factors import bases, factor_table
 from ecgstudy.study import ENSEMBLE, Paths, load_study
 from ecgstudy.tables import write_tables
 
 plan = load_study(study)
-paths, attack = Paths(plan.study), ENSEMBLE
+paths, attack, protocol = Paths(plan.study), ENSEMBLE, plan.protocols[0]
 headline = {name: options.headline_epsilon_mv for name, options in plan.datasets.items()}
-synthetic = is_synthetic(plan)
-save = {"folder": paths.figures, "synthetic": synthetic}
+save = {"folder": paths.figures, "synthetic": is_synthetic(plan)}
+suffixes = {p: f"_{p.replace('@', '-to-')}" * (p != protocol) for p in plan.protocols}
 
 # %%
 tables = write_tables(plan, paths, factor_table(plan.arms), bases(plan.arms), attack)
-robust, contrasts = tables["robust_auroc"], tables["contrasts"]
+robust, contrasts, perturbations = (tables[name] for name in ("robust_auroc", "contrasts", "perturbations"))
 print(f"{len(plan.arms)} arms × {len(plan.seeds)} seeds; {attack} at", headline, "mV")
 
 # %% [markdown]
-# ## The question
+# ## Claims from the literature, judged on these ECGs
+#
+# A claim is supported or contradicted where the adjusted interval of each comparison that it rests on
+# lies on one side, on every data set. The effect shown is that of the weakest comparison. † marks
+# models that fail a check for gradient masking, here and in all tables and figures.
+
+# %%
+print(verdict_counts(tables["claims"]))
+display(readable_claims(tables["claims"]))
+
+# %% [markdown]
+# ## Adaptive against standard
 #
 # Adaptive weighting minus the standard loss, at the headline ε. The primary family is adjusted by
 # Holm's method; everything else is exploratory.
 
 # %%
 main = contrasts[contrasts["headline"]]
-columns = "dataset adaptive standard delta ci_low ci_high p p_holm family clean_delta".split()
-display(main[columns].style.hide().format(precision=3, na_rep="–"))
 figure = comparisons.contrast_forest(main)
 alt = "Differences of robust AUROC between adaptive and standard arms, with intervals"
-figures.save_figure(figure, name="contrasts", values=main, alt=alt, **save)
-
-# %% [markdown]
-# ## Claims from the literature, judged on this study's data
-
-# %%
-wide = {"min-width": "20rem", "white-space": "normal", "text-align": "left"}
-claims = tables["claims"].style.set_properties(subset=["claim", "evidence"], **wide)
-display(claims.hide().format(precision=3, na_rep="–"))
+display(figures.save_figure(figure, name="contrasts", values=main, alt=alt, **save))
+columns = (
+    "dataset protocol adaptive standard delta ci_low ci_high p p_holm family clean_delta masking_ok".split()
+)
+readable(main[columns])
 
 # %% [markdown]
 # ## Clean and robust AUROC of every arm
 #
-# Means over seeds. † marks arms whose evaluation failed a check for gradient masking.
+# Means over seeds; intervals hold for patients and seeds.
 
 # %%
-at_headline = robust["epsilon_mv"].isin([0.0]) | (robust["epsilon_mv"] == robust["dataset"].map(headline))
-rows = robust[at_headline & (robust["seed"].astype(str) == "all") & robust["attack"].isin(["none", attack])]
+rows = plotting.at_headline(robust, headline)
+rows = rows[(rows["seed"].astype(str) == "all") & rows["attack"].isin(["none", attack])]
 columns = (
-    "dataset arm attack epsilon_mv auroc_shared ci_low ci_high auroc_label n_records n_patients masking_ok"
+    "dataset arm protocol attack epsilon_mv auroc_shared ci_low ci_high auroc_label n_records n_patients"
 )
-display(rows[columns.split()].style.hide().format(precision=3, na_rep="–"))
+readable(rows[[*columns.split(), "masking_ok"]])
 
 # %%
-figure = comparisons.epsilon_curves_by_arm(robust, attack)
 values = robust[robust["attack"].isin(["none", attack])]
 alt = "Robust AUROC against the attack budget for every arm, with intervals"
-figures.save_figure(figure, name="epsilon_curves", values=values, alt=alt, **save)
+for name, suffix in suffixes.items():
+    figure = comparisons.epsilon_curves_by_arm(robust, attack, name)
+    display(figures.save_figure(figure, name=f"epsilon_curves{suffix}", values=values, alt=alt, **save))
 
 # %%
-figure = comparisons.pareto(robust, headline, attack)
 alt = "Clean against robust AUROC of every arm"
-figures.save_figure(figure, name="pareto", values=rows, alt=alt, **save)
+for name, suffix in suffixes.items():
+    figure = comparisons.pareto(robust, headline, attack, name)
+    display(figures.save_figure(figure, name=f"pareto{suffix}", values=rows, alt=alt, **save))
+
+# %% [markdown]
+# ## Which attack
+#
+# Macro AUROC under each attack at the headline ε; the `ensemble` takes for each record the
+# perturbation that costs most ranks.
+
+# %%
+values = plotting.at_headline(robust, headline)
+alt = "AUROC of every arm under every attack at the headline budget"
+for name, suffix in suffixes.items():
+    figure = heatmaps.attack_heatmap(robust, headline, name)
+    display(figures.save_figure(figure, name=f"attacks{suffix}", values=values, alt=alt, **save))
+
+# %% [markdown]
+# ## Natural corruptions
+#
+# The same models without an adversary: what recordings suffer anyway, at five severities.
+
+# %%
+if robust["severity"].notna().any():
+    values = plotting.corrupted(robust)
+    alt = "AUROC of every arm against the severity of each natural corruption"
+    figure = comparisons.corruption_curves(robust, protocol)
+    display(figures.save_figure(figure, name="corruption_curves", values=values, alt=alt, **save))
+    figure = heatmaps.corruption_heatmap(robust, protocol)
+    display(figures.save_figure(figure, name="corruptions", values=values, alt=alt, **save))
+
+# %% [markdown]
+# ## What attacks use of an ECG
+#
+# Energy of the perturbations at the headline ε in a band, a part of the beat or a lead, over what
+# white noise would have there. Parts are times around the R peak: P from −0.20 s, QRS ± 0.06 s, ST
+# and T to 0.40 s, before P from −0.40 s.
+
+# %%
+perturbations = perturbations[perturbations["protocol"] == protocol]
+for name, rows in perturbations.groupby("dataset", sort=False):
+    alt = f"Energy of each attack's perturbations on {name} by frequency, part of the beat and lead"
+    figure = heatmaps.use_heatmap(rows)
+    display(figures.save_figure(figure, name=f"use_by_attack_{name}", values=rows, alt=alt, **save))
+    alt, rows = f"The same of {attack}, by arm", rows[rows["attack"] == attack]
+    figure = heatmaps.use_heatmap(rows, "arm")
+    display(figures.save_figure(figure, name=f"use_by_arm_{name}", values=rows, alt=alt, **save))
+
+# %% [markdown]
+# ## Embeddings and robustness
+#
+# Features of the attacked records on the unit sphere, clean and under the headline attack: a point
+# a seed. ρ is the rank correlation of the arms' means.
+
+# %%
+cost = tables["cost"]
+if set(comparisons.MEASURES) <= set(cost):
+    figure = comparisons.geometry_figure(cost, robust, headline, attack, protocol)
+    values = comparisons.geometry_points(cost, robust, headline, attack, protocol)
+    alt = "Alignment, uniformity, class separation and identity confusion against robust AUROC"
+    display(figures.save_figure(figure, name="geometry", values=values, alt=alt, **save))
 
 # %% [markdown]
 # ## Which factor does what
@@ -91,8 +157,10 @@ figures.save_figure(figure, name="pareto", values=rows, alt=alt, **save)
 # Least squares over the contrastive arms, with the same intervals.
 
 # %%
-effects = tables["factor_effects"]
-display(effects[effects["epsilon_mv"].isin([0.0, *headline.values()])].style.hide().format(precision=3))
+effects = plotting.at_headline(tables["factor_effects"], headline)
+effects = effects[effects["attack"].isin(["none", attack])]
+columns = "dataset protocol attack epsilon_mv effect delta ci_low ci_high p mde seeds arms masking_ok".split()
+readable(effects[columns])
 
 # %% [markdown]
 # ## Does it hold?
@@ -106,17 +174,15 @@ checks = tables["masking_checks"]
 failed = checks[checks["verdict"] == "fail"]
 print(f"{len(failed)} of {len(checks)} checks failed")
 display(failed.style.hide().format(precision=4))
-display(tables["headline_check"].style.hide().format(precision=3))
+readable(tables["headline_check"])
 
 # %%
-sensitivity = tables["sensitivity"]
-display(sensitivity.drop(columns="note", errors="ignore").style.hide().format(precision=3, na_rep="–"))
+readable(tables["sensitivity"].drop(columns="note"))
 
 # %% [markdown]
 # ## What it cost
 
 # %%
-cost = tables["cost"]
 figure = comparisons.cost_figure(cost)
 alt = "Training time and attack throughput of every arm"
 figures.save_figure(figure, name="cost", values=cost, alt=alt, **save)
