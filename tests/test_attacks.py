@@ -149,14 +149,12 @@ def test_an_unknown_attack_is_an_error_that_names_those_there_are():
 )
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_attacks_stay_on_the_device(name):
-    victim, signals, labels = prey()
+    _, signals, labels = prey()
     weight = torch.randn(80, CLASSES, device="cuda")
     victim = Victim(lambda x: x.flatten(1) @ weight, False, lambda x: x.flatten(1), fs=100.0)
     generator = torch.Generator("cuda").manual_seed(0)
-    mask = torch.ones(40, device="cuda")
-    with torch.cuda.device("cuda"):
-        budget = Budget(0.1, 3, queries=5, mask=mask)
-        delta = get_attack(name)(victim, signals.cuda(), labels.cuda(), budget, generator)
+    budget = Budget(0.1, 3, queries=5, mask=torch.ones(40, device="cuda"))
+    delta = get_attack(name)(victim, signals.cuda(), labels.cuda(), budget, generator)
     assert delta.device.type == "cuda"
 
 

@@ -6,6 +6,9 @@ from torch import Tensor
 from ecgstudy.attacks.objectives import auroc_targets
 from ecgstudy.errors import StudyError
 
+ROUNDING = 1e-12
+"""Rank losses that differ by less are alike."""
+
 
 def combine(scores: Tensor, labels: Tensor, sweeps: int = 3) -> Tensor:
     """Choose for each record one of several perturbations, so that macro AUROC is low.
@@ -51,10 +54,6 @@ def combine(scores: Tensor, labels: Tensor, sweeps: int = 3) -> Tensor:
             break
         chosen, lowest = tried, auroc
     return chosen
-
-
-ROUNDING = 1e-12
-"""Rank losses that differ by less are alike."""
 
 
 def rank_losses(scores: Tensor, current: Tensor, labels: Tensor) -> Tensor:

@@ -97,9 +97,9 @@ def _apgd_once(problem: Problem, rows: slice, start: Tensor, budget: Budget) -> 
     halved = torch.zeros_like(values, dtype=torch.bool)  # there
     for count in range(1, budget.steps + 1):
         share = MOMENTUM if count > 1 else 1.0
-        target = ball.project(here + step * ball.direction(gradient))
-        after = ball.project(here + share * (target - here) + (1 - share) * (here - before))
-        before, here = here, after
+        ahead = ball.project(torch.addcmul(here, step, ball.direction(gradient)))
+        moved = torch.lerp(here, ahead, share).add_(here - before, alpha=1 - share)
+        before, here = here, ball.project(moved)
         if count == budget.steps:
             break
         old, (values, gradient) = values, _value_and_gradient(problem, rows, clean, here)

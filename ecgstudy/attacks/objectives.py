@@ -16,6 +16,8 @@ from ecgstudy.errors import StudyError
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """(scores (records, classes), targets (records, classes)) -> value per record, to be maximised."""
+SMALLEST_SPREAD = 1e-12
+"""Smallest denominator of the difference of logits ratio."""
 
 
 def class_scores(logits: Tensor, multilabel: bool) -> Tensor:
@@ -117,10 +119,6 @@ def targeted_dlr(scores: Tensor, targets: Tensor) -> Tensor:
     log_p = logsigmoid(scores)
     first, _, third, fourth = log_p.topk(4).values.unbind(1)
     return (log_p * targets).sum(1) / (first - (third + fourth) / 2).clamp(min=SMALLEST_SPREAD)
-
-
-SMALLEST_SPREAD = 1e-12
-"""Smallest denominator of the difference of logits ratio."""
 
 
 def check_classes(name: str, classes: int, multilabel: bool, least: int) -> None:
