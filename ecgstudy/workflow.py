@@ -49,6 +49,7 @@ from ecgstudy.attacks import (
     problem,
     shaped,
     square,
+    targeted,
     unlabelled,
 )
 from ecgstudy.datasets import common_form, reading
@@ -90,6 +91,7 @@ EVALUATE_CODE = (
     problem,
     shaped,
     square,
+    targeted,
     one_for_all,
     unlabelled,
     supervised,

@@ -7,13 +7,12 @@ from functools import partial
 
 from torch import Generator, Tensor
 
-from ecgstudy.attacks import square
+from ecgstudy.attacks import square, targeted
 from ecgstudy.attacks.gradient import apgd, pgd
 from ecgstudy.attacks.objectives import OBJECTIVES
 from ecgstudy.attacks.one_for_all import universal
 from ecgstudy.attacks.problem import Budget, Problem, Search, Victim
 from ecgstudy.attacks.shaped import band, sap
-from ecgstudy.attacks.targeted import targeted
 from ecgstudy.attacks.unlabelled import label_free
 from ecgstudy.errors import StudyError
 
@@ -57,7 +56,7 @@ ATTACKS: dict[str, Attack] = {
     "apgd-bce": on_scores(apgd, "bce"),
     "apgd-margin-even": on_scores(apgd, "margin-even"),
     "apgd-dlr": on_scores(apgd, "dlr"),
-    "apgd-dlr-targeted": targeted,
+    "apgd-dlr-targeted": targeted.targeted,
     "pgd-l2": on_scores(pgd, "margin", norm="l2"),
     "apgd-l2": on_scores(apgd, "margin", norm="l2"),
     "square": on_scores(square.square, "margin"),
