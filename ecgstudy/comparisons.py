@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from ecgstudy import plotting as pl
 from ecgstudy.arms import Arm
 from ecgstudy.errors import StudyError
-from ecgstudy.plotting import INK, known_arm, style
 from ecgstudy.options import target
+from ecgstudy.plotting import INK, known_arm, style
 from ecgstudy.tables import PRIMARY
 
 COLUMNS, CROWD = 3, 8
@@ -270,6 +270,9 @@ def cost_figure(
         axes.vlines(means, np.arange(len(arms)) - 0.32, np.arange(len(arms)) + 0.32, color=INK, lw=1.2)
         axes.set(xlabel=label, ylabel="")
         axes.set_xlim(0, 1.08 * cost[column].max())
+    names = [pl.daggered(arm, cost[cost["arm"] == arm]) for arm in arms]
+    panels.flat[0].set_yticks(range(len(arms)), names)
+    pl.note_beneath(figure, f"† {pl.DAGGER_NOTE}" * pl.fails_masking(cost))
     return figure
 
 

@@ -9,6 +9,7 @@ NAMES = {
     "epsilon_mv": "ε (mV)", "auroc_shared": "AUROC, shared δ", "auroc_label": "AUROC, δ per label",
     "auroc": "AUROC", "auprc": "AUPRC", "delta": "difference", "clean_delta": "clean difference",
     "p_holm": "p (Holm)", "n_records": "records", "n_patients": "patients", "in_params": "in params",
+    "mde": "detectable", "largest_share": "largest share",
 }  # fmt: skip
 ESTIMATES = {"auroc_shared": "{:.3f}", "auroc": "{:.3f}", "delta": "{:+.3f}", "effect": "{:+.3f}"}
 """Columns whose interval is ci_low … ci_high, and how they are written: differences with their sign."""
@@ -29,7 +30,9 @@ def readable(table: pd.DataFrame) -> Styler:
     if "masking_ok" in shown:
         name, failed = next(c for c in NAMED if c in shown), shown.pop("masking_ok").astype(str) == "False"
         shown[name] = shown[name].astype(str) + failed.map({True: " †", False: ""})
-    return shown.rename(columns=NAMES).style.hide().format(precision=3, na_rep="–")
+    styler = shown.rename(columns=NAMES).style.hide().format(precision=3, na_rep="–")
+    tests = [name for name in ("p", NAMES["p_holm"]) if name in styler.columns]
+    return styler.format("{:.2g}", subset=tests, na_rep="–")
 
 
 def readable_claims(claims: pd.DataFrame) -> Styler:
@@ -44,9 +47,11 @@ def readable_claims(claims: pd.DataFrame) -> Styler:
         "evidence": ["<br>".join(escape(line) for line in str(e).split("; ")) for e in claims["evidence"]],
     })  # fmt: skip
     shown["verdict"] += claims["evidence"].str.contains("masking suspected").map({True: " †", False: ""})
-    styler = shown.style.hide().set_properties(**TEXT)
+    left = [{"selector": "th", "props": [("text-align", "left")]}]
+    styler = shown.style.hide().set_properties(**TEXT).set_table_styles(left)
     styler = styler.set_properties(subset=["claim", "evidence"], **{"min-width": "16rem"})
     styler = styler.set_properties(subset=["evidence"], **{"font-size": "85%"})
+    styler = styler.set_properties(subset=["effect"], **{"white-space": "nowrap"})
     return styler.map(_verdict_colour, subset=["verdict"])
 
 

@@ -177,7 +177,7 @@ def weight_profile(frame: pd.DataFrame) -> Figure:
 def epsilon_curve(frame: pd.DataFrame) -> Figure:
     """Robust AUROC of one model against ε, one line a view and attack, with intervals where given.
 
-    `frame` has columns epsilon_mv, auroc, optionally view, attack, ci_low, ci_high.
+    `frame` has columns epsilon_mv, auroc, optionally view, attack, ci_low, ci_high, masking_ok.
     """
     keys = [k for k in ("attack", "view") if k in frame and frame[k].nunique() > 1]
     parts = list(frame.groupby(keys, sort=False)) if keys else [(("",), frame)]
@@ -189,14 +189,16 @@ def epsilon_curve(frame: pd.DataFrame) -> Figure:
         ends.append((y, ", ".join(name) if keys else "", colour, x))
     pl.label_ends(axes, len(epsilons) - 1, *map(list, zip(*(end[:3] for end in ends), strict=True)))
     axes.set_ylabel("macro AUROC")
+    pl.note_beneath(figure, f"† {pl.DAGGER_NOTE}" * pl.fails_masking(frame))
     return figure
 
 
 @style()
 def attack_bars(frame: pd.DataFrame) -> Figure:
-    """Robust AUROC under each attack, the strongest last; columns attack, auroc[, ci_low, ci_high].
+    """Robust AUROC under each attack, the strongest last.
 
-    A row of attack ``"none"`` becomes the reference line of the clean AUROC.
+    `frame` has columns attack, auroc, optionally ci_low, ci_high, masking_ok. A row of attack
+    ``"none"`` becomes the reference line of the clean AUROC.
     """
     clean = frame.loc[frame["attack"] == "none", "auroc"]
     frame = frame[frame["attack"] != "none"].sort_values("auroc", ascending=False, kind="stable")
@@ -216,4 +218,5 @@ def attack_bars(frame: pd.DataFrame) -> Figure:
     axes.set(xlim=(0, 1), xlabel="macro AUROC under attack")
     axes.invert_yaxis()
     axes.grid(False, axis="y")
+    pl.note_beneath(figure, f"† {pl.DAGGER_NOTE}" * pl.fails_masking(frame))
     return figure

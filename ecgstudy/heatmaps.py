@@ -60,10 +60,11 @@ def corruption_heatmap(table: pd.DataFrame, protocol: str = "slf") -> Figure:
     for axes in panels:
         axes.set_xticks(range(len(columns)), [level for _, level in columns])
         axes.set_xlabel("severity (0: clean)")
-        axes.set_title(axes.get_title(loc="left"), pad=16)
+        axes.set_title(axes.get_title(loc="left"), pad=26)
         _separate(axes, starts)
         for first, last in zip(starts, [*starts[1:], len(columns)], strict=True):
-            axes.annotate(columns[first][0], ((first + last - 1) / 2, 1), (0, 3), va="bottom", ha="center",
+            name, middle = columns[first][0].replace("-", "\n"), (first + last - 1) / 2
+            axes.annotate(name, (middle, 1), (0, 3), va="bottom", ha="center", linespacing=1,
                           xycoords=("data", "axes fraction"), textcoords="offset points")  # fmt: skip
     pl.note_beneath(figure, _dagger_note(rows))
     return figure

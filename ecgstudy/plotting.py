@@ -183,7 +183,8 @@ def dagger_note(figure: Figure, table: pd.DataFrame) -> None:
 
 def note_beneath(figure: Figure, *notes: str) -> None:
     """Small print under `figure`; empty notes are left out."""
-    figure.supxlabel("   ".join(filter(None, notes)), fontsize=8, x=0.01, ha="left")
+    if text := "   ".join(filter(None, notes)):
+        figure.supxlabel(text, fontsize=8, x=0.01, ha="left")
 
 
 def _spread(values: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:

@@ -33,7 +33,7 @@ def test_differences_keep_their_sign():
     })  # fmt: skip
     assert cells(readable(table)) == [
         ["adaptive", "standard", "difference", "p"],
-        ["rocl-ip", "rocl", "−0.010 [−0.030, +0.010]", "0.040"],
+        ["rocl-ip", "rocl", "−0.010 [−0.030, +0.010]", "0.04"],
     ]
 
 

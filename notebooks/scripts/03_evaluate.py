@@ -62,12 +62,13 @@ robust = tables.robust_auroc(stored, plan.statistics.confidence)
 robust = robust[robust["seed"] == seed].drop(columns="seed")
 print(f"headline: {ENSEMBLE} at {run.headline_epsilon_mv:g} mV")
 natural = robust["severity"].notna()
-display(readable(robust[~natural].drop(columns=["dataset", "protocol"])))
+display(readable(robust[~natural].drop(columns=["dataset", "arm", "protocol"])))
 
 # %%
 curve = robust[robust["attack"].isin(["none", ENSEMBLE])]
 views = {"auroc_shared": "shared", "auroc_label": "label"}
-curve = curve.rename(columns=views).melt(["epsilon_mv"], list(views.values()), "view", "auroc").dropna()
+curve = curve.rename(columns=views).melt(["epsilon_mv", "masking_ok"], list(views.values()), "view", "auroc")
+curve = curve.dropna(subset="auroc")
 figures.stamped(figures.epsilon_curve(curve), synthetic)
 
 # %% [markdown]
@@ -77,7 +78,7 @@ figures.stamped(figures.epsilon_curve(curve), synthetic)
 each = tables.per_class(stored)
 each = each[each["attack"].isin(["none", ENSEMBLE])]
 shown = at_headline(each[each["seed"] == seed], headline)
-display(readable(shown.drop(columns=["dataset", "seed", "protocol"])))
+display(readable(shown.drop(columns=["dataset", "arm", "seed", "protocol"])))
 bars = at_headline(robust, headline)
 figures.stamped(figures.attack_bars(bars.rename(columns={"auroc_shared": "auroc"})), synthetic)
 
@@ -113,7 +114,7 @@ checks.style.hide().format(precision=4, na_rep="–")
 # %%
 if get_arm(arm).features is None:
     ecg = diagnostics.most_fragile(run, records, folder, found)
-    display(ecg.scores.style.format(precision=2))
+    display(ecg.scores.reset_index().style.hide().format(precision=2))
     title = f"record {ecg.record}, ε = {run.headline_epsilon_mv * 1000:g} µV"
     figure = ecg_paper.draw_ecg(ecg.signal, records.fs, records.leads, ecg.deltas[ENSEMBLE], title)
     display(figures.stamped(figure, synthetic))

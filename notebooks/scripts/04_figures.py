@@ -75,6 +75,7 @@ readable(main[columns])
 # %%
 rows = plotting.at_headline(robust, headline)
 rows = rows[(rows["seed"].astype(str) == "all") & rows["attack"].isin(["none", attack])]
+rows = rows.sort_values("epsilon_mv", kind="stable")
 columns = (
     "dataset arm protocol attack epsilon_mv auroc_shared ci_low ci_high auroc_label n_records n_patients"
 )
@@ -125,7 +126,8 @@ if robust["severity"].notna().any():
 #
 # Energy of the perturbations at the headline ε in a band, a part of the beat or a lead, over what
 # white noise would have there. Parts are times around the R peak: P from −0.20 s, QRS ± 0.06 s, ST
-# and T to 0.40 s, before P from −0.40 s.
+# and T to 0.40 s, before P from −0.40 s. Attacks within ±ε move nearly every sample by ε, so parts and
+# leads tell most of those with an ℓ2 budget.
 
 # %%
 perturbations = perturbations[perturbations["protocol"] == protocol]
