@@ -110,7 +110,7 @@ for name, suffix in suffixes.items():
 # %% [markdown]
 # ## Natural corruptions
 #
-# The same models without an adversary: what recordings suffer anyway, at five severities.
+# The same models without an adversary: what recordings suffer anyway, graded from 1 to 5.
 
 # %%
 if robust["severity"].notna().any():
