@@ -6,7 +6,7 @@ export ECGSTUDY_PLUGINS = $(abspath $(PLUGINS))
 ENV := .venv/installed
 RUN := .venv/bin/python -m ecgstudy.workflow
 .DEFAULT_GOAL := help
-.PHONY: help study figures report headline lab test test-slow lint clean-env
+.PHONY: help study figures report headline power lab test test-slow lint clean-env
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ report: $(ENV)  ## the report again; with RUNS=1 a page for every run too (STUDY
 
 headline: $(ENV)  ## choose the headline ε of each data set from validation records (STUDY=…)
 	$(RUN) headline params/$(STUDY).yaml --cores $(CORES)
+
+power: $(ENV)  ## docs/power.md: seeds a confirmatory study needs, from the pilot's stored scores
+	.venv/bin/python -m ecgstudy.power params/mitdb.yaml params/ptbxl.yaml
 
 lab: $(ENV)  ## open the notebooks in JupyterLab
 	.venv/bin/jupyter lab --notebook-dir=.

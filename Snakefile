@@ -22,7 +22,7 @@ PREPARED = ["card.json", "signals.npy", "labels.npy", "table.parquet"]
 RESULTS = "runs/{dataset}/{arm}/seed{seed}"
 RUNS = {RESULTS.format(**vars(run)): run for run in study.runs()}
 EVALUATIONS = [f"{folder}/{protocol}" for folder, run in RUNS.items() for protocol in run.protocols]
-TABLES = "robust_auroc per_class subgroups contrasts factor_effects claims masking_checks perturbations cost sensitivity headline_check".split()
+TABLES = "robust_auroc per_class subgroups contrasts factor_effects claims masking_checks perturbations cost sensitivity contrast_sensitivity headline_check".split()
 
 # Report page → executed notebook. The report shows those of one run; `make report RUNS=1` all of them.
 PAGES = {

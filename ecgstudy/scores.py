@@ -14,6 +14,7 @@ from ecgstudy.errors import StudyError
 from ecgstudy.options import target
 from ecgstudy.study import Paths, Run
 
+Mask = np.ndarray | slice
 NEEDED = ("record", "patient", "split", "attack", "view", "epsilon_mv")
 
 
@@ -105,6 +106,15 @@ class ScoreSet:
     def macro_of(self, mask: np.ndarray) -> float:
         """Macro AUROC of the records in `mask`, over the labels that they define."""
         return float(st.macro(st.auroc(self.sample.y[mask], self.scores[mask])))
+
+    def part(self, records: Mask = slice(None), labels: Mask = slice(None)) -> "ScoreSet":
+        """Of these records and labels only."""
+        a = self.sample
+        codes, patients = np.unique(a.patients[records], return_inverse=True)
+        columns = {k: getattr(a, k)[records] for k in ("records", "age", "sex")}
+        classes, y = tuple(np.array(a.classes)[labels]), a.y[records][:, labels]
+        sample = replace(a, names=a.names[codes], patients=patients, y=y, classes=classes, **columns)
+        return replace(self, sample=sample, scores=self.scores[records][:, labels])
 
     def joined(self, other: "ScoreSet") -> "ScoreSet":
         """These records and those of `other` together."""

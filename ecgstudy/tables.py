@@ -1,30 +1,37 @@
 """From stored scores to the study's tables: no model, no GPU, the same bytes each time."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 
 from ecgstudy import statistics as st
 from ecgstudy.claims import claimed_pairs, judge
-from ecgstudy.errors import StudyError
 from ecgstudy.files import whole_file
+from ecgstudy.groups import (
+    AGES,
+    PRIMARY,
+    WHERE,
+    Group,
+    combined,
+    grouped,
+    is_headline,
+    masking_flag,
+    mean_macro,
+    place,
+)
 from ecgstudy.options import target
-from ecgstudy.scores import Sample, Scores, ScoreSet, read_scores
+from ecgstudy.scores import Scores, ScoreSet, read_scores
+from ecgstudy.sensitivity import contrast_sensitivity, sensitivity
 from ecgstudy.study import ENSEMBLE, Paths, Study
 
-PRIMARY = {arm: "rocl" for arm in ("rocl-ip", "rocl-hn", "rocl-ip-hn", "rocl-clef")}
-"""The pre-specified comparisons (adaptive → standard); all others are exploratory."""
 EQUAL_CLEAN = -0.01
 """Clean AUROC counts as equal when the difference's lower bound is above this."""
-AGES = {"<50": (0, 50), "50–69": (50, 70), "≥70": (70, np.inf)}
 CHANCE = 0.5
 ALL = "all"
 
 RUN = ["dataset", "arm", "seed", "protocol"]
 SET = [*RUN, "attack", "epsilon_mv"]
-WHERE = ["dataset", "protocol", "attack", "epsilon_mv"]
 COLUMNS = {
     "robust_auroc": [*SET, "auroc_shared", "auroc_label", "ci_low", "ci_high", "n_records", "n_patients",
                      "masking_ok", "labels_absent", "severity"],
@@ -42,11 +49,10 @@ COLUMNS = {
              "masking_ok"],
     "sensitivity": ["dataset", "arm", "protocol", "attack", "epsilon_mv", "variant", "auroc", "ci_low",
                     "ci_high", "note", "masking_ok"],
+    "contrast_sensitivity": [*WHERE, "adaptive", "standard", "variant", "delta", "ci_low", "ci_high", "note",
+                             "masking_ok"],
     "headline_check": [*WHERE, "auroc_shared", "seeds", "chosen", "in_params", "masking_ok"],
 }  # fmt: skip
-
-Group = dict[str, dict[int, ScoreSet]]
-"""arm → seed → the score set, all under one attack at one ε."""
 
 
 def _table(name: str, rows: list[dict]) -> pd.DataFrame:
@@ -55,79 +61,16 @@ def _table(name: str, rows: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*COLUMNS[name], *extra])
 
 
-def _groups(
-    scores: Scores, split: str = "test", view: str = "shared", **wanted: object
-) -> dict[tuple, Group]:
-    """(data set, protocol, attack, ε, severity) → arm → seed → set; runs keep the order of the study."""
-    groups: dict[tuple, Group] = {}
-    for s in scores.select(split, view, **wanted):
-        key = s.dataset, s.protocol, s.attack, s.epsilon_mv, s.severity
-        groups.setdefault(key, {}).setdefault(s.arm, {})[s.seed] = s
-    places = list(dict.fromkeys(key[:2] for key in groups))
-    return dict(sorted(groups.items(), key=lambda kv: (places.index(kv[0][:2]), *kv[0][2:4], kv[0][4] or 0)))
-
-
-def _at(key: tuple) -> dict:
-    return dict(zip([*WHERE, "severity"], key, strict=True))
-
-
-def _is_headline(key: tuple, headline: dict[str, float], attack: str) -> bool:
-    return key[2] == attack and key[3] == headline.get(target(*key[:2]))
-
-
-def _mean(sets: list[ScoreSet]) -> float:
-    """Mean macro AUROC; NaN of none."""
-    return float(np.mean([s.macro for s in sets])) if sets else np.nan
-
-
-def _masking(sets: list[ScoreSet]) -> bool | None:
-    """Whether all models passed their masking checks; None where that is unknown or not applicable."""
-    flags = [s.masking_ok for s in sets]
-    return False if False in flags else None if None in flags else True
-
-
-def _combined(
-    group: Group, weights: dict[str, float], confidence: float, seeds: list[int] | None = None
-) -> tuple[dict, list[ScoreSet]] | None:
-    """Columns (estimate, interval, masking flag) of a linear combination of arms over their common seeds.
-
-    With the sets it used; None where an arm is missing or no seed is common.
-    """
-    if not set(weights) <= set(group):
-        return None
-    common = seeds or sorted(set.intersection(*(set(group[arm]) for arm in weights)))
-    if not common:
-        return None
-    sets = [[group[arm][seed] for seed in common] for arm in weights]
-    flat = [s for row in sets for s in row]
-    sample = _one_sample(flat)
-    by_seed = np.array([[s.macro for s in row] for row in sets])
-    left_out = np.array([[s.left_out for s in row] for row in sets])
-    factors = np.array(list(weights.values()))
-    found = asdict(st.combination_t(by_seed, left_out, factors, sample.df, confidence))
-    return {"delta": found.pop("value"), **found, "masking_ok": _masking(flat)}, flat
-
-
-def _one_sample(sets: list[ScoreSet]) -> Sample:
-    for s in sets:
-        if s.sample is not sets[0].sample:
-            raise StudyError(
-                f"{s.dataset}, {s.attack}: {s.arm} seed {s.seed} scored other records than {sets[0].arm} seed"
-                f" {sets[0].seed} (or in another order); evaluate both on the same sample"
-            )
-    return sets[0].sample
-
-
 def _shared_and_label(scores: Scores) -> Iterator[tuple[dict, Group, str, list[ScoreSet], list[ScoreSet]]]:
     """(key columns, group, arm, shared sets, the label sets beside them or none) of every table row."""
-    label = _groups(scores, view="label")
-    for key, group in _groups(scores).items():
+    label = grouped(scores, view="label")
+    for key, group in grouped(scores).items():
         for name, arm in group.items():
             own = label.get(key, {}).get(name, {})
             for seed in (*sorted(arm), ALL):
                 sets = [arm[s] for s in (sorted(arm) if seed == ALL else [seed])]
                 paired = sets if key[2] == "none" else [own[s.seed] for s in sets if s.seed in own]
-                columns = _at(key) | {"arm": name, "seed": seed, "masking_ok": _masking(sets)}
+                columns = place(key) | {"arm": name, "seed": seed, "masking_ok": masking_flag(sets)}
                 yield columns, group, name, sets, paired if len(paired) == len(sets) else []
 
 
@@ -138,12 +81,12 @@ def robust_auroc(scores: Scores, confidence: float = 0.95) -> pd.DataFrame:
     """
     rows = []
     for columns, group, arm, sets, paired in _shared_and_label(scores):
-        found, _ = _combined(group, {arm: 1.0}, confidence, [s.seed for s in sets])
+        found, _ = combined(group, {arm: 1.0}, confidence, [s.seed for s in sets])
         sample = sets[0].sample
         rows.append({
             **columns,
             "auroc_shared": found["delta"],
-            "auroc_label": _mean(paired),
+            "auroc_label": mean_macro(paired),
             "ci_low": np.maximum(found["ci_low"], 0),
             "ci_high": np.minimum(found["ci_high"], 1),
             "n_records": len(sample.y),
@@ -210,20 +153,20 @@ def contrasts(
         Headline ε in mV of each data set tested on, and the headline attack.
     """
     pairs = list(dict.fromkeys([*PRIMARY.items(), *pairs]))
-    clean = {key[:2]: group for key, group in _groups(scores, attack="none").items()}
+    clean = {key[:2]: group for key, group in grouped(scores, attack="none").items()}
     rows = []
-    for key, group in _groups(scores).items():
+    for key, group in grouped(scores).items():
         for adaptive, standard in pairs:
             weights = {adaptive: 1.0, standard: -1.0}
-            if (found := _combined(group, weights, confidence)) is None:
+            if (found := combined(group, weights, confidence)) is None:
                 continue
-            main = _is_headline(key, headline, attack)
+            main = is_headline(key, headline, attack)
             primary = main and key[1] == "slf" and PRIMARY.get(adaptive) == standard
-            errors = 1 - _mean([s for s in found[1] if s.arm == standard])
-            row = _at(key) | found[0] | {"adaptive": adaptive, "standard": standard, "headline": main}
+            errors = 1 - mean_macro([s for s in found[1] if s.arm == standard])
+            row = place(key) | found[0] | {"adaptive": adaptive, "standard": standard, "headline": main}
             row["family"] = "primary" if primary else "exploratory"
             row["error_reduction"] = row["delta"] / errors if errors else np.nan
-            if beside := _combined(clean.get(key[:2], {}), weights, confidence):
+            if beside := combined(clean.get(key[:2], {}), weights, confidence):
                 low = beside[0]["ci_low"]
                 row |= {
                     "clean_delta": beside[0]["delta"],
@@ -240,12 +183,12 @@ def contrasts(
 def factor_effects(scores: Scores, factors: pd.DataFrame, confidence: float) -> pd.DataFrame:
     """Least-squares effects of the arms' factors on macro AUROC, over the seeds common to all arms."""
     rows = []
-    for key, group in _groups(scores).items():
+    for key, group in grouped(scores).items():
         arms = [arm for arm in factors.index if arm in group]
         effects = st.effect_weights(factors.loc[arms]) if len(arms) > 1 else factors.iloc[:0]
         for effect, weights in effects.iterrows():
-            if found := _combined(group, weights.to_dict(), confidence):
-                rows.append(_at(key) | found[0] | {"effect": effect, "arms": len(arms)})
+            if found := combined(group, weights.to_dict(), confidence):
+                rows.append(place(key) | found[0] | {"effect": effect, "arms": len(arms)})
     return _table("factor_effects", rows)
 
 
@@ -276,62 +219,6 @@ def cost(scores: Scores) -> pd.DataFrame:
     return _table("cost", rows)
 
 
-def sensitivity(
-    scores: Scores, headline: dict[str, float], attack: str, resamples: int, confidence: float
-) -> pd.DataFrame:
-    """The primary outcome of each arm, and clean AUROC, under other choices than the analysis makes."""
-    added = _groups(scores, "sensitivity")
-    rounded = {key[:2]: group for key, group in _groups(scores, attack=f"{attack}-adc").items()}
-    rows = []
-    for key, group in _groups(scores).items():
-        if key[2] != "none" and not _is_headline(key, headline, attack):
-            continue
-        for arm, seeds in group.items():
-            found, sets = _combined(group, {arm: 1.0}, confidence)
-            at = _at(key) | {"arm": arm, "masking_ok": found["masking_ok"]}
-            variants = [_variant("primary analysis", found["delta"], found["ci_low"], found["ci_high"])]
-            variants += [*_without_some(sets), _bootstrapped(sets, resamples, confidence)]
-            if set(more := added.get(key, {}).get(arm, {})) >= set(seeds):
-                both = [s.joined(more[s.seed]) for s in sets]
-                note = f"{len(both[0].sample.y) - len(sets[0].sample.y)} records added"
-                variants.append(_variant("with sensitivity records", _mean(both), note=note))
-            after = rounded.get(key[:2], {}).get(arm, {})
-            if key[2] != "none" and set(after) >= set(seeds):
-                variants.append(_variant("rounded to ADC units", _mean([after[s.seed] for s in sets])))
-            whole = [(scores.evaluations[s.run].get("clean_all") or {}).get("macro") for s in sets]
-            if key[2] == "none" and None not in whole:
-                variants.append(_variant("all test records", np.mean(whole)))
-            rows += [at | variant for variant in variants]
-    return _table("sensitivity", rows)
-
-
-def _variant(name: str, auroc: float, low: float = np.nan, high: float = np.nan, note: str = "") -> dict:
-    return {"variant": name, "auroc": auroc, "ci_low": low, "ci_high": high, "note": note}
-
-
-def _without_some(sets: list[ScoreSet]) -> Iterator[dict]:
-    """Without the labels that hang on one patient; and without each patient, at the extremes."""
-    sample = sets[0].sample
-    dominated = sample.labels & (sample.shares > st.DOMINANCE)
-    kept = sample.labels & ~dominated
-    if dominated.any() and kept.any():
-        value = np.mean([s.auroc[kept].mean() for s in sets])
-        yield _variant("without dominated labels", value, note=f"without {sample.named(dominated)}")
-    left_out = np.mean([s.left_out for s in sets], axis=0)
-    for name, i in (("lowest", np.argmin(left_out)), ("highest", np.argmax(left_out))):
-        yield _variant(f"one patient left out, {name}", left_out[i], note=f"without {sample.names[i]}")
-
-
-def _bootstrapped(sets: list[ScoreSet], resamples: int, confidence: float, seed: int = 0) -> dict:
-    sample, rng = sets[0].sample, np.random.default_rng(seed)
-    drawn, redrawn = st.patient_resamples(sample.y, sample.patients, resamples, rng)
-    each = [st.macro(st.resampled_auroc(sample.y, s.scores, sample.patients, drawn)) for s in sets]
-    low, high = np.quantile(np.mean(each, axis=0), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return _variant(
-        "percentile bootstrap of patients", _mean(sets), low, high, f"{redrawn} resamples redrawn"
-    )
-
-
 def headline_check(scores: Scores, headline: dict[str, float], arm: str = "supervised") -> pd.DataFrame:
     """Which ε the rule picks on validation records, beside the one that the params file names.
 
@@ -339,15 +226,15 @@ def headline_check(scores: Scores, headline: dict[str, float], arm: str = "super
     largest.
     """
     grids: dict[tuple, dict[float, list[ScoreSet]]] = {}
-    for key, group in _groups(scores, "validation", attack="pgd-margin").items():
+    for key, group in grouped(scores, "validation", attack="pgd-margin").items():
         if arm in group:
             grids.setdefault(key[:3], {})[key[3]] = list(group[arm].values())
     rows = []
     for key, grid in grids.items():
-        pick = min((e for e in grid if _mean(grid[e]) <= CHANCE), default=max(grid))
+        pick = min((e for e in grid if mean_macro(grid[e]) <= CHANCE), default=max(grid))
         for epsilon, sets in grid.items():
-            row = dict(zip(WHERE, (*key, epsilon), strict=True)) | {"auroc_shared": _mean(sets)}
-            row |= {"seeds": len(sets), "masking_ok": _masking(sets), "chosen": epsilon == pick}
+            row = dict(zip(WHERE, (*key, epsilon), strict=True)) | {"auroc_shared": mean_macro(sets)}
+            row |= {"seeds": len(sets), "masking_ok": masking_flag(sets), "chosen": epsilon == pick}
             rows.append(row | {"in_params": epsilon == headline.get(target(*key[:2]))})
     return _table("headline_check", rows)
 
@@ -374,6 +261,8 @@ def write_tables(
     attack, level = attack or ENSEMBLE, study.statistics.confidence
     headline = {name: options.headline_epsilon_mv for name, options in study.datasets.items()}
     scores = read_scores(paths, study.runs())
+    by_arm = sensitivity(scores, headline, attack, study.statistics.resamples, level)
+    by_contrast = contrast_sensitivity(scores, headline, attack, level)
     tables = {
         "robust_auroc": robust_auroc(scores, level),
         "per_class": per_class(scores),
@@ -383,7 +272,8 @@ def write_tables(
         "masking_checks": masking_checks(scores),
         "perturbations": perturbations(scores),
         "cost": cost(scores),
-        "sensitivity": sensitivity(scores, headline, attack, study.statistics.resamples, level),
+        "sensitivity": _table("sensitivity", by_arm),
+        "contrast_sensitivity": _table("contrast_sensitivity", by_contrast),
         "headline_check": headline_check(scores, headline),
     }
     tables["claims"] = judge(tables["contrasts"], tables["cost"], level)
