@@ -255,7 +255,7 @@ class Attacker:
             victim, attack = self.source, TRANSFERRED
         stream = self._stream(name, epsilon_mv)
         delta = get_attack(attack)(victim, sample.signals[rows], sample.labels[rows], budget, stream)
-        if name.startswith(("apgd", "pgd")):
+        if name in self.options.ensemble:
             self.counter.add(len(rows) * budget.steps * budget.restarts, started)
         return delta
 
@@ -274,10 +274,12 @@ def _spread_out(values: Tensor, rows: Tensor, like: Tensor) -> Tensor:
 def spread(labels: Tensor, most: int) -> Tensor:
     """Indices of at most `most` records in which the classes are as even as they can be.
 
-    Records are taken in turn from each class, the first that is left in the sample's order.
+    Records are taken in turn from each class, in a random order that is the same for all arms (the
+    sample's own order is that of its patients).
     """
     hot, chosen = labels.cpu().numpy() > 0, []
-    waiting = [list(np.flatnonzero(column)) for column in (*hot.T, ~hot.any(1))]
+    order = np.random.default_rng(derived_seed("few records")).permutation(len(hot))
+    waiting = [list(order[column[order]]) for column in (*hot.T, ~hot.any(1))]
     while len(chosen) < min(most, len(hot)):
         for queue in waiting:
             while queue and queue[0] in chosen:

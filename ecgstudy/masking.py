@@ -15,8 +15,9 @@ from ecgstudy.attacked import (
     victim_scores,
     worst_scores,
 )
-from ecgstudy.attacks import BLACK_BOX, get_attack
+from ecgstudy.attacks import BLACK_BOX, get_attack, split_leads
 from ecgstudy.attacks.ball import Ball
+from ecgstudy.attacks.ensemble import combine
 from ecgstudy.attacks.objectives import auroc_targets, signed_scores
 from ecgstudy.attacks.problem import Victim
 from ecgstudy.study import ENSEMBLE, AttackOptions
@@ -67,7 +68,7 @@ def _measured_checks(
 ) -> Iterator[tuple[str, float, float | None]]:
     generator = Generator(sample.signals.device).manual_seed(seed)
     clean, grid = sample.clean_scores(), sorted(options.epsilons_mv)
-    attacked = [sample.scores(ENSEMBLE, epsilon) for epsilon in grid]
+    attacked = [_of_members(sample, options.ensemble, epsilon) for epsilon in grid]
     curve = [macro_auroc(sample.labels, scores) for scores in (clean, *attacked)]
     yield "largest rise of AUROC with ε", max(np.diff(curve).max(), 0.0), 0.005
 
@@ -104,11 +105,10 @@ def _blind_gain(
     The study's own black-box attacks and transfer are judged, on the records that they attacked; without
     any of them Square is run on `few`.
     """
-    others = (*NO_GRADIENT, "noise")
-    names = [name for name in (*options.ensemble, *options.attacks) if name not in others]
-    names = [name for name in names if not name.endswith("-l2")]  # has a larger set
+    names = [name for name in (*options.ensemble, *options.attacks) if _follows_gradient(name)]
     seen = [sample.stored(name, headline)[1] for name in names]
-    found = [sample.stored(name, headline) for name in NO_GRADIENT if sample.stored(name, headline)]
+    blind = [name for name in options.attacks if split_leads(name)[0] in NO_GRADIENT]
+    found = [sample.stored(name, headline) for name in blind if sample.stored(name, headline)]
     if not found:
         budget = budget_of(options, headline)
         delta = get_attack("square")(victim, few.signals, few.labels, budget, generator)
@@ -119,6 +119,18 @@ def _blind_gain(
         for rows, blind in found
     ]
     return max(*gains, 0.0)
+
+
+def _follows_gradient(name: str) -> bool:
+    """Whether an attack follows the attacked model's gradient inside the ℓ∞ ball (ℓ2's is larger)."""
+    name = split_leads(name)[0]
+    return name not in (*NO_GRADIENT, "noise") and not name.endswith("-l2")
+
+
+def _of_members(sample: Sample, names: list[str], epsilon_mv: float) -> Tensor:
+    """Scores under the worst of the attacks that are run at every ε: the same ones at each."""
+    scores = torch.stack([sample.scores(name, epsilon_mv) for name in names])
+    return scores[combine(scores, sample.labels), sample.every]
 
 
 def zero_gradients(

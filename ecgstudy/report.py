@@ -37,8 +37,11 @@ if TYPE_CHECKING:  # a page is made by a process of its own, which need not wait
 
 TEMPLATES = Path(__file__).parent / "templates"
 BANNER = "Simulated ECGs: this page proves the machinery only, it is no evidence about ECGs"
-MAIN_FIGURES = ("contrasts", "epsilon_curves", "pareto", "cost")
-MAIN_TABLES = ("contrasts", "robust_auroc", "per_class", "factor_effects", "masking_checks", "cost")
+MAIN_FIGURES = ("contrasts", "epsilon_curves", "pareto", "attacks", "corruptions", "geometry", "cost")
+MAIN_TABLES = (
+    "claims", "contrasts", "robust_auroc", "per_class", "factor_effects", "masking_checks", "sensitivity",
+    "cost",
+)  # fmt: skip
 MAX_ROWS = 200
 LINKS = ("src", "href", "srcset", "data", "poster", "action", "background", "xlink:href")
 REMOTE = re.compile(r"(?:url\(|@import)\s*[\"']?\s*(?!data:|#)([^\"')\s;]+)")

@@ -34,7 +34,7 @@ from ecgstudy.masking import NOT_APPLICABLE, masking_checks
 from ecgstudy.options import method
 from ecgstudy.profiles import Profiler
 from ecgstudy.records import EcgRecords
-from ecgstudy.study import Run, derived_seed
+from ecgstudy.study import AttackOptions, Run, derived_seed
 from ecgstudy.supervised import Classifier, fit_linear_probe
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def evaluate(run: Run, records: EcgRecords, folder: Path, protocol: str) -> pd.D
     attack = _attack_features if arm.features else _attack_all
     scores, checks, speed, looked_at = attack(run, records, victim, source, protocol, device)
     summary = {
-        "masking_ok": all(check["verdict"] != "fail" for check in checks),
+        "masking_ok": None if arm.features else all(check["verdict"] != "fail" for check in checks),
         "checks": checks,
         "clean_all": _clean_all(victim, records, device),
         "seconds": {"probe": probed - started, "attacks": time.perf_counter() - probed},
@@ -137,10 +137,16 @@ def validation_curve(run: Run, records: EcgRecords, folder: Path) -> dict[float,
     options, device = run.study.evaluation, pick_device(run.study.device)
     victim, _, _ = frozen_victim(run, records, folder)
     sample = Sample.of(attacked_sample(records, "validation", options.max_records), "", device)
-    at = Attacker(victim, sample, options, (run.dataset, run.seed, "evaluation", "validation"), StepCounter())
+    key = run.dataset, run.seed, "evaluation", "validation"
+    at = Attacker(victim, sample, _of_headline_rule(options), key, StepCounter())
     for epsilon in options.epsilons_mv:
         at.epsilon(epsilon, ["pgd-margin"], label_view=False, adc_mv=None)
     return {e: macro_auroc(sample.labels, sample.scores("pgd-margin", e)) for e in options.epsilons_mv}
+
+
+def _of_headline_rule(options: AttackOptions) -> AttackOptions:
+    """The budget that chooses the headline ε, whatever the study's own: PGD-20, one restart."""
+    return options.model_copy(update={"steps": 20, "further_steps": None, "restarts": 1})
 
 
 def _attack_all(
@@ -162,14 +168,16 @@ def _attack_all(
             continue
         samples[split] = Sample.of(chosen, protocol, device)
         key = run.dataset, run.seed, "evaluation", split
-        at = Attacker(victim, samples[split], options, key, counter, source)
+        spent = _of_headline_rule(options) if split == "validation" else options
+        at = Attacker(victim, samples[split], spent, key, counter, source)
         at.clean()
         if split == "test":
             at.corruptions(Recording.of(records))
         for epsilon in tqdm(options.epsilons_mv, f"attacks on {split} records", leave=False):
-            headline = epsilon == run.headline_epsilon_mv and split == "test"
+            at_headline = epsilon == run.headline_epsilon_mv
+            headline = at_headline and split == "test"
             names = ["pgd-margin"] if split == "validation" else options.ensemble
-            names = [*names, *(options.attacks if headline else [])]
+            names = [*names, *(options.attacks if at_headline and split != "validation" else [])]
             names = [name for name in dict.fromkeys(names) if name != "transfer" or source]
             labels = split == "test" and epsilon in (options.label_epsilons_mv or [run.headline_epsilon_mv])
             adc = records.card.get("adc_mv") if headline else None

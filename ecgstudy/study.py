@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from ecgstudy.attacks import get_attack
+from ecgstudy.attacks import BLACK_BOX, get_attack, split_leads
 from ecgstudy.corruptions import get_corruption
 from ecgstudy.encoders import get_encoder
 from ecgstudy.errors import StudyError
@@ -84,10 +84,12 @@ class Study(Section):
 
     def _check_source(self) -> None:
         options = self.evaluation
-        if "transfer" in options.ensemble:
-            raise StudyError(
-                "evaluation.ensemble: 'transfer' is one of the further attacks, evaluation.attacks"
-            )
+        for name in options.ensemble:
+            if split_leads(name)[0] in ("transfer", *BLACK_BOX) or name.endswith("-l2"):
+                raise StudyError(
+                    f"evaluation.ensemble: {name!r} does not follow the gradient of all records inside the ℓ∞"
+                    " ball; name it in evaluation.attacks"
+                )
         if "transfer" in options.attacks and options.transfer_from not in self.arms:
             raise StudyError(
                 f"evaluation.attacks: 'transfer' is made on the arm {options.transfer_from!r}"

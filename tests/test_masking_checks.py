@@ -34,7 +34,8 @@ def checked(model, records=60, samples=40, multilabel=True, options=OPTIONS):
     if not multilabel:
         labels = nn.functional.one_hot(noisy.argmax(1), scores.shape[1]).float()
     names = tuple("ABCD"[: scores.shape[1]])
-    sample = Sample(signals, labels, pd.DataFrame({"record": [str(i) for i in range(records)]}), names)
+    columns = pd.DataFrame({"record": [str(i) for i in range(records)]})
+    sample = Sample(signals, labels, columns, names, leads=("I",))
     at = Attacker(victim, sample, options, ("test",), StepCounter())
     at.clean()
     for epsilon in options.epsilons_mv:
@@ -122,8 +123,15 @@ def test_an_attack_that_loses_strength_with_epsilon_is_caught():
     for epsilon, scores in zip((0.0, 0.02, 0.05, 0.1), (right, right, wrong, right), strict=True):
         for attack in (ENSEMBLE, "fgsm") if epsilon else ("none",):
             sample.store(scores, attack, "shared", epsilon)
+    sample.store(wrong, "pgd-margin", "shared", 0.1)  # not run at every ε, so it does not count
     check = masking_checks(victim, sample, options, 0.05, seed=0)[0]
     assert (check["check"], check["value"], check["verdict"]) == (RISE, 1.0, "fail")
+
+
+def test_attacks_on_some_leads_are_judged_as_what_they_are():
+    options = OPTIONS.model_copy(update={"attacks": ["square[I]", "noise[I]", "pgd-margin[I]", "pgd-l2"]})
+    checks = checked(small_network(), options=options)
+    assert checks[BLIND]["verdict"] == "pass"
 
 
 def test_zero_gradients_are_counted_exactly():

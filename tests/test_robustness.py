@@ -15,7 +15,14 @@ from torch import Generator
 from toy import toy_records, toy_run
 
 from ecgstudy import robustness
-from ecgstudy.attacked import attacked_sample, in_batches, label_scores, macro_auroc, worst_scores
+from ecgstudy.attacked import (
+    attacked_sample,
+    in_batches,
+    label_scores,
+    macro_auroc,
+    spread,
+    worst_scores,
+)
 from ecgstudy.attacks import get_attack
 from ecgstudy.attacks.problem import Budget, Victim
 from ecgstudy.checkpoints import load_classifier, load_encoder
@@ -167,8 +174,23 @@ def test_worst_scores_are_lowest_for_positives_and_highest_for_negatives():
 
 def test_rows_of_the_few_records_of_a_black_box_attack_keep_the_order_of_the_sample(done):
     s = done.scores
-    found, all_ids = s.loc[s["attack"] == "square", "record"].tolist(), record_ids(done, "test")
+    found, all_ids = (
+        s.loc[(s["attack"] == "square") & (s["split"] == "test"), "record"].tolist(),
+        record_ids(done, "test"),
+    )
     assert found == [record for record in all_ids if record in found]
+
+
+def test_few_records_are_even_over_classes_and_drawn_from_the_whole_sample():
+    labels = torch.eye(3)[torch.arange(300) // 100]
+    rows = spread(labels, 60)
+    assert labels[rows].sum(0).tolist() == [20, 20, 20]
+    for c in range(3):  # the first twenty of each class would all lie in its first fifth
+        places = rows[labels[rows][:, c] > 0] - 100 * c
+        assert places.max() > 60
+        assert places.min() < 40
+    assert torch.equal(rows, spread(labels, 60))
+    assert spread(labels, 1000).tolist() == list(range(300))
 
 
 def test_transfer_is_made_on_the_source_arm_and_never_on_itself(tmp_path):
@@ -240,6 +262,8 @@ def test_every_attack_is_stored_once_at_its_epsilons(done):
         expected |= {(split, "none", "shared", 0.0): size}
         for attack in (*attacks, "ensemble"):
             expected |= {(split, attack, "shared", epsilon): size for epsilon in GRID}
+    few = {("sensitivity", attack, "shared", 0.05): 4 for attack in ("noise", "fgsm", "square")}
+    expected |= few  # attacked as test records are, which they are put beside
     expected |= {("test", attack, "shared", 0.05): 10 for attack in ("noise", "fgsm", "ensemble-adc")}
     expected |= {("test", "square", "shared", 0.05): 6, ("test", "ensemble", "label", 0.05): 10}
     assert per_attack["size"].to_dict() == expected
@@ -262,7 +286,9 @@ def test_the_ensemble_is_made_of_its_members_and_never_above_one(done, epsilon):
         few, ids = rows(done, "square"), record_ids(done, "test")
         whole = np.full_like(ensemble, np.nan)
         s = done.scores
-        whole[[ids.index(r) for r in s.loc[s["attack"] == "square", "record"]]] = few
+        whole[[ids.index(r) for r in s.loc[(s["attack"] == "square") & (s["split"] == "test"), "record"]]] = (
+            few
+        )
         members.append(whole)
     assert (np.stack(members) == ensemble).all(2).any(0).all()
 
