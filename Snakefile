@@ -65,7 +65,7 @@ def needed_encoder(wildcards):
 def source_encoder(wildcards):
     """The encoder of another arm on which attacks are made that are tried on this one, if any."""
     source = RUNS[RESULTS.format(**wildcards)].attack_source
-    if source and method(wildcards.protocol) == "aff":  # trains its encoder, and with that stores scores
+    if source and method(wildcards.protocol) != "slf":  # fine-tunes, and with that stores scores
         return [RESULTS.format(**{**wildcards, "arm": source}) + f"/{wildcards.protocol}/scores.parquet"]
     return encoder_of(source, wildcards)
 

@@ -1,4 +1,4 @@
-"""Scores of a frozen encoder and linear head, clean and under attack, and checks of the attacks."""
+"""Scores of a pretrained or fine-tuned encoder and its linear head, clean and under attack, and checks."""
 
 import json
 import resource
@@ -22,7 +22,7 @@ from ecgstudy.attacked import (
     macro_auroc,
 )
 from ecgstudy.attacks.problem import Victim
-from ecgstudy.checkpoints import halved, load_state, save_tensors
+from ecgstudy.checkpoints import halved, load_classifier, load_state, save_tensors
 from ecgstudy.corruptions import Recording, skipped
 from ecgstudy.devices import pick_device
 from ecgstudy.encoders import Encoder, folded
@@ -107,10 +107,8 @@ def evaluate(run: Run, records: EcgRecords, folder: Path, protocol: str) -> pd.D
     told = {"protocol": protocol, "classes": list(records.classes), "multilabel": records.multilabel}
     save_tensors(folder / "head.safetensors", head, told)
     probed = time.perf_counter()
-    source = None
-    if run.attack_source:
-        beside = folder.parents[2] / run.attack_source / folder.parent.name
-        source, _, _ = frozen_victim(run, records, beside, protocol)
+    beside = folder.parents[2] / str(run.attack_source) / folder.parent.name
+    source = _source(run, records, beside, protocol, device) if run.attack_source else None
     attack = _attack_features if arm.features else _attack_all
     scores, checks, speed, looked_at = attack(run, records, victim, source, protocol, device)
     summary = {
@@ -130,6 +128,15 @@ def evaluate(run: Run, records: EcgRecords, folder: Path, protocol: str) -> pd.D
         scores.to_parquet(partial, compression="zstd", index=False)
     write_json(folder / "evaluation.json", summary)
     return scores
+
+
+def _source(run: Run, records: EcgRecords, folder: Path, protocol: str, device: torch.device) -> Victim:
+    """The other arm's model, for the attack ``transfer``: with its probe fitted again, or as it was tuned."""
+    if method(protocol) == "slf":
+        return frozen_victim(run, records, folder, protocol)[0]
+    model, _ = load_classifier(folder / protocol, str(device))
+    model = Classifier(folded(model.encoder), model.head).eval().requires_grad_(False)
+    return Victim(model, records.multilabel, model.encoder, records.fs)
 
 
 def validation_curve(run: Run, records: EcgRecords, folder: Path) -> dict[float, float]:
