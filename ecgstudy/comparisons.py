@@ -120,7 +120,7 @@ def pareto(
     datasets = list(dict.fromkeys(table["dataset"]))
     figure, panels = pl.new_panels(1, len(datasets), 4.8, 4.2)
     for axes, dataset in zip(panels.flat, datasets, strict=True):
-        epsilon = epsilon_mv[dataset] if isinstance(epsilon_mv, Mapping) else epsilon_mv
+        epsilon = epsilon_mv[target(dataset, protocol)] if isinstance(epsilon_mv, Mapping) else epsilon_mv
         own = table[table["dataset"] == dataset]
         clean = own[own["attack"] == "none"].set_index("arm")
         robust = own[(own["attack"] == attack) & np.isclose(own["epsilon_mv"], epsilon)].set_index("arm")

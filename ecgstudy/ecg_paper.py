@@ -19,7 +19,7 @@ from ecgstudy.errors import StudyError
 from ecgstudy.records import EcgRecords
 
 MM_PER_S, MM_PER_MV = 25.0, 10.0
-GAP_MM, LABEL_MM, MARGIN_MM = 5.0, 5.0, 10.0
+LABEL_MM, MARGIN_MM = 5.0, 10.0
 SPECTRUM_MM = 40.0
 INK, ATTACKED, DELTA = "#1a1a1a", "#0072B2", "#D55E00"
 STANDARD_LAYOUT = (

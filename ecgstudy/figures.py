@@ -11,6 +11,7 @@ from ecgstudy.plotting import INK, style
 from ecgstudy.plotting import save_figure as save_figure
 from ecgstudy.plotting import stamped as stamped
 from ecgstudy.records import EcgRecords
+from ecgstudy.study import ENSEMBLE
 
 HUES = (*pl.CLASS_COLOURS, *pl.OTHER_COLOURS)
 
@@ -195,19 +196,24 @@ def epsilon_curve(frame: pd.DataFrame) -> Figure:
 
 @style()
 def attack_bars(frame: pd.DataFrame) -> Figure:
-    """Robust AUROC under each attack, the strongest last.
+    """Robust AUROC under each attack, the strongest last; the ensemble stands out.
 
-    `frame` has columns attack, auroc, optionally ci_low, ci_high, masking_ok. A row of attack
-    ``"none"`` becomes the reference line of the clean AUROC.
+    `frame` has columns attack, auroc, optionally ci_low, ci_high, n_records, masking_ok. A row of attack
+    ``"none"`` becomes the reference line of the clean AUROC. Attacks on fewer records have a star.
     """
     clean = frame.loc[frame["attack"] == "none", "auroc"]
     frame = frame[frame["attack"] != "none"].sort_values("auroc", ascending=False, kind="stable")
     figure, panels = pl.new_panels(1, 1, 6, 0.9 + 0.32 * len(frame))
     axes = panels[0, 0]
-    colours = ["#7aa6c9"] * (len(frame) - 1) + ["#882255"]
-    axes.barh(frame["attack"], frame["auroc"], color=colours, height=0.65)
+    colours = np.where(frame["attack"] == ENSEMBLE, "#882255", "#7aa6c9")
+    records = frame.get("n_records", pd.Series(1, frame.index))
+    fewer = records < records.max()
+    names = (
+        frame["attack"] + np.where(fewer, " *", "") + np.where(pl.in_larger_ball(frame["attack"]), " ℓ2", "")
+    )
+    axes.barh(names, frame["auroc"], color=colours, height=0.65)
     if "ci_low" in frame:
-        axes.hlines(frame["attack"], frame["ci_low"], frame["ci_high"], color=INK, lw=1.2)
+        axes.hlines(names, frame["ci_low"], frame["ci_high"], color=INK, lw=1.2)
     for y, row in enumerate(frame.to_dict("records")):
         right = np.nanmax([row["auroc"], row.get("ci_high", np.nan)])
         axes.annotate(f"{row['auroc']:.3f}", (right, y), (4, 0), textcoords="offset points", va="center")
@@ -218,5 +224,7 @@ def attack_bars(frame: pd.DataFrame) -> Figure:
     axes.set(xlim=(0, 1), xlabel="macro AUROC under attack")
     axes.invert_yaxis()
     axes.grid(False, axis="y")
-    pl.note_beneath(figure, f"† {pl.DAGGER_NOTE}" * pl.fails_masking(frame))
+    larger = pl.LARGER_BALL * bool(pl.in_larger_ball(frame["attack"]).any())
+    notes = (pl.FEWER * bool(fewer.any()), larger, f"† {pl.DAGGER_NOTE}" * pl.fails_masking(frame))
+    pl.note_beneath(figure, *notes)
     return figure

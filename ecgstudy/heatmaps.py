@@ -29,14 +29,15 @@ def attack_heatmap(table: pd.DataFrame, headline: Mapping[str, float], protocol:
     mean = rows.groupby("attack")["auroc_shared"].mean().sort_values(ascending=False, kind="stable")
     columns = ["none", *mean.index.drop(["none", ENSEMBLE], errors="ignore"), ENSEMBLE]
     columns = [name for name in columns if name in mean.index]
-    size = rows.groupby("attack")["n_records"].max()
-    names = [name.replace("none", "clean") + " *" * bool(size[name] < size.max()) for name in columns]
+    share = rows["n_records"] / rows.groupby("dataset")["n_records"].transform("max")
+    fewer, larger = share.groupby(rows["attack"]).min() < 1, pl.in_larger_ball(pd.Series(columns, columns))
+    names = [n.replace("none", "clean") + " *" * bool(fewer[n]) + " ℓ2" * bool(larger[n]) for n in columns]
     figure, panels = _heat_of_arms(rows.assign(column=rows["attack"]), columns, CELL_WIDTH)
     for axes in panels:
         axes.set_xticks(range(len(columns)), names, rotation=40, ha="right", rotation_mode="anchor")
         _separate(axes, [1, len(columns) - 1])
-    fewer = "* on fewer records than the others" * any(name.endswith("*") for name in names)
-    pl.note_beneath(figure, fewer, _dagger_note(rows))
+    notes = pl.FEWER * bool(fewer.any()), pl.LARGER_BALL * bool(larger.any())
+    pl.note_beneath(figure, *notes, _dagger_note(rows))
     return figure
 
 

@@ -150,6 +150,15 @@ def fails_masking(rows: pd.DataFrame) -> bool:
     return "masking_ok" in rows and bool((rows["masking_ok"].astype(str) == "False").any())
 
 
+FEWER = "* on fewer records than the others"
+LARGER_BALL = "ℓ2: root mean square at most ε, a larger set; not in the ensemble"
+
+
+def in_larger_ball(attacks: pd.Series) -> pd.Series:
+    """Whether attacks (names) have an ℓ2 budget, which is larger than that of the others."""
+    return attacks.str.replace(r"\[.*", "", regex=True).str.endswith("-l2")
+
+
 def at_headline(table: pd.DataFrame, headline: Mapping[str, float]) -> pd.DataFrame:
     """The rows of a table of results that are clean or at the headline ε, without natural corruptions.
 

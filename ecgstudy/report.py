@@ -136,6 +136,7 @@ def _primary(study: "Study", contrasts: pd.DataFrame | None) -> list[dict]:
     rows = [] if contrasts is None else contrasts[contrasts["family"] == "primary"].to_dict("records")
     for row in rows:
         clear = row["p_holm"] <= 1 - study.statistics.confidence  # False where p is missing
+        clear &= str(row.get("beyond_seeds")) == "True"
         row["result"] = ("higher" if row["delta"] > 0 else "lower") if clear else "undecided"
         row["dagger"] = " †" if str(row.get("masking_ok")) == "False" else ""
     return rows
@@ -147,7 +148,11 @@ def _signed(value: float) -> str:
 
 def _samples(study: "Study", robust: pd.DataFrame | None) -> dict[str, str]:
     """Data set → how many of its records were attacked."""
-    sizes = {} if robust is None else robust.groupby("dataset")[["n_records", "n_patients"]].max().T
+    from ecgstudy.options import target  # with pydantic, which pages of notebooks need not wait for
+
+    if robust is not None:
+        tested = [target(*where) for where in zip(robust["dataset"], robust["protocol"], strict=True)]
+    sizes = {} if robust is None else robust.groupby(tested)[["n_records", "n_patients"]].max().T
     said = "{0[n_records]:,} records of {0[n_patients]:,} patients attacked"
     return {name: said.format(sizes[name]) if name in sizes else "not evaluated" for name in study.datasets}
 

@@ -162,13 +162,13 @@ def paths(tmp_path):
     (paths.report / "04_figures.html").write_text("page")
     row = {"dataset": "builtin", "protocol": "slf", "attack": "pgd-margin", "epsilon_mv": 0.02,
            "standard": "rocl", "family": "primary", "p": 0.01, "masking_ok": True,
-           "clean_delta": 0.001}  # fmt: skip
+           "clean_delta": 0.001, "beyond_seeds": True}  # fmt: skip
     rows = [
         {**row, "adaptive": "rocl-ip", "delta": 0.031, "ci_low": 0.01, "ci_high": 0.05, "p_holm": 0.02},
         {**row, "adaptive": "rocl-hn", "delta": -0.004, "ci_low": -0.02, "ci_high": 0.01, "p_holm": 0.6},
     ]
     pd.DataFrame(rows).to_csv(paths.tables / "contrasts.csv", index=False)
-    many = pd.DataFrame({"dataset": "builtin", "arm": "rocl", "seed": ["0"] * 250 + ["all"], "n_records": 40,
+    many = pd.DataFrame({"dataset": "builtin", "protocol": "slf", "arm": "rocl", "seed": ["0"] * 250 + ["all"], "n_records": 40,
                          "n_patients": 20, "auroc_shared": np.linspace(0, 1, 251)})  # fmt: skip
     many.to_csv(paths.tables / "robust_auroc.csv", index=False)
     claims = {"claim": ["1. Inferior positives help"], "verdict": ["inconclusive"], "evidence": ["long"]}
@@ -219,11 +219,12 @@ def test_long_tables_are_cut_after_the_rows_of_all_seeds(paths):
 
 def test_few_seeds_and_failed_checks_limit_the_answer(paths):
     table = pd.read_csv(paths.tables / "contrasts.csv")
-    table["masking_ok"] = [False, True]
+    table["masking_ok"], table["beyond_seeds"] = [False, True], False
     table.to_csv(paths.tables / "contrasts.csv", index=False)
     write_index(a_study(seeds=(0, 1)), paths, [], synthetic=False)
     answer = page(paths.report / "index.html").find("section", class_="answer").get_text()
     assert "Seeds: 2; with fewer than 3 nothing is claimed" in answer
+    assert "higher in 0, lower in 0 and undecided in 2 of 2" in answer
     assert "rocl-ip − rocl †" in answer
     assert "masking check fails" in answer
 

@@ -50,6 +50,7 @@ headline = {run.dataset: run.headline_epsilon_mv}
 
 # %%
 found = evaluate(run, records, folder, protocol)
+evaluation = json.loads((folder / "evaluation.json").read_text())
 stored = scores.read_scores(paths, [pretrained], [protocol])
 
 # %% [markdown]
@@ -92,17 +93,21 @@ if natural.any():
     table = corrupted(robust).query("attack != 'none'")
     table = table.pivot_table("auroc_shared", "attack", "severity").rename_axis("corruption")
     display(table.rename_axis(columns=None).reset_index().style.hide().format(precision=3))
+skipped = pd.DataFrame(evaluation["skipped"])
+if len(skipped):
+    display(skipped.style.hide().set_caption("not applicable to these records"))
 
 # %% [markdown]
 # ## Does the model only hide its gradients?
 #
 # A weak attack looks like a robust model. These checks look for that; a failure flags the model in
-# every table and figure.
+# every table and figure. Gradients that are exactly zero count by record: single samples behind
+# ReLUs and max-pooling may have none while the record can still be attacked.
 
 # %%
-evaluation = json.loads((folder / "evaluation.json").read_text())
 checks = pd.DataFrame(evaluation["checks"])
-print("gradient masking:", "not suspected" if evaluation["masking_ok"] else "suspected, † in every table")
+verdicts = {True: "not suspected", False: "suspected, † in every table", None: "not applicable"}
+print("gradient masking:", verdicts[evaluation["masking_ok"]])
 checks.style.hide().format(precision=4, na_rep="–")
 
 # %% [markdown]
@@ -120,7 +125,8 @@ if get_arm(arm).features is None:
     display(figures.stamped(figure, synthetic))
 
 # %% [markdown]
-# The same ECG under each attack: the perturbation, magnified as its label says, and its spectrum.
+# The same ECG under each attack: the perturbation, magnified as its label says, and its spectrum. The
+# attacks are run again on a few records, with random starts of their own.
 
 # %%
 if get_arm(arm).features is None:
