@@ -9,7 +9,7 @@ from scipy.special import stdtrit
 
 from ecgstudy.statistics import MIN_SEEDS
 
-COLUMNS = ["claim", "verdict", "effect", "ci_low", "ci_high", "evidence"]
+COLUMNS = ["claim", "verdict", "effect", "ci_low", "ci_high", "evidence", "runs"]
 RATIOS = ("step_ms",)
 """Measures compared as a ratio (adaptive over standard) rather than as a difference."""
 
@@ -107,7 +107,8 @@ def judge(contrasts: pd.DataFrame, cost: pd.DataFrame, confidence: float = 0.95)
     Returns
     -------
     DataFrame
-        One row a claim; `effect` and its adjusted interval are those of the part that decided (the weakest).
+        One row a claim; `effect` and its adjusted interval are those of the part that decided (the weakest);
+        `runs` are those that the verdict rests on.
     """
     rows = [_judge(n, claim, contrasts, cost, confidence) for n, claim in CLAIMS.items()]
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -115,10 +116,12 @@ def judge(contrasts: pd.DataFrame, cost: pd.DataFrame, confidence: float = 0.95)
 
 @dataclass(frozen=True)
 class _Found:
-    """One part on one data set: estimate, adjusted interval and verdict."""
+    """One part on one data set: estimate, adjusted interval, verdict, and the runs it rests on."""
 
     part: Part
-    where: str
+    dataset: str
+    protocol: str
+    seeds: str
     value: float
     low: float
     high: float
@@ -127,7 +130,8 @@ class _Found:
 
     def __str__(self) -> str:
         link = "/" if self.part.measure in RATIOS else "−"
-        named = f"{self.part.adaptive} {link} {self.part.standard}, {self.part.measure}, {self.where}"
+        where = self.dataset if self.protocol == "slf" else f"{self.dataset} {self.protocol}"
+        named = f"{self.part.adaptive} {link} {self.part.standard}, {self.part.measure}, {where}"
         return f"{named}: {self.value:.4f} [{self.low:.4f}, {self.high:.4f}] {self.verdict}{self.remark}"
 
 
@@ -138,17 +142,32 @@ def _judge(number: int, claim: Claim, contrasts: pd.DataFrame, cost: pd.DataFram
     found = {part: [_found(part, level, *row) for row in rows] for part, rows in estimates.items()}
     verdict = _verdict(claim, found)
     results = [result for rows in found.values() for result in rows]
+    datasets = list(dict.fromkeys(result.dataset for result in results)) or [""]
     missing = [
-        f"{p.adaptive} against {p.standard} ({p.measure}, {p.protocol})" for p in found if not found[p]
+        f"{p.adaptive} against {p.standard} ({p.measure}, {p.protocol})" + f" on {name}" * bool(name)
+        for p in found
+        for name in datasets
+        if name not in {result.dataset for result in found[p]}
     ]
     evidence = "; ".join([*map(str, results), *(["missing: " + ", ".join(missing)] if missing else [])])
     shown = min(results, key=_room) if verdict != "not tested" else None
     numbers = [shown.value, shown.low, shown.high] if shown else [np.nan] * 3
-    return [f"{number}. {claim.text}", verdict, *numbers, evidence]
+    return [f"{number}. {claim.text}", verdict, *numbers, evidence, _runs(results)]
+
+
+def _runs(results: list[_Found]) -> str:
+    """``mitdb slf: rocl-ip, rocl, seeds 0 1 2; …``: data set, protocol, arms and seeds of `results`."""
+    arms: dict[tuple, list[str]] = {}
+    for r in results:
+        arms.setdefault((r.dataset, r.protocol, r.seeds), []).extend((r.part.adaptive, r.part.standard))
+    return "; ".join(
+        f"{dataset} {protocol}: {', '.join(dict.fromkeys(names))}, seeds {seeds}"
+        for (dataset, protocol, seeds), names in arms.items()
+    )
 
 
 def _estimates(part: Part, contrasts: pd.DataFrame, cost: pd.DataFrame) -> Iterator[tuple]:
-    """(where, value, se, df, beyond seeds, masking) of a part on each data set and protocol."""
+    """((data set, protocol, seeds), value, se, df, beyond seeds, masking) of a part wherever it was run."""
     if part.measure not in ("robust", "clean"):
         yield from _measured(part, cost)
         return
@@ -156,7 +175,7 @@ def _estimates(part: Part, contrasts: pd.DataFrame, cost: pd.DataFrame) -> Itera
     kind = contrasts["headline"] if part.measure == "robust" else contrasts["attack"] == "none"
     rows = contrasts[pair & kind.astype(bool) & _under(part, contrasts)]
     for row in rows.itertuples():
-        where = row.dataset if part.protocol == "slf" else f"{row.dataset} {row.protocol}"
+        where = row.dataset, row.protocol, row.seed_list
         yield where, row.delta, row.se, row.df, row.beyond_seeds, row.masking_ok
 
 
@@ -164,17 +183,18 @@ def _measured(part: Part, cost: pd.DataFrame) -> Iterator[tuple]:
     """The same of a measured quantity, paired by seed; a ratio is treated on the log scale."""
     if part.measure not in cost:
         return
-    for dataset, rows in cost[_under(part, cost)].groupby("dataset", sort=False):
-        values = rows.pivot(index="seed", columns="arm", values=part.measure)
-        if not {part.adaptive, part.standard} <= set(values):
+    ratio = part.measure in RATIOS
+    rows = cost[_under(part, cost) & cost["arm"].isin([part.adaptive, part.standard])]
+    for (dataset, protocol), here in rows.groupby(["dataset", "protocol"], sort=False):
+        pairs = here.pivot(index="seed", columns="arm", values=part.measure).dropna().astype(float)
+        if not len(pairs) or len(pairs.columns) < 2:
             continue
-        pairs = values[[part.adaptive, part.standard]].dropna().to_numpy(float)
-        pairs = np.log(pairs) if part.measure in RATIOS else pairs
-        change = pairs[:, 0] - pairs[:, 1]
-        n = len(change)
-        if n:
-            se = change.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
-            yield dataset, change.mean(), se, n - 1, n >= MIN_SEEDS, None
+        pairs = np.log(pairs) if ratio else pairs
+        change = (pairs[part.adaptive] - pairs[part.standard]).to_numpy()
+        n, seeds = len(change), " ".join(map(str, pairs.index))
+        se = change.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
+        masked = not ratio and False in list(here.get("masking_ok", []))
+        yield (dataset, protocol, seeds), change.mean(), se, n - 1, n >= MIN_SEEDS, not masked
 
 
 def _under(part: Part, table: pd.DataFrame) -> pd.Series:
@@ -184,7 +204,7 @@ def _under(part: Part, table: pd.DataFrame) -> pd.Series:
 
 
 def _found(
-    part: Part, level: float, where: str, value: float, se: float, df: float, beyond: bool, masking: object
+    part: Part, level: float, where: tuple, value: float, se: float, df: float, beyond: bool, masking: object
 ) -> _Found:
     half = stdtrit(df, level) * se if df > 0 else np.nan
     scale = np.exp if part.measure in RATIOS else float
@@ -196,22 +216,32 @@ def _found(
         "differs": (above or below, False),
     }[part.side]
     verdict = "supported" if right else "contradicted" if wrong else "inconclusive"
-    remark = " (gradient masking suspected)" if masking in (False,) else ""
+    remark = "" if part.measure in ("robust", "clean") else " (seeds alone vary)"
+    remark += " (gradient masking suspected)" if masking in (False,) else ""
     if not beyond:
         verdict, remark = "inconclusive", remark + f" (fewer than {MIN_SEEDS} seeds)"
-    return _Found(part, where, value, low, high, verdict, remark)
+    return _Found(part, *where, value, low, high, verdict, remark)
 
 
 def _verdict(claim: Claim, found: dict[Part, list[_Found]]) -> str:
-    verdicts = [{result.verdict for result in rows} for rows in found.values() if rows]
-    if not verdicts or (claim.needs_all and len(verdicts) < len(claim.parts)):
+    """Of all parts on all data sets.
+
+    A claim that needs all its parts is tested where one data set has them all. It is contradicted by a part
+    that is contradicted on every data set of the claim, and supported where all that was run supports it.
+    """
+    where = {part: {result.dataset for result in rows} for part, rows in found.items()}
+    datasets = set().union(*where.values())
+    if not datasets or (claim.needs_all and not set.intersection(*where.values())):
         return "not tested"
-    if {"contradicted"} in verdicts:
-        return "contradicted"
+    results = [result for rows in found.values() for result in rows]
+    for part, rows in found.items():
+        if where[part] == datasets and {r.verdict for r in rows} == {"contradicted"}:
+            return "contradicted"
     if claim.same_sign:
-        gains = all(result.value > 0 for rows in found.values() for result in rows)
-        return "supported" if gains and {"supported"} in verdicts else "inconclusive"
-    return "supported" if all(v == {"supported"} for v in verdicts) else "inconclusive"
+        gains = all(result.value > 0 for result in results)
+        decided = any(rows and {r.verdict for r in rows} == {"supported"} for rows in found.values())
+        return "supported" if gains and decided else "inconclusive"
+    return "supported" if {r.verdict for r in results} == {"supported"} else "inconclusive"
 
 
 def _room(result: _Found) -> float:

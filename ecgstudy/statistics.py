@@ -1,10 +1,8 @@
-"""AUROC, its uncertainty over patients and seeds, paired contrasts and factor effects (numpy only)."""
+"""AUROC, its uncertainty over patients and seeds, and paired contrasts (numpy only)."""
 
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
-import pandas as pd
 from scipy.special import stdtr, stdtrit
 
 DOMINANCE = 0.8
@@ -344,7 +342,7 @@ def combination_t(
 ) -> Interval:
     """`two_way_t` of a linear combination of arms, paired by seed and record.
 
-    One arm is the weight (1,), a contrast (1, −1), a factor effect a row of `effect_weights`.
+    One arm is the weight (1,), a contrast (1, −1), a factor effect a row of `effects.effect_weights`.
 
     `by_seed` is macro AUROC, (arms, seeds), `left_out` that without each patient, (arms, seeds, patients).
     """
@@ -360,38 +358,3 @@ def holm(p: np.ndarray) -> np.ndarray:
     factors = np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * factors))
     return adjusted
-
-
-def effect_weights(factors: pd.DataFrame) -> pd.DataFrame:
-    """Least-squares factor effects as linear combinations of the arms' outcomes.
-
-    Factors are coded ±½, so an effect is the change from absent to present averaged over the factors it
-    interacts with, and an interaction is a difference of differences. Pairwise interactions enter where
-    the arms identify them; effects that the arms cannot tell apart are left out.
-
-    Parameters
-    ----------
-    factors
-        Booleans, one row an arm, one column a factor.
-
-    Returns
-    -------
-    pd.DataFrame
-        One row an effect (``"pull"``, ``"pull × push"``), one column an arm.
-    """
-    terms = {"mean": np.ones(len(factors))} | {name: factors[name].to_numpy() - 0.5 for name in factors}
-    terms = {name: np.asarray(column, dtype=float) for name, column in terms.items()}
-    rank = _rank(terms)
-    for a, b in combinations(factors, 2):
-        larger = terms | {f"{a} × {b}": terms[a] * terms[b]}
-        if _rank(larger) > rank:
-            terms, rank = larger, rank + 1
-    design = np.column_stack(list(terms.values()))
-    inverse = np.linalg.pinv(design)
-    estimable = np.isclose(inverse @ design, np.eye(len(terms)), atol=1e-8).all(axis=1)
-    weights = pd.DataFrame(inverse, index=list(terms), columns=factors.index)
-    return weights[estimable].drop(index="mean", errors="ignore")
-
-
-def _rank(terms: dict[str, np.ndarray]) -> int:
-    return int(np.linalg.matrix_rank(np.column_stack(list(terms.values()))))

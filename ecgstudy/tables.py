@@ -7,6 +7,7 @@ import pandas as pd
 
 from ecgstudy import statistics as st
 from ecgstudy.claims import claimed_pairs, judge
+from ecgstudy.effects import effect_weights, pull_and_push
 from ecgstudy.files import whole_file
 from ecgstudy.groups import (
     AGES,
@@ -40,9 +41,9 @@ COLUMNS = {
     "subgroups": [*SET, "group", "value", "auroc_shared", "labels", "n_records", "n_patients", "masking_ok"],
     "contrasts": [*WHERE, "adaptive", "standard", "delta", "ci_low", "ci_high", "p", "p_holm", "family",
                   "headline", "se", "df", "mde", "seeds", "beyond_seeds", "error_reduction", "clean_delta",
-                  "clean_ci_low", "equal_clean", "masking_ok", "severity"],
+                  "clean_ci_low", "equal_clean", "masking_ok", "severity", "seed_list"],
     "factor_effects": [*WHERE, "effect", "delta", "ci_low", "ci_high", "p", "se", "df", "mde", "seeds",
-                       "beyond_seeds", "arms", "masking_ok", "severity"],
+                       "beyond_seeds", "arms", "masking_ok", "severity", "design"],
     "masking_checks": [*RUN, "check", "value", "limit", "verdict"],
     "perturbations": [*RUN, "attack", "kind", "name", "share", "size", "masking_ok"],
     "cost": [*RUN, "training_seconds", "step_ms", "attack_steps_per_second", "peak_memory_mb", "parameters",
@@ -164,6 +165,7 @@ def contrasts(
             primary = main and key[1] == "slf" and PRIMARY.get(adaptive) == standard
             errors = 1 - mean_macro([s for s in found[1] if s.arm == standard])
             row = place(key) | found[0] | {"adaptive": adaptive, "standard": standard, "headline": main}
+            row["seed_list"] = " ".join(str(k) for k in sorted({s.seed for s in found[1]}))
             row["family"] = "primary" if primary else "exploratory"
             row["error_reduction"] = row["delta"] / errors if errors else np.nan
             if beside := combined(clean.get(key[:2], {}), weights, confidence):
@@ -181,14 +183,20 @@ def contrasts(
 
 
 def factor_effects(scores: Scores, factors: pd.DataFrame, confidence: float) -> pd.DataFrame:
-    """Least-squares effects of the arms' factors on macro AUROC, over the seeds common to all arms."""
+    """Least-squares effects of the arms' factors on macro AUROC, over the seeds common to all arms.
+
+    `design` is ``"schemes"``, each weighting scheme a factor, or ``"kinds"``: adversary, pull and push.
+    """
+    designs = {"kinds": pull_and_push(factors), "schemes": factors}
     rows = []
     for key, group in grouped(scores).items():
-        arms = [arm for arm in factors.index if arm in group]
-        effects = st.effect_weights(factors.loc[arms]) if len(arms) > 1 else factors.iloc[:0]
-        for effect, weights in effects.iterrows():
-            if found := combined(group, weights.to_dict(), confidence):
-                rows.append(place(key) | found[0] | {"effect": effect, "arms": len(arms)})
+        for design, table in designs.items():
+            arms = [arm for arm in table.index if arm in group]
+            effects = effect_weights(table.loc[arms]) if len(arms) > 1 else table.iloc[:0]
+            for effect, weights in effects.iterrows():
+                if found := combined(group, weights.to_dict(), confidence):
+                    where = place(key) | {"design": design, "effect": effect, "arms": len(arms)}
+                    rows.append(where | found[0])
     return _table("factor_effects", rows)
 
 

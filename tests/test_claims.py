@@ -22,6 +22,7 @@ def contrast(adaptive, standard, delta, measure="robust", se=0.001, dataset="mit
         "headline": robust,
         "beyond_seeds": True,
         "masking_ok": True,
+        "seed_list": "0 1 2",
     }
     return row | more
 
@@ -68,6 +69,38 @@ def test_a_claim_of_two_parts_needs_both_and_falls_with_one(robust, clean, expec
 def test_every_data_set_must_agree(second, expected):
     rows = hard_negatives(0.05, 0.05) + hard_negatives(second, second, dataset="ptbxl")
     assert verdict(2, *rows)["verdict"] == expected
+
+
+def test_a_claim_of_several_parts_is_tested_where_one_data_set_has_them_all():
+    bases = "rocl-ip", "rocl-hn", "rocl"
+    whole = [contrast("rocl-ip-hn", base, 0.05) for base in bases]
+    apart = [contrast("rocl-ip-hn", b, 0.05, dataset=d) for b, d in zip(bases, "abb", strict=True)]
+    assert verdict(4, *apart)["verdict"] == "not tested"
+    row = verdict(4, *whole, contrast("rocl-ip-hn", "rocl", 0.05, dataset="ptbxl"))
+    assert row["verdict"] == "supported"
+    assert "missing: rocl-ip-hn against rocl-ip (robust, slf) on ptbxl, " in row["evidence"]
+    assert (
+        verdict(4, *whole, contrast("rocl-ip-hn", "rocl", 0.0, dataset="ptbxl"))["verdict"] == "inconclusive"
+    )
+
+
+def test_a_part_of_one_data_set_contradicts_no_claim_of_two():
+    bases = "rocl-ip", "rocl-hn", "rocl"
+    rows = [contrast("rocl-ip-hn", base, -0.05 if base == "rocl" else 0.05) for base in bases]
+    assert verdict(4, *rows)["verdict"] == "contradicted"
+    assert (
+        verdict(4, *rows, contrast("rocl-ip-hn", "rocl-ip", 0.05, dataset="ptbxl"))["verdict"]
+        == "inconclusive"
+    )
+
+
+def test_the_runs_that_a_verdict_rests_on_are_named():
+    rows = hard_negatives(0.05, 0.05) + hard_negatives(0.05, 0.05, dataset="ptbxl", seed_list="1 2")
+    assert (
+        verdict(2, *rows)["runs"]
+        == "mitdb slf: rocl-hn, rocl, seeds 0 1 2; ptbxl slf: rocl-hn, rocl, seeds 1 2"
+    )
+    assert verdict(2)["runs"] == ""
 
 
 def test_intervals_are_adjusted_for_the_parts_and_data_sets_of_the_claim():
@@ -164,6 +197,10 @@ def test_identity_confusion_must_rise_with_adversaries_and_fall_with_inferior_po
     swapped = shares | {"rocl": [0.02, 0.02, 0.01], "rocl-ip": [0.2, 0.2, 0.2]}
     assert verdict(14, cost=measured("identity_confusion", swapped))["verdict"] == "contradicted"
     assert verdict(14, cost=measured("something_else", shares))["verdict"] == "not tested"
+    row = verdict(14, cost=measured("identity_confusion", shares).assign(masking_ok=False))
+    assert row["runs"] == "mitdb slf: rocl, simclr, rocl-ip, seeds 0 1 2"
+    assert "seeds alone vary" in row["evidence"]
+    assert "masking suspected" in row["evidence"]
 
 
 def test_pairs_that_claims_compare_are_listed_once():

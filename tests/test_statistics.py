@@ -3,7 +3,6 @@
 from dataclasses import asdict
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
@@ -226,15 +225,3 @@ def test_holm_lies_between_the_raw_and_the_bonferroni_adjusted_p(p):
     assert (adjusted >= p).all()
     assert (adjusted <= np.minimum(1, p * len(p)) + 1e-12).all()
     assert (np.diff(adjusted[np.argsort(p, kind="stable")]) >= 0).all()
-
-
-def test_a_two_by_two_design_gives_main_effects_and_the_difference_of_differences():
-    factors = pd.DataFrame({"pull": [0, 1, 0, 1], "push": [0, 0, 1, 1]}, index=list("abcd")).astype(bool)
-    outcome = np.array([0.1, 0.2, 0.4, 0.8])
-    effects = st.effect_weights(factors) @ outcome
-    assert effects.to_dict() == pytest.approx({"pull": 0.25, "push": 0.45, "pull × push": 0.3})
-
-
-def test_effects_that_the_arms_cannot_tell_apart_are_left_out():
-    factors = pd.DataFrame({"a": [0, 1, 1], "b": [0, 1, 1], "c": [0, 0, 1], "d": [1, 1, 1]}).astype(bool)
-    assert list(st.effect_weights(factors).index) == ["c"]

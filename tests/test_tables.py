@@ -180,6 +180,7 @@ def test_contrasts_are_paired_differences_with_holm_over_the_primary_family(stor
     primary = tables["contrasts"].query("family == 'primary'")
     assert list(primary["adaptive"]) == ["rocl-ip", "rocl-hn"]
     assert primary["headline"].all()
+    assert set(primary["seed_list"]) == {"0 1 2"}
     np.testing.assert_allclose(primary["p_holm"], holm(primary["p"].to_numpy()))
     assert tables["contrasts"].query("family != 'primary'")["p_holm"].isna().all()
     assert not pick(primary, adaptive="rocl-hn")["masking_ok"]
