@@ -168,8 +168,9 @@ def paths(tmp_path):
         {**row, "adaptive": "rocl-hn", "delta": -0.004, "ci_low": -0.02, "ci_high": 0.01, "p_holm": 0.6},
     ]
     pd.DataFrame(rows).to_csv(paths.tables / "contrasts.csv", index=False)
-    many = pd.DataFrame({"dataset": "builtin", "arm": "rocl", "seed": ["0"] * 250 + ["all"], "n_records": 40,
-                         "n_patients": 20, "auroc_shared": np.linspace(0, 1, 251), "protocol": "slf"})  # fmt: skip
+    many = pd.DataFrame({"dataset": "builtin", "arm": "rocl", "seed": ["0"] * 250 + ["all"],
+                         "protocol": "slf", "n_records": 40, "n_patients": 20,
+                         "auroc_shared": np.linspace(0, 1, 251)})  # fmt: skip
     many.to_csv(paths.tables / "robust_auroc.csv", index=False)
     claims = {"claim": ["1. Inferior positives help"], "verdict": ["inconclusive"], "evidence": ["long"]}
     pd.DataFrame(claims).to_csv(paths.tables / "claims.csv", index=False)
