@@ -6,7 +6,7 @@ export ECGSTUDY_PLUGINS = $(abspath $(PLUGINS))
 ENV := .venv/installed
 RUN := .venv/bin/python -m ecgstudy.workflow
 .DEFAULT_GOAL := help
-.PHONY: help study figures report headline power lab test test-slow lint clean-env
+.PHONY: help study figures report headline power pilot lab test test-slow lint clean-env
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ headline: $(ENV)  ## choose the headline ε of each data set from validation rec
 
 power: $(ENV)  ## docs/power.md: seeds a confirmatory study needs, from the pilot's stored scores
 	.venv/bin/python -m ecgstudy.power params/mitdb.yaml params/ptbxl.yaml
+
+pilot: $(ENV)  ## contrasts and claims over the pilot's studies together, from their tables
+	.venv/bin/python -m ecgstudy.across pilot params/mitdb.yaml params/ptbxl.yaml params/transfer.yaml
 
 lab: $(ENV)  ## open the notebooks in JupyterLab
 	.venv/bin/jupyter lab --notebook-dir=.

@@ -192,7 +192,8 @@ class AttackOptions(Section):
 
 
 class StatisticsOptions(Section):
-    """Levels of the intervals."""
+    """Levels of the intervals, and whether the study tests the primary family of contrasts."""
 
+    primary: bool = True
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     resamples: PositiveInt = 1000

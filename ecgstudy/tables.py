@@ -1,6 +1,7 @@
 """From stored scores to the study's tables: no model, no GPU, the same bytes each time."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -41,9 +42,10 @@ COLUMNS = {
     "subgroups": [*SET, "group", "value", "auroc_shared", "labels", "n_records", "n_patients", "masking_ok"],
     "contrasts": [*WHERE, "adaptive", "standard", "delta", "ci_low", "ci_high", "p", "p_holm", "family",
                   "headline", "se", "df", "mde", "seeds", "beyond_seeds", "error_reduction", "clean_delta",
-                  "clean_ci_low", "equal_clean", "masking_ok", "severity", "seed_list"],
+                  "clean_ci_low", "equal_clean", "masking_ok", "severity", "seed_list",
+                  "n_records"],
     "factor_effects": [*WHERE, "effect", "delta", "ci_low", "ci_high", "p", "se", "df", "mde", "seeds",
-                       "beyond_seeds", "arms", "masking_ok", "severity", "design"],
+                       "beyond_seeds", "arms", "masking_ok", "severity", "design", "n_records"],
     "masking_checks": [*RUN, "check", "value", "limit", "verdict"],
     "perturbations": [*RUN, "attack", "kind", "name", "share", "size", "masking_ok"],
     "cost": [*RUN, "training_seconds", "step_ms", "attack_steps_per_second", "peak_memory_mb", "parameters",
@@ -142,7 +144,12 @@ def subgroups(scores: Scores, attack: str) -> pd.DataFrame:
 
 
 def contrasts(
-    scores: Scores, pairs: list[tuple[str, str]], headline: dict[str, float], attack: str, confidence: float
+    scores: Scores,
+    pairs: list[tuple[str, str]],
+    headline: dict[str, float],
+    attack: str,
+    confidence: float,
+    primary: bool = True,
 ) -> pd.DataFrame:
     """Paired differences of macro AUROC (adaptive − standard), clean and under every attack.
 
@@ -152,6 +159,8 @@ def contrasts(
         Exploratory pairs (adaptive, standard); the primary ones are added.
     headline, attack
         Headline ε in mV of each data set tested on, and the headline attack.
+    primary
+        Whether the study tests the primary family; otherwise all its contrasts are exploratory.
     """
     pairs = list(dict.fromkeys([*PRIMARY.items(), *pairs]))
     clean = {key[:2]: group for key, group in grouped(scores, attack="none").items()}
@@ -162,11 +171,12 @@ def contrasts(
             if (found := combined(group, weights, confidence)) is None:
                 continue
             main = is_headline(key, headline, attack)
-            primary = main and key[1] == "slf" and PRIMARY.get(adaptive) == standard
+            first = primary and main and key[1] == "slf" and PRIMARY.get(adaptive) == standard
             errors = 1 - mean_macro([s for s in found[1] if s.arm == standard])
             row = place(key) | found[0] | {"adaptive": adaptive, "standard": standard, "headline": main}
             row["seed_list"] = " ".join(str(k) for k in sorted({s.seed for s in found[1]}))
-            row["family"] = "primary" if primary else "exploratory"
+            row["family"] = "primary" if first else "exploratory"
+            row["n_records"] = len(found[1][0].sample.y)
             row["error_reduction"] = row["delta"] / errors if errors else np.nan
             if beside := combined(clean.get(key[:2], {}), weights, confidence):
                 low = beside[0]["ci_low"]
@@ -177,8 +187,8 @@ def contrasts(
                 }
             rows.append(row)
     table = _table("contrasts", rows)
-    first = (table["family"] == "primary").to_numpy()
-    table.loc[first, "p_holm"] = st.holm(table.loc[first, "p"].to_numpy(float))
+    family = (table["family"] == "primary").to_numpy()
+    table.loc[family, "p_holm"] = st.holm(table.loc[family, "p"].to_numpy(float))
     return table
 
 
@@ -196,7 +206,7 @@ def factor_effects(scores: Scores, factors: pd.DataFrame, confidence: float) -> 
             for effect, weights in effects.iterrows():
                 if found := combined(group, weights.to_dict(), confidence):
                     where = place(key) | {"design": design, "effect": effect, "arms": len(arms)}
-                    rows.append(where | found[0])
+                    rows.append(where | found[0] | {"n_records": len(found[1][0].sample.y)})
     return _table("factor_effects", rows)
 
 
@@ -248,7 +258,7 @@ def headline_check(scores: Scores, headline: dict[str, float], arm: str = "super
 
 
 def write_tables(
-    study: Study, paths: Paths, factors: pd.DataFrame, bases: dict[str, str], attack: str | None = None
+    study: Study, paths: Paths, factors: pd.DataFrame, bases: dict[str, str], attack: str = ENSEMBLE
 ) -> dict[str, pd.DataFrame]:
     """Compute every table of `study` from its stored scores and write ``tables/*.csv``, each whole.
 
@@ -257,25 +267,25 @@ def write_tables(
     factors
         Booleans, one row an arm (`ecgstudy.factors.factor_table`).
     bases
-        Adaptive arm → the arm it is compared with (`ecgstudy.arms.bases`).
+        Adaptive arm → the arm it is compared with (`ecgstudy.factors.bases`).
     attack
-        Headline attack; by default the ensemble.
+        Headline attack.
 
     Returns
     -------
     dict
         Name → table.
     """
-    attack, level = attack or ENSEMBLE, study.statistics.confidence
+    level = study.statistics.confidence
     headline = {name: options.headline_epsilon_mv for name, options in study.datasets.items()}
-    scores = read_scores(paths, study.runs())
+    scores, pairs = read_scores(paths, study.runs()), [*bases.items(), *claimed_pairs()]
     by_arm = sensitivity(scores, headline, attack, study.statistics.resamples, level)
     by_contrast = contrast_sensitivity(scores, headline, attack, level)
     tables = {
         "robust_auroc": robust_auroc(scores, level),
         "per_class": per_class(scores),
         "subgroups": subgroups(scores, attack),
-        "contrasts": contrasts(scores, [*bases.items(), *claimed_pairs()], headline, attack, level),
+        "contrasts": contrasts(scores, pairs, headline, attack, level, study.statistics.primary),
         "factor_effects": factor_effects(scores, factors, level),
         "masking_checks": masking_checks(scores),
         "perturbations": perturbations(scores),
@@ -285,7 +295,12 @@ def write_tables(
         "headline_check": headline_check(scores, headline),
     }
     tables["claims"] = judge(tables["contrasts"], tables["cost"], level)
-    for name, table in tables.items():
-        with whole_file(paths.tables / f"{name}.csv") as partial:
-            table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
+    write_csv(tables, paths.tables)
     return tables
+
+
+def write_csv(tables: dict[str, pd.DataFrame], folder: Path) -> None:
+    """Write each table as ``<name>.csv``, whole, with the same bytes everywhere."""
+    for name, table in tables.items():
+        with whole_file(folder / f"{name}.csv") as partial:
+            table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")

@@ -173,13 +173,27 @@ def evaluate_step(run: Run, protocol: str, paths: Paths) -> Step:
 
 def figures_step(study: Study, paths: Paths) -> Step:
     """Tables and figures of the whole study."""
-    from ecgstudy import claims, comparisons, displays, heatmaps, plotting, scores, statistics, tables
+    from ecgstudy import (
+        claims,
+        comparisons,
+        displays,
+        effects,
+        factors,
+        groups,
+        heatmaps,
+        plotting,
+        scores,
+        sensitivity,
+        statistics,
+        tables,
+    )
 
     evaluated = [
         evaluate_step(run, p, paths).content()["stamp"] for run in study.runs() for p in run.protocols
     ]
     parameters = {"study": study.study, "statistics": study.statistics.model_dump(), "evaluated": evaluated}
-    code = (statistics, scores, tables, claims, comparisons, heatmaps, displays, plotting)
+    computed = (statistics, scores, groups, effects, factors, sensitivity, tables, claims)
+    code = (*computed, comparisons, heatmaps, displays, plotting)
     return Step(paths.tables, parameters, code)
 
 

@@ -1,0 +1,88 @@
+"""Several studies as one: their tables are joined, the primary family and the claims cover all of them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ecgstudy.across import across, main
+from ecgstudy.claims import CLAIMS
+from ecgstudy.errors import StudyError
+from ecgstudy.study import Paths, Study
+
+COST = ["dataset", "arm", "seed", "protocol", "step_ms"]
+
+
+def a_study(name):
+    return Study.model_validate({
+        "study": name, "title": name, "datasets": {"mitdb": {"headline_epsilon_mv": 0.02}},
+        "arms": ["rocl"], "seeds": [0, 1, 2], "training": {"epochs": 1},
+    })  # fmt: skip
+
+
+def contrast(dataset, delta, p, protocol="slf", family="primary"):
+    """Robust and clean rows of rocl-hn − rocl with three seeds."""
+    both = {
+        "dataset": dataset,
+        "protocol": protocol,
+        "adaptive": "rocl-hn",
+        "standard": "rocl",
+        "delta": delta,
+    }
+    both |= {"se": 0.001, "df": 20.0, "beyond_seeds": True, "masking_ok": True, "seed_list": "0 1 2", "p": p}
+    robust = {"attack": "ensemble", "epsilon_mv": 0.02, "headline": True, "family": family, "p_holm": p}
+    clean = {"attack": "none", "epsilon_mv": 0.0, "headline": False, "family": "exploratory"}
+    return [both | robust, both | clean]
+
+
+def write(root, name, *rows):
+    folder = Paths(name, root).tables
+    folder.mkdir(parents=True)
+    pd.DataFrame([row for pair in rows for row in pair]).to_csv(folder / "contrasts.csv", index=False)
+    pd.DataFrame(columns=COST).to_csv(folder / "cost.csv", index=False)
+    return a_study(name)
+
+
+def test_holm_covers_the_primary_families_of_all_studies(tmp_path):
+    one = write(tmp_path, "one", contrast("mitdb", 0.05, 0.02))
+    two = write(tmp_path, "two", contrast("ptbxl", 0.05, 0.03))
+    contrasts = across([one, two], tmp_path)["contrasts"]
+    primary = contrasts[contrasts["family"] == "primary"]
+    np.testing.assert_allclose(primary["p_holm"], [0.04, 0.04])
+    assert primary["study"].tolist() == ["one", "two"]
+    assert contrasts[contrasts["family"] == "exploratory"]["p_holm"].isna().all()
+
+
+def test_a_claim_needs_every_data_set_of_all_studies(tmp_path):
+    supported = write(tmp_path, "one", contrast("mitdb", 0.05, 0.001))
+    against = write(tmp_path, "two", contrast("ptbxl", -0.05, 0.001))
+    assert across([supported], tmp_path)["claims"]["verdict"][1] == "supported"
+    claims = across([supported, against], tmp_path)["claims"]
+    assert claims["verdict"][1] == "inconclusive"
+    assert "mitdb" in claims["evidence"][1]
+    assert "ptbxl" in claims["evidence"][1]
+    assert len(claims) == len(CLAIMS)
+
+
+def test_a_place_that_two_studies_have_counts_once(tmp_path):
+    one = write(tmp_path, "one", contrast("ptbxl", 0.05, 0.02))
+    again = contrast("ptbxl", 0.9, 0.5, family="exploratory")
+    other = write(tmp_path, "two", again, contrast("ptbxl", 0.1, 0.2, "slf@mitdb", "exploratory"))
+    contrasts = across([one, other], tmp_path)["contrasts"]
+    assert contrasts["delta"].tolist() == [0.05, 0.05, 0.1, 0.1]
+    assert across([other, one], tmp_path)["contrasts"]["delta"].tolist() == [0.9, 0.9, 0.1, 0.1]
+
+
+def test_a_study_without_tables_is_named(tmp_path):
+    one = write(tmp_path, "one", contrast("mitdb", 0.05, 0.02))
+    with pytest.raises(StudyError, match=r"contrasts\.csv is missing; run `make study STUDY=two` first"):
+        across([one, a_study("two")], tmp_path)
+
+
+def test_the_command_writes_both_tables(tmp_path, monkeypatch, capsys):
+    write(tmp_path, "one", contrast("mitdb", 0.05, 0.02))
+    params = tmp_path / "one.yaml"
+    params.write_text(a_study("one").model_dump_json())
+    monkeypatch.setattr(Paths, "home", property(lambda self: tmp_path / self.study))
+    main(["all", str(params)])
+    assert capsys.readouterr().out.strip().endswith("claims.csv")
+    assert {path.name for path in (tmp_path / "all" / "tables").iterdir()} == {"contrasts.csv", "claims.csv"}
