@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
-from ecgstudy.statistics import MIN_SEEDS
+from ecgstudy.statistics import MIN_SEEDS, critical_ratio
 
 COLUMNS = ["claim", "verdict", "effect", "ci_low", "ci_high", "evidence", "runs"]
 RATIOS = ("step_ms",)
@@ -138,7 +137,7 @@ class _Found:
 def _judge(number: int, claim: Claim, contrasts: pd.DataFrame, cost: pd.DataFrame, confidence: float) -> list:
     estimates = {part: list(_estimates(part, contrasts, cost)) for part in claim.parts}
     tests = max(1, sum(map(len, estimates.values())))
-    level = 1 - (1 - confidence) / tests / 2
+    level = 1 - (1 - confidence) / tests
     found = {part: [_found(part, level, *row) for row in rows] for part, rows in estimates.items()}
     verdict = _verdict(claim, found)
     results = [result for rows in found.values() for result in rows]
@@ -167,7 +166,7 @@ def _runs(results: list[_Found]) -> str:
 
 
 def _estimates(part: Part, contrasts: pd.DataFrame, cost: pd.DataFrame) -> Iterator[tuple]:
-    """((data set, protocol, seeds), value, se, df, beyond seeds, masking) of a part wherever it was run."""
+    """((data set, protocol, seeds), value, se, its t, beyond seeds, masking) of a part where it was run."""
     if part.measure not in ("robust", "clean"):
         yield from _measured(part, cost)
         return
@@ -176,7 +175,8 @@ def _estimates(part: Part, contrasts: pd.DataFrame, cost: pd.DataFrame) -> Itera
     rows = contrasts[pair & kind.astype(bool) & _under(part, contrasts)]
     for row in rows.itertuples():
         where = row.dataset, row.protocol, row.seed_list
-        yield where, row.delta, row.se, row.df, row.beyond_seeds, row.masking_ok
+        shape = row.df, row.heavy, row.seeds
+        yield where, row.delta, row.se, shape, row.beyond_seeds, row.masking_ok
 
 
 def _measured(part: Part, cost: pd.DataFrame) -> Iterator[tuple]:
@@ -194,7 +194,7 @@ def _measured(part: Part, cost: pd.DataFrame) -> Iterator[tuple]:
         n, seeds = len(change), " ".join(map(str, pairs.index))
         se = change.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
         masked = not ratio and False in list(here.get("masking_ok", []))
-        yield (dataset, protocol, seeds), change.mean(), se, n - 1, n >= MIN_SEEDS, not masked
+        yield (dataset, protocol, seeds), change.mean(), se, (n - 1, 0.0, n), n >= MIN_SEEDS, not masked
 
 
 def _under(part: Part, table: pd.DataFrame) -> pd.Series:
@@ -204,9 +204,16 @@ def _under(part: Part, table: pd.DataFrame) -> pd.Series:
 
 
 def _found(
-    part: Part, level: float, where: tuple, value: float, se: float, df: float, beyond: bool, masking: object
+    part: Part,
+    level: float,
+    where: tuple,
+    value: float,
+    se: float,
+    shape: tuple,
+    beyond: bool,
+    masking: object,
 ) -> _Found:
-    half = stdtrit(df, level) * se if df > 0 else np.nan
+    half = critical_ratio(level, *shape) * se if shape[0] > 0 else np.nan
     scale = np.exp if part.measure in RATIOS else float
     value, low, high = (float(scale(x)) for x in (value, value - half, value + half))
     above, below = low > part.margin, high < part.margin

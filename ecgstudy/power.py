@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import chi2, nct, t
+from scipy.stats import chi2, nct
 
 from ecgstudy.errors import StudyError
 from ecgstudy.files import ROOT, write_text
 from ecgstudy.groups import PRIMARY, grouped, is_headline, outcomes, paired
 from ecgstudy.scores import Sample, ScoreSet, read_scores
-from ecgstudy.statistics import MIN_SEEDS, variance_parts
+from ecgstudy.statistics import HEAVY, MIN_SEEDS, critical_ratio, variance_parts
 from ecgstudy.study import ENSEMBLE, Paths, Study, load_study
 
 EFFECTS = (0.01, 0.02)
@@ -92,7 +92,9 @@ def power(
     spread = of_patients**2 / (found.df_patients * patients)
     spread += (of_seeds + models) ** 2 / (seeds - 1) if of_seeds else 0.0
     df = min(variance**2 / max(spread, 1e-300), 1e6)
-    critical, shift = t.ppf(1 - alpha / 2, df), effect / np.sqrt(variance)
+    share = (of_seeds + models) / (variance + models)
+    critical = critical_ratio(1 - alpha, df, HEAVY * share * (1 - share), seeds)
+    shift = effect / np.sqrt(variance)
     return float(nct.sf(critical, df, shift) + nct.cdf(-critical, df, shift))
 
 

@@ -29,6 +29,7 @@ def contrast(dataset, delta, p, protocol="slf", family="primary"):
         "delta": delta,
     }
     both |= {"se": 0.001, "df": 20.0, "beyond_seeds": True, "masking_ok": True, "seed_list": "0 1 2", "p": p}
+    both |= {"heavy": 0.0, "seeds": 3}
     robust = {"attack": "ensemble", "epsilon_mv": 0.02, "headline": True, "family": family, "p_holm": p}
     clean = {"attack": "none", "epsilon_mv": 0.0, "headline": False, "family": "exploratory"}
     return [both | robust, both | clean]

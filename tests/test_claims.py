@@ -19,6 +19,8 @@ def contrast(adaptive, standard, delta, measure="robust", se=0.001, dataset="mit
         "delta": delta,
         "se": se,
         "df": 10.0,
+        "heavy": 0.0,
+        "seeds": 3,
         "headline": robust,
         "beyond_seeds": True,
         "masking_ok": True,
@@ -110,6 +112,13 @@ def test_intervals_are_adjusted_for_the_parts_and_data_sets_of_the_claim():
     borderline = 0.001 * stats.t.ppf(0.975, 10) * 1.01  # beyond 0 alone, not among two
     assert verdict(2, *hard_negatives(borderline, 0.05))["verdict"] == "inconclusive"
     assert verdict(10, contrast("clef", "simclr", borderline, "clean"))["verdict"] == "supported"
+
+
+def test_intervals_have_the_tails_of_their_contrast():
+    row = verdict(10, contrast("clef", "simclr", 0.05, "clean", heavy=0.08))
+    half = row["effect"] - row["ci_low"]
+    ratio = half / 0.001
+    assert 0.92 * stats.t.sf(ratio, 10) + 0.08 * stats.t.sf(ratio, 1) == pytest.approx(0.025)
 
 
 def test_too_few_seeds_decide_nothing():

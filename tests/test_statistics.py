@@ -156,6 +156,26 @@ def test_two_way_t_adds_variances_and_takes_satterthwaite_degrees_of_freedom():
     assert found.beyond_seeds
 
 
+@given(some.floats(0.5, 60), some.floats(0, 0.1), some.integers(3, 10), some.floats(0.8, 0.999))
+def test_the_critical_ratio_is_exceeded_as_often_as_stated(df, heavy, seeds, confidence):
+    ratio = st.critical_ratio(confidence, df, heavy, seeds)
+    beyond = (1 - heavy) * stats.t.sf(ratio, df) + heavy * stats.t.sf(ratio, (seeds - 1) / 2)
+    assert 2 * beyond == pytest.approx(1 - confidence, rel=1e-6)
+    assert st.two_sided_p(-ratio, df, heavy, seeds) == pytest.approx(1 - confidence, rel=1e-6)
+
+
+def test_tails_are_heavy_where_patients_and_seeds_both_matter():
+    values, seeds = np.arange(10.0), np.array([3.0, 4.5, 6.0])
+    both = st.two_way_t(seeds, left_out_means(values) + seeds[:, None], 9)
+    share = seeds.var(ddof=1) / 3 / (seeds.var(ddof=1) / 3 + values.var(ddof=1) / 10)
+    assert both.heavy == pytest.approx(share * (1 - share) / 3)
+    light = stats.t.ppf(0.975, both.df) * both.se
+    assert both.ci_high - both.value > light
+    assert both.ci_high - both.value == pytest.approx(
+        st.critical_ratio(0.95, both.df, both.heavy, 3) * both.se
+    )
+
+
 def test_variance_parts_are_the_mean_squares_of_a_two_way_layout():
     table = np.random.default_rng(2).normal(size=(4, 7))  # (seeds, patients), means of the values
     seeds, patients = table.shape
