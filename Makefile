@@ -6,7 +6,8 @@ export ECGSTUDY_PLUGINS = $(abspath $(PLUGINS))
 ENV := .venv/installed
 RUN := .venv/bin/python -m ecgstudy.workflow
 .DEFAULT_GOAL := help
-.PHONY: help study figures report headline power pilot lab test test-slow lint clean-env
+CHECKS ?= 2
+.PHONY: help study figures report adopt headline power pilot lab test test-slow lint clean-env
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -28,6 +29,9 @@ report: $(ENV)  ## the report again; with RUNS=1 a page for every run too (STUDY
 
 headline: $(ENV)  ## choose the headline ε of each data set from validation records (STUDY=…)
 	$(RUN) headline params/$(STUDY).yaml --cores $(CORES)
+
+adopt: $(ENV)  ## after a change of code alone: recompute CHECKS=2 results of each kind, keep the rest if they agree (STUDY=…)
+	.venv/bin/python -m ecgstudy.adopt params/$(STUDY).yaml --checks $(CHECKS)
 
 power: $(ENV)  ## docs/power.md: seeds a confirmatory study needs, from the pilot's stored scores
 	.venv/bin/python -m ecgstudy.power params/mitdb.yaml params/ptbxl.yaml

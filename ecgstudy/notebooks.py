@@ -21,7 +21,7 @@ from traitlets.config import Config
 
 from ecgstudy.errors import StudyError
 from ecgstudy.files import ROOT, write_json
-from ecgstudy.provenance import environment
+from ecgstudy.provenance import environment, settings
 
 
 def execute(notebook: Path, executed: Path, parameters: dict, logs: Path) -> None:
@@ -44,11 +44,12 @@ def execute(notebook: Path, executed: Path, parameters: dict, logs: Path) -> Non
     log = logs / ("-".join([notebook.stem, *cell]) + ".ipynb")
     log.parent.mkdir(parents=True, exist_ok=True)
     asked = executed.parent / "run.json"
-    stamp = json.loads(asked.read_text())["stamp"] if asked.exists() else None
+    content = json.loads(asked.read_text()) if asked.exists() else {}
     started = time.time()
     _papermill(notebook, log, parameters)
     os.replace(log, executed)
-    done = {"stamp": stamp, "parameters": parameters, "seconds": round(time.time() - started, 1)}
+    done = {"stamp": content.get("stamp"), "settings": settings(content), "parameters": parameters}
+    done |= {"seconds": round(time.time() - started, 1)}
     write_json(executed.parent / "provenance.json", {**done, **environment(ROOT)})
 
 

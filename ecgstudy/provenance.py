@@ -6,6 +6,7 @@ import inspect
 import io
 import json
 import platform
+import re
 import subprocess
 import textwrap
 import tokenize
@@ -43,6 +44,23 @@ def stamp(parameters: object, code: Iterable[ModuleType | Callable] = ()) -> str
     for part in code:
         digest.update(plain_source(part).encode())
     return digest.hexdigest()[:16]
+
+
+STAMP = re.compile("[0-9a-f]{16}")
+"""What `stamp` returns."""
+
+
+def settings(content: dict) -> str:
+    """Short hash of what a ``run.json`` asks for, without the stamps of code in it."""
+    return stamp(_without_stamps(content))
+
+
+def _without_stamps(content: object) -> object:
+    if isinstance(content, dict):
+        return {key: _without_stamps(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_without_stamps(value) for value in content]
+    return None if isinstance(content, str) and STAMP.fullmatch(content) else content
 
 
 def read_json(path: Path) -> dict:
