@@ -5,6 +5,7 @@ table I. The unclassifiable beats (Q) are dropped, and so are the four paced rec
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from ecgstudy.datasets.reading import DAMAGE, count_classes, read_leads, verify_checksums
+from ecgstudy.datasets.reading import DAMAGE, count_classes, on_cores, read_leads, verify_checksums
 from ecgstudy.errors import StudyError
 from ecgstudy.records import EcgRecords
 
@@ -64,13 +65,9 @@ def load(
     records = sorted(DS1 + DS2)
     checksums = verify_checksums(root, (f"{r}.{suffix}" for r in records for suffix in ("hea", "dat", "atr")))
     window = round(before_s * FS), round(after_s * FS)
-    signals, annotated = [], []
-    for record in records:
-        (lead,), comments = read_leads(root / record, [LEAD], FS)
-        beats = _beats(record, *_read_annotations(root / f"{record}.atr")).assign(**_person(comments))
-        beats = _mark(beats, len(lead), window, max_train_per_class_and_record, attacked_per_class_and_record)
-        signals.append(_cut(lead, beats.loc[beats["kept"], "sample"].to_numpy(), window))
-        annotated.append(beats)
+    limits = max_train_per_class_and_record, attacked_per_class_and_record
+    read = on_cores(partial(_read_beats, window=window, limits=limits), [root / record for record in records])
+    signals, annotated = zip(*read, strict=True)
     annotated = pd.concat(annotated, ignore_index=True)
     table = annotated[annotated["kept"]].reset_index(drop=True)
     return EcgRecords(
@@ -83,6 +80,16 @@ def load(
         table=table.drop(columns=["label", "rank", "inside", "kept"]),
         card=_card(annotated, window) | {"checksums": checksums},
     )
+
+
+def _read_beats(
+    stem: Path, window: tuple[int, int], limits: tuple[int | None, int]
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Windows of the beats that are kept, and the table of all annotated beats, of one recording."""
+    (lead,), comments = read_leads(stem, [LEAD], FS)
+    beats = _beats(stem.name, *_read_annotations(stem.with_suffix(".atr"))).assign(**_person(comments))
+    beats = _mark(beats, len(lead), window, *limits)
+    return _cut(lead, beats.loc[beats["kept"], "sample"].to_numpy(), window), beats
 
 
 def _split(record: str) -> str:

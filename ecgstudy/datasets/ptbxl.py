@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from ecgstudy.datasets.reading import count_classes, read_leads, verify_checksums
+from ecgstudy.datasets.reading import count_classes, read_records, verify_checksums
 from ecgstudy.errors import StudyError
 from ecgstudy.records import EcgRecords
 
@@ -155,13 +155,13 @@ def _read_signals(root: Path, table: pd.DataFrame) -> np.ndarray:
     """float32 (records, leads, samples) in mV."""
     signals = np.empty((len(table), len(LEADS), SAMPLES.stop - SAMPLES.start), dtype=np.float32)
     unfit = []
-    for row, (record, stem) in enumerate(zip(table["record"], table["stem"], strict=True)):
-        leads, _ = read_leads(root / stem, LEADS, FS)
+    stems = [root / stem for stem in table["stem"]]
+    for row, (leads, _) in enumerate(read_records(stems, LEADS, FS)):
         if leads.shape[1] < SAMPLES.stop:
-            raise StudyError(f"{root / stem}.hea: {leads.shape[1]} samples a lead; it must be 1000")
+            raise StudyError(f"{stems[row]}.hea: {leads.shape[1]} samples a lead; it must be 1000")
         signals[row] = leads[:, SAMPLES]
         if not (np.ptp(signals[row], axis=1) > 0).all():  # NaN compares false, too
-            unfit.append(record)
+            unfit.append(table["record"].iloc[row])
     if unfit:
         raise StudyError(
             f"{root}: flat leads or invalid samples in {' '.join(unfit[:20])}"

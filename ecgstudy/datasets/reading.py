@@ -1,6 +1,12 @@
 """What the loaders share: WFDB records in mV, official checksums, counts for the card."""
 
-from collections.abc import Iterable, Sequence
+import multiprocessing
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +45,7 @@ def read_leads(stem: Path, leads: Sequence[str], fs: float) -> tuple[np.ndarray,
     import wfdb  # slow to import, and training does not need it
 
     try:
-        record = wfdb.rdrecord(str(stem))
+        record = wfdb.rdrecord(str(stem), physical=False)
     except FileNotFoundError as error:
         raise StudyError(f"{error.filename}: no such file; download the record again") from error
     except DAMAGE as error:
@@ -56,7 +62,37 @@ def read_leads(stem: Path, leads: Sequence[str], fs: float) -> tuple[np.ndarray,
     units = {record.units[channel] for channel in channels} - {"mV"}
     if units:
         raise StudyError(f"{stem}.hea: unit {units.pop()!r}; signals must be in mV")
-    return record.p_signal[:, channels].T.astype(np.float32), record.comments
+    for per_channel in ("fmt", "adc_gain", "baseline"):
+        setattr(record, per_channel, [getattr(record, per_channel)[channel] for channel in channels])
+    record.d_signal = record.d_signal[:, channels]  # turning only these into mV takes half the time of all
+    return record.dac().T.astype(np.float32), record.comments
+
+
+def read_records(
+    stems: Iterable[Path], leads: Sequence[str], fs: float
+) -> Iterator[tuple[np.ndarray, list[str]]]:
+    """`read_leads` of each record, in order, on all cores."""
+    return on_cores(partial(read_leads, leads=leads, fs=fs), stems)
+
+
+def on_cores(function: Callable[[Path], object], stems: Iterable[Path]) -> Iterator:
+    """`function` of each record that wfdb reads, in order; on Linux on all cores.
+
+    Parsing headers takes most of the time and holds the interpreter, so that threads would not help. Forked
+    processes have wfdb in memory: starting them takes 0.1 s, where a new interpreter imports it for a second.
+    """
+    import wfdb  # noqa: F401  (before the fork, once for all)
+
+    stems = list(stems)
+    cores = min(len(os.sched_getaffinity(0)), len(stems)) if sys.platform == "linux" else 1
+    if cores < 2:
+        yield from map(function, stems)
+        return
+    with warnings.catch_warnings():  # Python 3.12 warns of forks beside threads; the children start none
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pool = ProcessPoolExecutor(cores, multiprocessing.get_context("fork"))
+    with pool:
+        yield from pool.map(function, stems, chunksize=max(1, min(32, len(stems) // (4 * cores))))
 
 
 def read_sums(path: Path) -> dict[str, str]:

@@ -1,0 +1,66 @@
+"""The weighted contrastive loss beside a plain NT-Xent: time and memory against the number of rows."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+from benchmarks.timing import Row, compared, peak_mb, row, side_by_side
+from ecgstudy.contrast import Rows, weighted_contrastive_loss
+from ecgstudy.weighting import compose
+
+ROWS, DIMENSIONS = (512, 4096, 16384), 128
+WEIGHTINGS = {
+    "uniform": (),
+    "IP and HN": (("inferior-positives", {"alpha": 0.2}), ("hard-negatives", {"beta": 1.0})),
+}
+
+
+def nt_xent(embedded: Tensor, temperature: float) -> Tensor:
+    """NT-Xent of two views, row i with row i + n/2, as it is usually written."""
+    similarity = embedded @ embedded.T / temperature
+    similarity.fill_diagonal_(-torch.inf)
+    other = torch.arange(len(embedded), device=embedded.device).roll(len(embedded) // 2)
+    return cross_entropy(similarity, other)
+
+
+def losses(device: torch.device, repeats: int) -> list[Row]:
+    """Milliseconds and peak MB of forward and backward pass."""
+    rows = []
+    for n in ROWS:
+        calls = _calls(n, device)
+        seconds = side_by_side(calls, max(3, repeats // (4 if n > 10_000 else 1)), device)
+        what = f"{n} rows of {DIMENSIONS}"
+        rows += compared("contrastive loss, time", what, seconds, dict.fromkeys(calls, 1), "NT-Xent", "pass")
+        memory = {name: peak_mb(call, device) for name, call in calls.items()}
+        rows += [
+            row(
+                "contrastive loss, memory",
+                what,
+                name,
+                value,
+                "MB",
+                ratio=memory["NT-Xent"] / value,
+                base="NT-Xent",
+            )
+            for name, value in memory.items()
+        ]
+    return rows
+
+
+def _calls(n: int, device: torch.device) -> dict[str, Callable[[], object]]:
+    stream = Generator(device).manual_seed(0)
+    embedded = normalize(torch.randn(n, DIMENSIONS, generator=stream, device=device), dim=1).requires_grad_()
+    record = torch.arange(n // 2, device=device).repeat(2)
+    adversarial = torch.arange(n, device=device) >= n // 2
+    known = Rows(record, record, adversarial)
+
+    def plain() -> None:
+        torch.autograd.grad(nt_xent(embedded, 0.5), embedded)
+
+    def weighted(name: str) -> None:
+        loss, _ = weighted_contrastive_loss(embedded, known, compose(WEIGHTINGS[name]), temperature=0.5)
+        torch.autograd.grad(loss, embedded)
+
+    return {"NT-Xent": plain} | {name: (lambda name=name: weighted(name)) for name in WEIGHTINGS}

@@ -1,0 +1,96 @@
+"""How close a step of pretraining and of an attack comes to its bare network passes."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+from benchmarks.shapes import STUDIES, Case, case
+from benchmarks.timing import Row, compared, side_by_side
+from ecgstudy.attacks import get_attack
+from ecgstudy.attacks.problem import Budget, Victim
+from ecgstudy.objective import Data, State, evaluating
+from ecgstudy.training import _step
+
+ARMS = ("supervised", "pgd-at", "simclr", "clef", "rocl", "rocl-ip-hn", "acl")
+"""One or two of each family: without and with labels, adversary, and weighting."""
+
+
+def efficiency(device: torch.device, repeats: int) -> list[Row]:
+    """Bare passes over our step, for pretraining of each family of arms and for the two main attacks."""
+    rows = []
+    for name in STUDIES:
+        shapes = case(name)
+        for arm in ARMS:
+            rows += _of_training(shapes, arm, device, repeats)
+        for attack in ("pgd-margin", "apgd-margin"):
+            rows += _of_attack(shapes, attack, device, repeats)
+    return rows
+
+
+def _of_training(shapes: Case, arm: str, device: torch.device, repeats: int) -> list[Row]:
+    state, data = shapes.training(arm, device)
+    size = min(state.options.batch_size, len(data.signals))
+    index = torch.arange(size, device=device)
+    calls = {"bare": bare_step(state, data, index), "ours": lambda: _step(state, data, index, 1e-4)}
+    seconds = side_by_side(calls, repeats, device)
+    what = f"{shapes.name} {arm}, batch {size}"
+    return compared(
+        "efficiency of a pretraining step", what, seconds, dict.fromkeys(calls, 1), "bare", "step"
+    )
+
+
+def bare_step(state: State, data: Data, index: Tensor) -> Callable[[], None]:
+    """A step's network passes alone: K for the input's gradient, one for training, the optimiser."""
+    adversary, options = state.arm.adversary, state.run.study.views
+    crop = data.signals.shape[2] if options.crop_s is None else round(options.crop_s * data.fs)
+    signals = data.signals[index][:, :, :crop]
+    names = dict.fromkeys(view for loss in state.arm.losses for view in loss.names)
+    standard = sum(not name.endswith("*") for name in names)
+    starred = len([v for v in adversary.views.split() if v.endswith("*")]) if adversary else 0
+    parts = [(standard, False), (len(names) - standard, True)]
+    steps = (adversary.steps or state.options.attack_steps) if adversary else 0
+    out = state.project if "projector" in state.model else (lambda features, _: features.float())
+    if "head" in state.model:
+        out = lambda features, _: state.model["head"](features.float())  # noqa: E731
+
+    def step() -> None:
+        with evaluating(state.model):
+            for _ in range(steps):
+                leaf = signals.repeat(starred, 1, 1).requires_grad_()
+                torch.autograd.grad(out(state.features(leaf, True), True).sum(), leaf)
+        total = sum(
+            out(state.features(signals.repeat(n, 1, 1), starry), starry).square().sum()
+            for n, starry in parts if n
+        )  # fmt: skip
+        state.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        state.optimizer.step()
+
+    return step
+
+
+def _of_attack(shapes: Case, attack: str, device: torch.device, repeats: int, steps: int = 20) -> list[Row]:
+    budget = Budget(0.02, steps, batch_size=shapes.study.evaluation.batch_size)
+    victim, records = shapes.victim(device), budget.batch_size
+    signals, labels = shapes.signals(records, device), shapes.labels(records, device)
+    stream = Generator(device).manual_seed(0)
+    calls = {
+        "bare": bare_attack(victim, signals, steps),
+        "ours": lambda: get_attack(attack)(victim, signals, labels, budget, stream),
+    }
+    seconds = side_by_side(calls, repeats, device)
+    what = f"{shapes.name} {attack}, {records} records"
+    units = dict.fromkeys(calls, steps)
+    return compared("efficiency of an attack step", what, seconds, units, "bare", "step")
+
+
+def bare_attack(victim: Victim, signals: Tensor, steps: int) -> Callable[[], None]:
+    """As many forward passes and input gradients."""
+
+    def passes() -> None:
+        for _ in range(steps):
+            leaf = signals.detach().requires_grad_()
+            torch.autograd.grad(victim.model(leaf).sum(), leaf)
+
+    return passes

@@ -1,0 +1,108 @@
+"""Variants timed side by side: in turn, again and again, so that what slows the machine slows all of them."""
+
+import gc
+import multiprocessing
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+Row = dict[str, object]
+"""A line of the table; see `row`."""
+
+
+def row(benchmark: str, case: str, variant: str, value: float, unit: str, **more: object) -> Row:
+    """One measured value: `benchmark` in the situation `case` for `variant`, of two or more compared."""
+    return {
+        "benchmark": benchmark, "case": case, "variant": variant, "value": value, "unit": unit, **more
+    }  # fmt: skip
+
+
+def side_by_side(
+    variants: dict[str, Callable[[], object]], repeats: int, device: torch.device
+) -> dict[str, np.ndarray]:
+    """Seconds of each call, (repeats,), after one call of each that is not counted.
+
+    In every round each variant is called once, in an order that rotates.
+    """
+    names = list(variants)
+    for name in names:
+        _seconds(variants[name], device)
+    found = {name: np.empty(repeats) for name in names}
+    for turn in range(repeats):
+        for name in np.roll(names, turn):
+            found[name][turn] = _seconds(variants[name], device)
+    return found
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    _wait(device)
+    started = time.perf_counter()
+    call()
+    _wait(device)
+    return time.perf_counter() - started
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def compared(
+    benchmark: str, case: str, seconds: dict[str, np.ndarray], units: dict[str, float], base: str, unit: str
+) -> list[Row]:
+    """Rows of medians with quartiles, per unit of work, and the median over rounds of base / variant.
+
+    Parameters
+    ----------
+    units
+        How much work one call of each variant does (steps, records, …), in `unit`.
+    base
+        The variant that the others are compared with: `ratio` is its time over theirs, in the same round.
+    """
+    each = {name: values / units[name] for name, values in seconds.items()}
+    rows = []
+    for name, values in each.items():
+        low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+        ratio = float(np.median(each[base] / values))
+        spread = {"low": 1000 * low, "high": 1000 * high}
+        rows.append(
+            row(benchmark, case, name, 1000 * middle, f"ms / {unit}", **spread, ratio=ratio, base=base)
+        )
+    return rows
+
+
+def peak_mb(call: Callable[[], object], device: torch.device) -> float:
+    """Memory in MB that `call` needs at its peak, beyond what was taken before: of the GPU, or of a process.
+
+    On a CPU the call runs in a forked process of its own, whose high-water mark is read.
+    """
+    if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_measured, args=(call, theirs))
+    process.start()
+    theirs.close()
+    megabytes = ours.recv()
+    process.join()
+    return megabytes
+
+
+def _measured(call: Callable[[], object], answer: multiprocessing.connection.Connection) -> None:
+    with open("/proc/self/clear_refs", "w") as marks:  # 5: the high-water mark falls to what is taken now
+        marks.write("5")
+    before = _peak_kb()
+    call()
+    answer.send((_peak_kb() - before) / 1024)
+
+
+def _peak_kb() -> float:
+    with open("/proc/self/status") as status:
+        return next(float(line.split()[1]) for line in status if line.startswith("VmHWM"))
