@@ -7,7 +7,7 @@ ENV := .venv/installed
 RUN := .venv/bin/python -m ecgstudy.workflow
 .DEFAULT_GOAL := help
 CHECKS ?= 2
-.PHONY: help study figures report adopt headline power pilot lab test test-slow lint clean-env
+.PHONY: help study figures report adopt headline power pilot bench lab test test-slow lint clean-env
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ power: $(ENV)  ## docs/power.md: seeds a confirmatory study needs, from the pilo
 pilot: $(ENV)  ## contrasts and claims over the pilot's studies together, from their tables
 	.venv/bin/python -m ecgstudy.across pilot params/mitdb.yaml params/ptbxl.yaml params/transfer.yaml
 
+bench: $(ENV)  ## speed and memory, side by side with what else there is, to outputs/bench (PARTS=all; wants an idle machine)
+	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks $(PARTS)
+
 lab: $(ENV)  ## open the notebooks in JupyterLab
 	.venv/bin/jupyter lab --notebook-dir=.
 
@@ -50,4 +53,4 @@ test-slow: $(ENV)  ## the tests that take longer
 
 lint: $(ENV)  ## style checks
 	.venv/bin/ruff check .
-	.venv/bin/ruff format --check ecgstudy tests
+	.venv/bin/ruff format --check ecgstudy tests benchmarks

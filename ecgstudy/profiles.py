@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -106,6 +107,21 @@ def _found_peaks(signal: np.ndarray, fs: int) -> np.ndarray:
             return np.zeros(0, int)
 
 
+def with_r_peaks(records: EcgRecords) -> EcgRecords:
+    """`records` with R peaks (samples) of the attacked test records in the table, as column ``r_peaks``.
+
+    So that neurokit2 is needed where data are prepared, and not where models are attacked. Windows of beats
+    have their R peak where the card says, and are returned as they are.
+    """
+    if "window_samples" in records.card:
+        return records
+    rows = np.flatnonzero(records.table["split"].eq("test") & records.table["attacked"])
+    found = np.empty(len(records), dtype=object)
+    for row, peaks in zip(rows, r_peaks(records.signals[rows], records.fs, records.leads), strict=True):
+        found[row] = np.flatnonzero(peaks)
+    return replace(records, table=records.table.assign(r_peaks=found))
+
+
 class Profiler:
     """Called with one attack's perturbations after another, collects `rows`: each one's `profile`.
 
@@ -118,8 +134,12 @@ class Profiler:
     def __init__(self, records: EcgRecords, most: int = 200):
         self.fs, self.leads, self.rows = records.fs, records.leads, []
         self.chosen = spread(torch.tensor(records.multi_hot()), most).numpy()
-        centre = (records.card.get("window_samples") or [None])[0]
         self.peaks = np.zeros((len(records), records.signals.shape[2]), dtype=bool)
+        if "r_peaks" in records.table:
+            for row in self.chosen:
+                self.peaks[row, records.table["r_peaks"].iloc[row]] = True
+            return
+        centre = (records.card.get("window_samples") or [None])[0]
         self.peaks[self.chosen] = r_peaks(records.signals[self.chosen], self.fs, self.leads, centre)
 
     def __call__(self, attack: str, rows: Tensor, delta: Tensor) -> None:

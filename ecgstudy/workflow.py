@@ -244,6 +244,7 @@ def prepared_records(study: Study, dataset: str, paths: Paths) -> EcgRecords:
     if read_json(card).get("stamp") != wanted:
         card.unlink(missing_ok=True)  # its presence means that the arrays beside it are complete
         records = datasets_package.prepare(dataset, study.datasets[dataset], ROOT / "outputs" / "downloads")
+        records = profiles.with_r_peaks(records)
         records.card["stamp"] = wanted
         save_records(records, folder)
     return load_records(folder)

@@ -8,7 +8,8 @@ import torch
 from toy import toy_records
 
 from ecgstudy.datasets.builtin import load
-from ecgstudy.profiles import PARTS, Profiler, parts_of_beats, profile, r_peaks
+from ecgstudy.profiles import PARTS, Profiler, parts_of_beats, profile, r_peaks, with_r_peaks
+from ecgstudy.records import load_records, save_records
 
 FS, LEADS = 100.0, ("I", "II")
 
@@ -103,6 +104,17 @@ def test_a_record_without_beats_is_counted_as_such():
     peaks = r_peaks(np.zeros((1, 1, 500)), FS, ("II",))
     rows = profile(np.ones((1, 1, 500)), FS, ("II",), peaks)
     assert shares(rows, "part") == {"no R peak": 1.0}
+
+
+def test_peaks_found_at_preparation_are_those_found_at_the_attack(tmp_path):
+    records = load(patients=48, records_per_patient=1)
+    save_records(with_r_peaks(records), tmp_path)
+    prepared = load_records(tmp_path)
+    test = (records.table["split"].eq("test") & records.table["attacked"]).to_numpy()
+    assert prepared.table["r_peaks"].isna().tolist() == (~test).tolist()
+    now, then = (Profiler(r.select(test), most=5) for r in (records, prepared))
+    assert now.peaks.sum() > 25
+    np.testing.assert_array_equal(now.peaks, then.peaks)
 
 
 def test_no_perturbation_has_no_profile():
