@@ -7,7 +7,7 @@ ENV := .venv/installed
 RUN := .venv/bin/python -m ecgstudy.workflow
 .DEFAULT_GOAL := help
 CHECKS ?= 2
-.PHONY: help study figures report adopt headline power pilot bench lab test test-slow lint clean-env
+.PHONY: help study figures report adopt headline power pilot bench doctor lab test test-slow lint clean-env
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ pilot: $(ENV)  ## contrasts and claims over the pilot's studies together, from t
 
 bench: $(ENV)  ## speed and memory, side by side with what else there is, to outputs/bench (PARTS=all; wants an idle machine)
 	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks $(PARTS)
+
+doctor:  ## versions, device, data, disk: what is missing, and the command that mends it
+	@$(if $(wildcard .venv/bin/python),.venv/bin/python,$(PYTHON)) -m ecgstudy.doctor
 
 lab: $(ENV)  ## open the notebooks in JupyterLab
 	.venv/bin/jupyter lab --notebook-dir=.

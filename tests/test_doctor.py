@@ -1,0 +1,74 @@
+"""Each fault that the doctor knows is found, named and told how to mend; a sound place has none."""
+
+import subprocess
+import sys
+
+import pytest
+
+from ecgstudy import doctor
+from ecgstudy.study import ROOT
+
+
+def only(findings, what):
+    (finding,) = (f for f in findings if f.what == what)
+    return finding
+
+
+def test_a_package_of_another_version_and_a_missing_one_are_named(tmp_path):
+    lock = tmp_path / "requirements.lock"
+    lock.write_text("# pins\nnumpy==0.1\nno-such-package==1.0\npandas==" + doctor._version("pandas") + "\n")
+    found = list(doctor._packages(lock))
+    assert [(f.what, f.good) for f in found] == [("numpy", False), ("no-such-package", False)]
+    assert found[0].found == f"{doctor._version('numpy')}; pinned is 0.1"
+    assert found[1].found == "missing; pinned is 1.0"
+    assert found[1].mend == doctor.INSTALL
+
+
+def test_packages_as_pinned_are_one_line(tmp_path):
+    lock = tmp_path / "requirements.lock"
+    lock.write_text(f"numpy=={doctor._version('numpy')}\ntorch=={doctor._version('torch')}\n")
+    assert list(doctor._packages(lock)) == [("packages", "all 2 as in requirements.lock", True, "")]
+
+
+def test_data_are_counted_where_they_are(tmp_path, monkeypatch):
+    (tmp_path / "mitdb").mkdir()
+    for record in ("100", "101"):
+        (tmp_path / "mitdb" / f"{record}.hea").touch()
+    (tmp_path / "ptbxl").mkdir()
+    monkeypatch.setenv("ECGSTUDY_DATA", str(tmp_path))
+    found = list(doctor._data())
+    assert only(found, "mitdb").found == f"2 of 48 records in {tmp_path / 'mitdb'}"
+    assert only(found, "mitdb").good is None
+    assert only(found, "ptbxl").good is False  # a folder without records
+
+
+def test_a_folder_of_data_that_is_not_there_is_a_fault(tmp_path, monkeypatch):
+    monkeypatch.setenv("ECGSTUDY_DATA", str(tmp_path / "gone"))
+    found = only(doctor._data(), "ECGSTUDY_DATA")
+    assert found == ("ECGSTUDY_DATA", f"{tmp_path / 'gone'} is no folder", False, found.mend)
+    assert "or unset it" in found.mend
+
+
+def test_a_full_disk_is_a_fault(monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1e9}))
+    assert only(doctor._disk(), "disk") == ("disk", "1 GB free", False, "free 5 GB, or clone elsewhere")
+
+
+@pytest.mark.parametrize(("faults", "code"), [(0, 0), (1, 1), (2, 1)])
+def test_the_number_of_faults_decides_the_exit_status(faults, code, monkeypatch, capsys):
+    bad = [doctor.Finding("disk", "full", False, "free some")] * faults
+    monkeypatch.setattr(doctor, "examine", lambda: [doctor.Finding("Python", "3.12"), *bad])
+    assert doctor.main() == code
+    printed = capsys.readouterr().out
+    assert printed.count("!!  disk") == printed.count("→ free some") == faults
+    assert printed.endswith({0: "nothing to mend\n", 1: "1 thing to mend\n", 2: "2 to mend\n"}[faults])
+
+
+def test_it_speaks_without_any_package():
+    """As where nothing is installed: an interpreter that sees the standard library alone."""
+    ran = subprocess.run(
+        [sys.executable, "-S", "-m", "ecgstudy.doctor"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 1, ran.stderr
+    assert "torch" in ran.stdout
+    assert "missing; pinned is" in ran.stdout
