@@ -2,6 +2,11 @@
 # jupyter:
 #   jupytext:
 #     formats: notebooks///ipynb,notebooks/scripts///py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
