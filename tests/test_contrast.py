@@ -22,7 +22,7 @@ from loss_loops import (
 )
 from torch import exp, log
 
-from ecgstudy.contrast import Pairs, Rows, Weights, weighted_contrastive_loss
+from ecgstudy.contrast import BLOCK_ROWS, WHOLE_ROWS, Pairs, Rows, Weights, weighted_contrastive_loss
 from ecgstudy.errors import StudyError
 from ecgstudy.weighting import compose, uniform
 
@@ -284,6 +284,22 @@ def test_blocks_of_anchors_change_neither_value_nor_gradient_nor_log(block, weig
     whole = weighted_contrastive_loss(z, rows, weighting, temperature=0.5, tau_plus=0.1)[1]
     parts = weighted_contrastive_loss(z, rows, weighting, temperature=0.5, tau_plus=0.1, block=block)[1]
     torch.testing.assert_close(parts, whole)
+
+
+@pytest.mark.parametrize(("records", "most"), [(WHOLE_ROWS // 2, WHOLE_ROWS), (WHOLE_ROWS, BLOCK_ROWS)])
+def test_many_rows_are_taken_in_blocks_unless_told_otherwise(records, most):
+    z, rows = batch(n=records, patients=list(range(records)))
+    seen = []
+
+    def watched(similarity, pairs):
+        seen.append(len(similarity))
+        return PLAIN(similarity, pairs)
+
+    value, gradient = value_and_gradient(ours(rows, watched), z)
+    assert max(seen) == most
+    other, moved = value_and_gradient(ours(rows, block=len(rows)), z)
+    torch.testing.assert_close(other, value, rtol=1e-12, atol=0)
+    torch.testing.assert_close(moved, gradient, rtol=1e-9, atol=1e-14)
 
 
 # ---- extremes --------------------------------------------------------------------------------------
