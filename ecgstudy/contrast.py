@@ -124,6 +124,7 @@ def weighted_contrastive_loss(
     detach_candidates: bool = False,
     similarity: Similarity = "cosine",
     block: int | None = None,
+    logged: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     r"""Weighted contrastive loss among the rows of one batch.
 
@@ -157,6 +158,8 @@ def weighted_contrastive_loss(
     block
         Anchors at a time, recomputed in the backward pass, so that memory grows linearly in the rows. None:
         all of them up to `WHOLE_ROWS`, above that `BLOCK_ROWS`.
+    logged
+        False leaves the log empty, for inner attacks: it takes a quarter of the time.
 
     Returns
     -------
@@ -187,20 +190,25 @@ def weighted_contrastive_loss(
         pairs = Pairs(rows[first : first + len(anchors)], rows, first, temperature)
         with torch.no_grad():
             weights = weighting(alike.detach() / temperature, pairs)
-        return _sums(alike / temperature, weights, temperature, tau_plus, denominator)
+        return _sums(alike / temperature, weights, temperature, tau_plus, denominator, logged)
 
     starts = range(0, len(rows), block)
     if len(starts) == 1:
-        terms, pull, logged = part(embeddings, 0)
+        terms, pull, sums = part(embeddings, 0)
     else:
         parts = [checkpoint(part, embeddings[s : s + block], s, use_reentrant=False) for s in starts]
-        terms, pull, logged = (sum(sums) for sums in zip(*parts, strict=True))
-    log = logged.detach()[:, 0] / logged.detach()[:, 1].clamp(min=1)
-    return terms / pull.clamp(min=1e-12), dict(zip(LOGGED, log, strict=True))
+        terms, pull, sums = (sum(each) for each in zip(*parts, strict=True))
+    log = sums.detach()[:, 0] / sums.detach()[:, 1].clamp(min=1)
+    return terms / pull.clamp(min=1e-12), dict(zip(LOGGED if logged else (), log, strict=True))
 
 
 def _sums(
-    similarity: Tensor, weights: Weights, temperature: float, tau_plus: float, denominator: str
+    similarity: Tensor,
+    weights: Weights,
+    temperature: float,
+    tau_plus: float,
+    denominator: str,
+    logged: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Over a block of anchors: the summed loss and its weight, and numerators and denominators of the log."""
     pull, positives, eligible = weights.pull, weights.pull > 0, weights.eligible
@@ -222,14 +230,16 @@ def _sums(
         log_den = torch.logaddexp(positive, log_d[:, None])
     logit = similarity if weights.positive is None else weights.positive * similarity
     terms = torch.where(pull > 0, pull * (log_den - logit), 0.0)
+    if not logged:
+        return terms.sum(), pull.sum(), terms.new_zeros(0, 2)
     push, alike = log_push.exp(), similarity.detach() * temperature
     effective = push.sum(1) ** 2 / (push**2).sum(1).clamp(min=1e-30)
     active = positives.any(1)
-    logged = [
+    numbers = [
         (effective, count > 0), (count, count > 0), (alike * positives, positives),
         (alike * eligible, eligible), (on_floor & active, active),
     ]  # fmt: skip
-    return terms.sum(), pull.sum(), torch.stack([torch.stack([n.sum(), d.sum()]) for n, d in logged])
+    return terms.sum(), pull.sum(), torch.stack([torch.stack([n.sum(), d.sum()]) for n, d in numbers])
 
 
 def _scaled_push(weights: Weights) -> tuple[Tensor, Tensor]:

@@ -285,6 +285,7 @@ def _attacked_contrast(
     return weighted_contrastive_loss(
         torch.cat([embedded[view] for view in views]), batch.rows_of(views), compose(weighting),
         temperature=state.options.temperature, detach_candidates=not batch.adversary.both_sides,
+        logged=False,
     )[0]  # fmt: skip
 
 

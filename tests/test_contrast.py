@@ -286,6 +286,17 @@ def test_blocks_of_anchors_change_neither_value_nor_gradient_nor_log(block, weig
     torch.testing.assert_close(parts, whole)
 
 
+@pytest.mark.parametrize("block", [None, 3])
+def test_without_the_log_value_and_gradient_are_the_same_to_the_last_bit(block):
+    z, rows = batch(n=5, views=3, adversarial=True)
+    options = {"tau_plus": 0.1, "block": block}
+    value, gradient = value_and_gradient(ours(rows, HARD, **options), z)
+    other, moved = value_and_gradient(ours(rows, HARD, logged=False, **options), z)
+    assert torch.equal(value, other)
+    assert torch.equal(gradient, moved)
+    assert weighted_contrastive_loss(z, rows, HARD, temperature=0.5, logged=False, **options)[1] == {}
+
+
 @pytest.mark.parametrize(("records", "most"), [(WHOLE_ROWS // 2, WHOLE_ROWS), (WHOLE_ROWS, BLOCK_ROWS)])
 def test_many_rows_are_taken_in_blocks_unless_told_otherwise(records, most):
     z, rows = batch(n=records, patients=list(range(records)))
