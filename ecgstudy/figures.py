@@ -228,3 +228,23 @@ def attack_bars(frame: pd.DataFrame) -> Figure:
     notes = (pl.FEWER * bool(fewer.any()), larger, f"† {pl.DAGGER_NOTE}" * pl.fails_masking(frame))
     pl.note_beneath(figure, *notes)
     return figure
+
+
+@style()
+def energy_shares(frame: pd.DataFrame) -> Figure:
+    """Where the energy of one perturbation lies: its share by band, lead and part of the beat.
+
+    `frame` has columns kind, name, share, size (the share of white noise, drawn as a line).
+    """
+    kinds = [("band", "frequency"), ("part", "part of the beat"), ("lead", "lead")]
+    figure, panels = pl.new_panels(1, len(kinds), 3.2, 2.4)
+    for axes, (kind, title) in zip(panels.flat, kinds, strict=True):
+        part = frame[frame["kind"] == kind]
+        places = np.arange(len(part))
+        axes.bar(places, part["share"], color="#D55E00", width=0.7)
+        axes.hlines(part["size"], places - 0.4, places + 0.4, color=INK, lw=1.2)
+        axes.set_xticks(places, part["name"], rotation=40, ha="right", fontsize=7.5)
+        axes.set(title=title, ylim=(0, 1))
+        axes.grid(axis="x", visible=False)
+    panels.flat[0].set_ylabel("share of energy (line: white noise)")
+    return figure
