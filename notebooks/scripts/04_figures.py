@@ -187,6 +187,13 @@ readable(tables["headline_check"])
 readable(tables["sensitivity"].drop(columns="note"))
 
 # %% [markdown]
+# The primary contrasts in robust AUROC under the same choices, by seed, class, age and sex.
+
+# %%
+by_choice = tables["contrast_sensitivity"].query("attack != 'none'")
+readable(by_choice.drop(columns=["note", "attack"]))
+
+# %% [markdown]
 # ## What it cost
 
 # %%
