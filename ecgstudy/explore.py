@@ -145,6 +145,13 @@ def _pushed(name: str, cosine: Tensor, pairs: Pairs, same: Tensor) -> pd.DataFra
     return pd.DataFrame({key: value.cpu().numpy() for key, value in columns.items()}).assign(scheme=name)
 
 
+def effective_negatives(weights: pd.DataFrame) -> pd.DataFrame:
+    """(Σw)² / Σw² of each scheme in a frame of `Explorer.weights`: the number of negatives if all weigh alike."""
+    each = weights.groupby("scheme", sort=False)["weight"]
+    square = weights.assign(square=weights["weight"] ** 2).groupby("scheme", sort=False)["square"]
+    return (each.sum() ** 2 / square.sum()).rename("effective negatives").reset_index()
+
+
 def controls(explorer: Explorer, attacks: Iterable[str]) -> None:
     """Controls for record, attack and ε, which redraw the ECG and its scores; for a live notebook."""
     import ipywidgets

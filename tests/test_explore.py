@@ -61,6 +61,9 @@ def test_schemes_weigh_the_negatives_of_the_record_with_a_mean_of_one(explorer):
     hard = by["hard-negatives"]
     expected = np.exp(hard["similarity"] / explorer.run.study.training.temperature)
     np.testing.assert_allclose(hard["weight"], expected / expected.mean(), rtol=1e-4)
+    effective = ex.effective_negatives(frame).set_index("scheme")["effective negatives"]
+    assert effective["uniform"] == pytest.approx(len(by["uniform"]))
+    assert effective["hard-negatives"] == pytest.approx(expected.sum() ** 2 / (expected**2).sum(), rel=1e-4)
     patient = explorer.test.table["patient"].iloc[0]
     strangers = (explorer._batch(record, 24).table["patient"] != patient).sum()
     assert len(hard) == 3 * strangers

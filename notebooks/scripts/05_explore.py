@@ -1,6 +1,7 @@
 # ---
 # jupyter:
 #   jupytext:
+#     formats: notebooks///ipynb,notebooks/scripts///py:percent
 #     text_representation:
 #       extension: .py
 #       format_name: percent
@@ -31,7 +32,7 @@ epsilon_mv = 0.05
 from IPython.display import display
 
 from ecgstudy import figures
-from ecgstudy.explore import Explorer, controls
+from ecgstudy.explore import Explorer, controls, effective_negatives
 from ecgstudy.study import Paths, Run, load_study
 
 plan = load_study(study)
@@ -72,8 +73,7 @@ figures.stamped(figures.energy_shares(energy), synthetic)
 schemes = ["uniform", "hard-negatives", "clinical-risk"]
 weights = explorer.weights(record, schemes)
 display(figures.stamped(figures.weight_profile(weights), synthetic))
-effective = weights.groupby("scheme", sort=False)["weight"].agg(lambda w: w.sum() ** 2 / (w**2).sum())
-effective.rename("effective negatives").reset_index().style.hide().format(precision=1)
+effective_negatives(weights).style.hide().format(precision=1)
 
 # %% [markdown]
 # ## Try others
