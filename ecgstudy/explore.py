@@ -146,7 +146,7 @@ def _pushed(name: str, cosine: Tensor, pairs: Pairs, same: Tensor) -> pd.DataFra
 
 
 def effective_negatives(weights: pd.DataFrame) -> pd.DataFrame:
-    """(Σw)² / Σw² of each scheme in a frame of `Explorer.weights`: the number of negatives if all weigh alike."""
+    """(Σw)² / Σw² of each scheme, of `Explorer.weights`: the number of negatives if all weigh alike."""
     each = weights.groupby("scheme", sort=False)["weight"]
     square = weights.assign(square=weights["weight"] ** 2).groupby("scheme", sort=False)["square"]
     return (each.sum() ** 2 / square.sum()).rename("effective negatives").reset_index()
