@@ -1,7 +1,9 @@
 # `make help` lists the targets.
 PYTHON ?= python3
 STUDY ?= quick
-CORES ?= $(shell $(PYTHON) -c "import os; print(len(os.sched_getaffinity(0)))" 2>/dev/null || echo 2)
+PROFILE ?= local
+WHERE = --profile $(PROFILE) $(if $(CORES),--cores $(CORES))
+WORKERS = $(or $(CORES),$(shell $(PYTHON) -c "import os; print(len(os.sched_getaffinity(0)))" 2>/dev/null || echo 2))
 export ECGSTUDY_PLUGINS = $(abspath $(PLUGINS))
 ENV := .venv/installed
 RUN := .venv/bin/python -m ecgstudy.workflow
@@ -18,17 +20,17 @@ $(ENV): requirements.lock pyproject.toml
 	.venv/bin/python -m pip install --quiet --no-deps --editable .
 	touch $(ENV)
 
-study: $(ENV)  ## run a study: data, pretraining, attacks, tables, report (STUDY=quick, CORES=all, PLUGINS=)
-	$(RUN) study params/$(STUDY).yaml --cores $(CORES)
+study: $(ENV)  ## run a study: data, pretraining, attacks, tables, report (STUDY=quick, PROFILE=local|gpu|slurm, CORES=, PLUGINS=)
+	$(RUN) study params/$(STUDY).yaml $(WHERE)
 
 figures: $(ENV)  ## tables, figures and report again from the stored scores (STUDY=…)
-	$(RUN) figures params/$(STUDY).yaml --cores $(CORES)
+	$(RUN) figures params/$(STUDY).yaml $(WHERE)
 
 report: $(ENV)  ## the report again; with RUNS=1 a page for every run too (STUDY=…)
-	$(RUN) $(if $(RUNS),pages,report) params/$(STUDY).yaml --cores $(CORES)
+	$(RUN) $(if $(RUNS),pages,report) params/$(STUDY).yaml $(WHERE)
 
 headline: $(ENV)  ## choose the headline ε of each data set from validation records (STUDY=…)
-	$(RUN) headline params/$(STUDY).yaml --cores $(CORES)
+	$(RUN) headline params/$(STUDY).yaml $(WHERE)
 
 adopt: $(ENV)  ## after a change of code alone: recompute CHECKS=2 results of each kind, keep the rest if they agree (STUDY=…)
 	.venv/bin/python -m ecgstudy.adopt params/$(STUDY).yaml --checks $(CHECKS)
@@ -49,10 +51,10 @@ lab: $(ENV)  ## open the notebooks in JupyterLab
 	.venv/bin/jupyter lab --notebook-dir=.
 
 test: $(ENV)  ## the tests (minutes)
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n $(CORES)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n $(WORKERS)
 
 test-slow: $(ENV)  ## the tests that take longer
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n $(CORES) -m slow
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n $(WORKERS) -m slow
 
 lint: $(ENV)  ## style checks
 	.venv/bin/ruff check .

@@ -16,6 +16,7 @@ from ecgstudy.study import ROOT, load_study
 
 study = load_study(ROOT / config["params"])
 run_notebook = f"{sys.executable} -m ecgstudy.notebooks {ROOT}/notebooks/"
+on_its_gpu = f"{sys.executable} -m ecgstudy.gpus " + "{resources.jobs_per_gpu} {resources.gpu} "  # 0 jobs: any GPU
 parameters = f"study={config['params']}"
 
 PREPARED = ["card.json", "signals.npy", "labels.npy", "table.parquet"]
@@ -48,6 +49,9 @@ wildcard_constraints:
 
 localrules:
     all,
+    pages,
+    page,
+    index,
 
 
 def data_unless_done(wildcards):
@@ -99,6 +103,8 @@ rule prepare:
         expand("data/{{dataset}}/{file}", file=PREPARED),
         "data/{dataset}/provenance.json",
         notebook="data/{dataset}/01_prepare_data.ipynb",
+    resources:
+        **study.asked("prepare"),
     shell:
         run_notebook + "01_prepare_data.ipynb {output.notebook} " + parameters + " dataset={wildcards.dataset}"
 
@@ -112,8 +118,11 @@ rule pretrain:
     output:
         expand(RESULTS.replace("{", "{{").replace("}", "}}") + "/{file}", file=["encoder.safetensors", "encoder.json", "history.jsonl", "provenance.json"]),
         notebook=RESULTS + "/02_pretrain.ipynb",
+    resources:
+        **study.asked("pretrain"),
+        jobs_per_gpu=0,  # see profiles/gpu
     shell:
-        run_notebook + "02_pretrain.ipynb {output.notebook} " + parameters
+        on_its_gpu + run_notebook + "02_pretrain.ipynb {output.notebook} " + parameters
         + " dataset={wildcards.dataset} arm={wildcards.arm} seed={wildcards.seed}"
 
 
@@ -128,8 +137,11 @@ rule evaluate:
     output:
         expand(RESULTS.replace("{", "{{").replace("}", "}}") + "/{{protocol}}/{file}", file=["scores.parquet", "head.safetensors", "evaluation.json", "provenance.json"]),
         notebook=RESULTS + "/{protocol}/03_evaluate.ipynb",
+    resources:
+        **study.asked("evaluate"),
+        jobs_per_gpu=0,  # see profiles/gpu
     shell:
-        run_notebook + "03_evaluate.ipynb {output.notebook} " + parameters
+        on_its_gpu + run_notebook + "03_evaluate.ipynb {output.notebook} " + parameters
         + " dataset={wildcards.dataset} arm={wildcards.arm} seed={wildcards.seed} protocol={wildcards.protocol}"
 
 
@@ -142,6 +154,8 @@ rule figures:
         expand("tables/{table}.csv", table=TABLES),
         "tables/provenance.json",
         notebook="tables/04_figures.ipynb",
+    resources:
+        **study.asked("figures"),
     shell:
         run_notebook + "04_figures.ipynb {output.notebook} " + parameters
 

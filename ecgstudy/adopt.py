@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ecgstudy.checkpoints import load_tensors
+from ecgstudy.engine import study_lock
 from ecgstudy.errors import StudyError
 from ecgstudy.factors import get_arm
 from ecgstudy.files import ROOT, write_json
@@ -26,7 +27,7 @@ from ecgstudy.robustness import evaluate
 from ecgstudy.scores import read_scores
 from ecgstudy.study import Paths, Run, Study, derived_seed, load_study
 from ecgstudy.training import pretrain
-from ecgstudy.workflow import Step, evaluate_step, plan, prepared_records, pretrain_step, study_lock
+from ecgstudy.workflow import Step, evaluate_step, plan, prepared_records, pretrain_step
 
 FILES = ("encoder.safetensors", "encoder.json", "history.jsonl")
 """A finished encoder."""

@@ -8,6 +8,7 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
 )
@@ -197,3 +198,29 @@ class StatisticsOptions(Section):
     primary: bool = True
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     resamples: PositiveInt = 1000
+
+
+class JobOptions(Section):
+    """What a job asks of the machine or cluster that it runs on; no result depends on it."""
+
+    mem_mb: PositiveInt = 8000
+    runtime: PositiveInt = 240
+    """Minutes, after which a cluster stops the job; a stopped pretraining goes on from its last epoch."""
+    gpus: NonNegativeInt | None = 0
+    """None: one, or none where the study's device is ``cpu``."""
+
+
+class NetworkJobOptions(JobOptions):
+    """The same for jobs that train or attack networks."""
+
+    runtime: PositiveInt = 1440
+    gpus: NonNegativeInt | None = None
+
+
+class ResourceOptions(Section):
+    """What the jobs of each step ask for."""
+
+    prepare: JobOptions = JobOptions()
+    pretrain: NetworkJobOptions = NetworkJobOptions()
+    evaluate: NetworkJobOptions = NetworkJobOptions()
+    figures: JobOptions = JobOptions()

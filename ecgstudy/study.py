@@ -28,6 +28,7 @@ from ecgstudy.options import (
     Grid,
     ProbeOptions,
     Protocol,
+    ResourceOptions,
     Section,
     StatisticsOptions,
     TrainingOptions,
@@ -54,6 +55,7 @@ class Study(Section):
     evaluation: AttackOptions = AttackOptions()
     statistics: StatisticsOptions = StatisticsOptions()
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    resources: ResourceOptions = ResourceOptions()
     showcase: str | None = None
     """Arm whose first seed is shown in the report's pages 02 and 03; None: the last arm."""
 
@@ -118,6 +120,12 @@ class Study(Section):
     def pretrained(self) -> list[str]:
         """Data sets that encoders are pretrained on."""
         return [name for name, options in self.datasets.items() if options.pretrain]
+
+    def asked(self, step: str) -> dict[str, int]:
+        """What a job of `step` asks for, in the words of Snakemake and its SLURM plugin (MB, minutes)."""
+        job = getattr(self.resources, step)
+        gpus = int(self.device != "cpu") if job.gpus is None else job.gpus
+        return {"mem_mb": job.mem_mb, "runtime": job.runtime, "gpu": gpus}
 
     def runs(self) -> Iterator["Run"]:
         """Every (data set, arm, seed) of the grid in the params file's order; who needs others, last."""

@@ -8,14 +8,11 @@ files' times say; `plan` sets the times of ``run.json`` so that Snakemake comes 
 """
 
 import argparse
-import fcntl
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -26,8 +23,10 @@ from ecgstudy import (
     contrast,
     corruptions,
     encoders,
+    engine,
     finetune,
     geometry,
+    gpus,
     losses,
     masking,
     objective,
@@ -250,72 +249,38 @@ def prepared_records(study: Study, dataset: str, paths: Paths) -> EcgRecords:
     return load_records(folder)
 
 
-@contextmanager
-def study_lock(paths: Paths) -> Iterator[None]:
-    """Hold the study for this process; the kernel lets go of it when the process dies, however it dies.
-
-    Raises
-    ------
-    StudyError
-        When another live process runs the study.
-    """
-    paths.home.mkdir(parents=True, exist_ok=True)
-    with open(paths.home / ".lock", "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            raise StudyError(
-                f"study {paths.study!r} is being run by process {lock.read().strip()}; wait for it or stop it"
-            ) from None
-        lock.seek(0)
-        lock.truncate()
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
-
-
-def run_study(study: Study, params: Path, *, cores: int, arguments: list[str]) -> None:
+def run_study(
+    study: Study, params: Path, *, arguments: list[str], profile: str = "local", cores: int | None = None
+) -> None:
     """Bring the study up to date with Snakemake: only what is missing or out of date is run.
 
     Parameters
     ----------
     arguments
         Targets (paths inside ``outputs/<study>``) and further options of Snakemake.
+    profile
+        Where jobs run: a folder of ``profiles/``, or a path.
+    cores
+        Instead of the profile's.
 
     Raises
     ------
     StudyError
         When a step failed (Snakemake has printed which and why) or another process runs the study.
     """
+    if profile == "gpu":
+        gpus.visible_gpus()  # one error here instead of one from each job
     paths = Paths(study.study)
-    with study_lock(paths):
+    with engine.study_lock(paths):
         plan(study, paths)
-        where = [
-            "--snakefile",
-            str(ROOT / "Snakefile"),
-            "--directory",
-            str(paths.home),
-            "--cores",
-            str(cores),
-        ]
-        how = ["--rerun-triggers", "mtime", "--rerun-incomplete", "--keep-going", "--quiet", "rules"]
-        inside = params.resolve().is_relative_to(ROOT)  # relative paths keep committed files free of ours
-        config = ["--config", f"params={params.resolve().relative_to(ROOT) if inside else params.resolve()}"]
-        # One thread a job and as many jobs as cores: two threads beside another busy process collapse.
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
-        snakemake = [sys.executable, "-m", "snakemake"]
-        if any(paths.home.glob(".snakemake/locks/*")):  # of a killed process: no live one holds the study
-            unlock = [*snakemake, "--unlock", *where, *config]
-            subprocess.run(unlock, env=env, check=True, capture_output=True)
-        result = subprocess.run([*snakemake, *arguments, *where, *how, *config], env=env)
-    if result.returncode:
+        status = engine.snakemake(paths.home, params, profile=profile, cores=cores, arguments=arguments)
+    if status:
         raise StudyError(
             f"study {study.study!r} is not finished: see the errors above; what was done is kept"
         )
 
 
-def choose_headline(study: Study, params: Path, *, cores: int) -> dict[str, float]:
+def choose_headline(study: Study, params: Path, **where: str | int | None) -> dict[str, float]:
     """Choose each data set's headline ε on validation records and write it into the params file.
 
     The smallest ε of the grid at which the seed-mean shared AUROC of the arm that sets it
@@ -327,7 +292,7 @@ def choose_headline(study: Study, params: Path, *, cores: int) -> dict[str, floa
         raise StudyError(f"{params}: no arm of the study sets the headline ε; add 'supervised' to its arms")
     folders = [paths.run(run.dataset, run.arm, run.seed) for run in runs]
     targets = [str((folder / "encoder.json").relative_to(paths.home)) for folder in folders]
-    run_study(study, params, cores=cores, arguments=targets)
+    run_study(study, params, arguments=targets, **where)
     chosen, text = {}, params.read_text(encoding="utf-8")
     for dataset in study.pretrained:
         records = prepared_records(study, dataset, paths)
@@ -363,25 +328,28 @@ def main(arguments: list[str] | None = None) -> int:
     for name in (*COMMANDS, "plan", "headline"):
         command = commands.add_parser(name)
         command.add_argument("params", type=Path)
-        command.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
+        command.add_argument(
+            "--profile", default="local", help="where jobs run: a folder of profiles/ or a path"
+        )
+        command.add_argument("--cores", type=int, help="jobs at a time, instead of the profile's")
     try:
         chosen = parser.parse_args(arguments)
-        _on_study(chosen.command, chosen.params, chosen.cores)
+        _on_study(chosen.command, chosen.params, profile=chosen.profile, cores=chosen.cores)
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _on_study(command: str, params: Path, cores: int) -> None:
+def _on_study(command: str, params: Path, **where: str | int | None) -> None:
     study = load_study(params)
     paths = Paths(study.study)
     if command == "plan":
         print(f"{plan(study, paths)} steps are out of date")
     elif command == "headline":
-        choose_headline(study, params, cores=cores)
+        choose_headline(study, params, **where)
     else:
-        run_study(study, params, cores=cores, arguments=COMMANDS[command])
+        run_study(study, params, arguments=COMMANDS[command], **where)
         print(f"Report: {paths.report / 'index.html'}")
 
 

@@ -7,6 +7,7 @@ import sys
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 from ecgstudy.arms import ARMS
 from ecgstudy.attacks import ATTACKS
@@ -15,6 +16,7 @@ from ecgstudy.contrast import Rows, weighted_contrastive_loss
 from ecgstudy.corruptions import CORRUPTIONS
 from ecgstudy.encoders import build_encoder, count_parameters
 from ecgstudy.factors import arm_names, described, factor_table, get_arm
+from ecgstudy.options import ResourceOptions
 from ecgstudy.study import ROOT, load_plugins
 from ecgstudy.weighting import SCHEMES, compose, uniform
 
@@ -98,3 +100,12 @@ def test_numbers_of_the_answer_are_those_of_the_committed_tables(study):
     for row in robust.query("attack == 'pgd-margin' and epsilon_mv == 0.02").itertuples():
         interval = f"{row.auroc_shared:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}] | {row.auroc_label:.3f} |"
         assert f"| `{row.arm}` | {clean[row.arm]:.3f} | {interval}" in README
+
+
+def test_what_jobs_ask_for_and_the_profiles_are_those_of_the_code():
+    block = re.search(r"```yaml\n(resources:.*?)```", README, re.DOTALL).group(1)
+    assert yaml.safe_load(block)["resources"] == ResourceOptions().model_dump()
+    rows = set(
+        re.findall(r"^\| `([a-z]+)`(?: \(default\))? \| (?:this machine|a SLURM)", README, re.MULTILINE)
+    )
+    assert rows == {path.name for path in (ROOT / "profiles").iterdir()}

@@ -219,3 +219,11 @@ def test_an_arm_that_needs_another_wants_it_in_the_study_and_runs_after_it(param
         load_study(params(changed("arms", ["advcl"])))
     study = load_study(params(changed("arms", ["advcl", "random", "simclr"])))
     assert [run.arm for run in study.runs()][-1] == "advcl"
+
+
+def test_jobs_ask_for_a_gpu_where_networks_run_unless_the_params_say_otherwise(params):
+    study = load_study(params(changed("resources", {"pretrain": {"mem_mb": 3000}, "evaluate": {"gpus": 0}})))
+    assert study.asked("prepare") == {"mem_mb": 8000, "runtime": 240, "gpu": 0}
+    assert study.asked("pretrain") == {"mem_mb": 3000, "runtime": 1440, "gpu": 1}
+    assert study.asked("evaluate") == {"mem_mb": 8000, "runtime": 1440, "gpu": 0}
+    assert load_study(params(changed("device", "cpu"))).asked("pretrain")["gpu"] == 0

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 
 from ecgstudy import weighting, workflow
-from ecgstudy.errors import StudyError
 from ecgstudy.factors import CONTROLS, arm_names
 from ecgstudy.files import write_json
 from ecgstudy.study import ROOT, Paths, Run, load_study
@@ -88,27 +87,16 @@ def test_a_new_scheme_makes_nothing_out_of_date(study, tmp_path, monkeypatch):
     assert stamps(study, paths, "rocl-ip-hn") == before
 
 
-def test_a_study_is_run_by_one_process_at_a_time(tmp_path):
-    paths = Paths("tiny", tmp_path)
-    code = (
-        "import pathlib, sys, time\n"
-        "from ecgstudy.study import Paths\n"
-        "from ecgstudy.workflow import study_lock\n"
-        "with study_lock(Paths('tiny', pathlib.Path(sys.argv[1]))): print('held', flush=True); time.sleep(60)"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout.readline() == "held\n"
-        with (
-            pytest.raises(StudyError, match=f"'tiny' is being run by process {other.pid}"),
-            workflow.study_lock(paths),
-        ):
-            pytest.fail("the lock was given twice")
-        other.kill()
-        other.wait()
-    with workflow.study_lock(paths):  # the kernel let go of it
-        assert (tmp_path / "tiny/.lock").read_text() == str(os.getpid())
+def test_what_jobs_ask_for_changes_no_step(study, tmp_path):
+    paths = Paths(study.study, tmp_path)
+    asked = {
+        rule: {"mem_mb": 1, "runtime": 2, "gpus": 3}
+        for rule in ("prepare", "pretrain", "evaluate", "figures")
+    }
+    other = type(study).model_validate({**study.model_dump(), "resources": asked})
+    assert [s.content() for s in workflow.steps(other, paths)] == [
+        s.content() for s in workflow.steps(study, paths)
+    ]
 
 
 def test_command_line_reports_bad_input_in_one_line(tmp_path, capsys):
@@ -159,10 +147,10 @@ def test_a_fresh_clone_recomputes_no_committed_result_and_only_what_is_missing(s
 TABLES = ("robust_auroc", "per_class", "contrasts", "masking_checks")
 
 
-def run_tiny(folder, *, study: str = "tiny", kill_after: str | None = None) -> int:
+def run_tiny(folder, *, study="tiny", profile="local", kill_after: str | None = None, **variables) -> int:
     """Run a study of the checkout at `folder`; kill its processes once a file appears."""
-    call = [sys.executable, "-m", "ecgstudy.workflow", "study", f"params/{study}.yaml"]
-    env = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    call = [sys.executable, "-m", "ecgstudy.workflow", "study", f"params/{study}.yaml", "--profile", profile]
+    env = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", **variables}
     with open(folder / "log.txt", "a") as log:
         process = subprocess.Popen(call, cwd=folder, env=env, start_new_session=True, stdout=log, stderr=log)
         while kill_after and process.poll() is None and not list(folder.glob(kill_after)):
@@ -174,7 +162,7 @@ def run_tiny(folder, *, study: str = "tiny", kill_after: str | None = None) -> i
 
 def checkout(folder):
     """A working copy without outputs."""
-    kept = ["ecgstudy", "notebooks", "params", "Snakefile", "pyproject.toml"]
+    kept = ["ecgstudy", "notebooks", "params", "profiles", "Snakefile", "pyproject.toml"]
     folder.mkdir()
     subprocess.run(["cp", "-r", *[str(ROOT / name) for name in kept], str(folder)], check=True)
     params = folder / "params/tiny.yaml"  # three epochs, so that there is something to interrupt

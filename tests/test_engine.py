@@ -1,0 +1,101 @@
+"""How Snakemake is called: profiles, one run of a study at a time, what a killed one leaves."""
+
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from test_workflow import checkout, run_tiny
+
+from ecgstudy import engine, workflow
+from ecgstudy.errors import StudyError
+from ecgstudy.study import ROOT, Paths, load_study
+
+
+def test_a_study_is_run_by_one_process_at_a_time(tmp_path):
+    paths = Paths("tiny", tmp_path)
+    code = (
+        "import pathlib, sys, time\n"
+        "from ecgstudy.study import Paths\n"
+        "from ecgstudy.engine import study_lock\n"
+        "with study_lock(Paths('tiny', pathlib.Path(sys.argv[1]))): print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with (
+            pytest.raises(StudyError, match=f"'tiny' is being run by process {other.pid}"),
+            engine.study_lock(paths),
+        ):
+            pytest.fail("the lock was given twice")
+        other.kill()
+        other.wait()
+    with engine.study_lock(paths):  # the kernel let go of it
+        assert (tmp_path / "tiny/.lock").read_text() == str(os.getpid())
+
+
+def test_profiles_are_found_by_name_or_path(tmp_path):
+    assert engine.profile_folder("gpu") == ROOT / "profiles/gpu"
+    (tmp_path / "config.yaml").write_text("cores: 3\n")
+    assert engine.profile_folder(str(tmp_path)) == tmp_path
+    with pytest.raises(StudyError, match="'gpus' is neither one of gpu, local, slurm nor a folder"):
+        engine.profile_folder("gpus")
+
+
+@pytest.mark.parametrize(("profile", "slots"), [("gpu", 2), ("slurm", 0)])
+def test_each_profile_starts_the_same_jobs_with_the_resources_of_the_params(profile, slots, tmp_path, capfd):
+    study, paths = load_study(ROOT / "params/tiny.yaml"), Paths("tiny", tmp_path)
+    workflow.plan(study, paths)
+    show = ["--dry-run", "--printshellcmds", "--quiet", "progress"]
+    call = {"profile": profile, "cores": None, "arguments": show}
+    assert engine.snakemake(paths.home, ROOT / "params/tiny.yaml", **call) == 0
+    printed = capfd.readouterr().out
+    for notebook in ("02_pretrain", "03_evaluate"):
+        for arm in study.arms:
+            command = rf"-m ecgstudy.gpus {slots} 1 \S+ -m ecgstudy.notebooks \S+/{notebook}.ipynb \S+ \S+"
+            assert len(re.findall(rf"{command} dataset=builtin arm={arm} seed=0\b", printed)) == 1
+    asked = Counter(re.findall(r"resources: .*runtime=(\d+), gpu=(\d), .*mem_mb=(\d+)\b", printed))
+    assert asked == {("1440", "1", "8000"): 4, ("240", "0", "8000"): 2}
+
+
+def test_the_gpu_profile_without_a_gpu_is_one_error_before_anything_runs(monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert workflow.main(["study", str(ROOT / "params/tiny.yaml"), "--profile", "gpu"]) == 1
+    assert capsys.readouterr().err.startswith("error: no GPU to run on: nvidia-smi lists 0")
+
+
+@pytest.fixture
+def queue(tmp_path, monkeypatch):
+    """A pretended SLURM: `squeue` prints this file, `scancel` removes jobs from it and notes which."""
+    cancel = f'echo "$@" >> {tmp_path}/cancelled; for job; do sed -i "/^$job /d" {tmp_path}/queue; done'
+    for name, code in {"squeue": f"cat {tmp_path}/queue", "scancel": cancel}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{code}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    return tmp_path / "queue"
+
+
+def test_left_over_jobs_of_this_study_alone_are_cancelled(queue, tmp_path):
+    mine, other = (engine.job_prefix(tmp_path / name) for name in ("one/tiny", "two/tiny"))
+    assert mine != other
+    queue.write_text(f"1 {mine}_a\n2 {other}_b\n3 {mine}_c\n4 shell\n")
+    engine.cancel_left_over_jobs(tmp_path / "one/tiny")
+    assert (tmp_path / "cancelled").read_text() == "1 3\n"
+    assert queue.read_text() == f"2 {other}_b\n4 shell\n"
+
+
+def test_a_silent_slurm_is_an_error_as_jobs_may_be_left(queue, tmp_path):
+    with pytest.raises(StudyError, match=r"a killed run may have left jobs in SLURM, but: .*squeue"):
+        engine.cancel_left_over_jobs(tmp_path / "tiny")  # there is no queue
+
+
+@pytest.mark.slow
+def test_a_study_with_the_gpu_profile_goes_through_all_notebooks(tmp_path):
+    """The GPU is pretended: its jobs find none behind the name and compute on the CPU."""
+    folder = checkout(tmp_path / "whole")
+    assert run_tiny(folder, profile="gpu", CUDA_VISIBLE_DEVICES="GPU-pretended") == 0
+    assert "<html" in (folder / "outputs/tiny/report/index.html").read_text()
