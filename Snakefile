@@ -118,6 +118,7 @@ rule pretrain:
     output:
         expand(RESULTS.replace("{", "{{").replace("}", "}}") + "/{file}", file=["encoder.safetensors", "encoder.json", "history.jsonl", "provenance.json"]),
         notebook=RESULTS + "/02_pretrain.ipynb",
+    threads: study.processes
     resources:
         **study.asked("pretrain"),
         jobs_per_gpu=0,  # see profiles/gpu

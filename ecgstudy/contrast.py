@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ecgstudy.distributed import own_range, summed
 from ecgstudy.errors import StudyError
 
 Denominator = Literal["own", "all", "mean", "none"]
@@ -182,7 +183,8 @@ def weighted_contrastive_loss(
         raise StudyError("tau_plus > 0 needs the positive in the denominator; 'none' leaves it out")
     embeddings = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
     candidates = embeddings.detach() if detach_candidates else embeddings
-    block = block or (len(rows) if len(rows) <= WHOLE_ROWS else BLOCK_ROWS)
+    ours = own_range(len(rows))
+    block = block or (len(ours) if len(ours) <= WHOLE_ROWS else BLOCK_ROWS)
 
     def part(anchors: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
         cosine = similarity == "cosine"
@@ -192,12 +194,15 @@ def weighted_contrastive_loss(
             weights = weighting(alike.detach() / temperature, pairs)
         return _sums(alike / temperature, weights, temperature, tau_plus, denominator, logged)
 
-    starts = range(0, len(rows), block)
-    if len(starts) == 1:
-        terms, pull, sums = part(embeddings, 0)
+    starts = ours[::block]
+    ends = (*starts[1:], ours.stop)
+    blocks = [(embeddings[start:end], start) for start, end in zip(starts, ends, strict=True)]
+    if len(blocks) == 1:
+        found = part(*blocks[0])
     else:
-        parts = [checkpoint(part, embeddings[s : s + block], s, use_reentrant=False) for s in starts]
-        terms, pull, sums = (sum(each) for each in zip(*parts, strict=True))
+        parts = [checkpoint(part, *each, use_reentrant=False) for each in blocks]
+        found = [sum(each) for each in zip(*parts, strict=True)]
+    terms, pull, sums = (summed(each) for each in found)
     log = sums.detach()[:, 0] / sums.detach()[:, 1].clamp(min=1)
     return terms / pull.clamp(min=1e-12), dict(zip(LOGGED if logged else (), log, strict=True))
 

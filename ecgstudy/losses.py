@@ -38,7 +38,7 @@ class Batch:
     rows, labels
         What is known of the records: (records,) and multi-hot (records, classes).
     signals
-        View → (records, leads, samples) in mV.
+        View → (records, leads, samples) in mV; of several processes, each has its own records' alone.
     features, embedded
         View → (records, features) of the encoder, and unit vectors (records, dimensions).
     teacher

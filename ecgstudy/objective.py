@@ -16,6 +16,7 @@ from ecgstudy.attacks.ball import Ball, ascend
 from ecgstudy.checkpoints import load_encoder
 from ecgstudy.contrast import Rows
 from ecgstudy.devices import pick_device, pick_precision
+from ecgstudy.distributed import agreed, all_rows, like_all_rows, own_rows
 from ecgstudy.encoders import Encoder, Projector, build_encoder
 from ecgstudy.factors import get_arm
 from ecgstudy.losses import ADVERSARIES, LOSSES, MODULES, Batch, Log, adaptive_alpha, predicted_labels
@@ -117,9 +118,9 @@ class State:
         return max(1, round(epochs * self.arm.epochs))
 
     def features(self, signals: Tensor, adversarial: bool) -> Tensor:
-        """Encoder output in the training precision."""
+        """Encoder output in the training precision; of all processes, where each gives its own records."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            return self.model["encoder"](signals, adversarial)
+            return all_rows(self.model["encoder"](signals, adversarial), self.options.batch_size)
 
     def project(self, features: Tensor, adversarial: bool) -> Tensor:
         """Unit vectors, float32: of the projector, or of the features where there is none."""
@@ -222,7 +223,7 @@ def prepared(run: Run, records: EcgRecords, folder: Path) -> tuple[State, Data]:
     if arm.needs:
         teacher, _, _ = load_encoder(folder.parents[1] / arm.needs / folder.name, str(device))
     if "clusters" in _wanted(arm):
-        data.pseudo_labels = clustered(teacher, data, derived_seed(run.dataset, run.seed, "clusters"))
+        data.pseudo_labels = agreed(clustered(teacher, data, derived_seed(run.dataset, run.seed, "clusters")))
     return new_state(run, data, records, teacher), data
 
 
@@ -286,7 +287,11 @@ def embedded_batch(
 
 def _clean_batch(state: State, data: Data, index: Tensor, views: set[str]) -> Batch:
     """Views of the chosen records; both random ones are always drawn, so that arms see the same."""
-    signals, options, streams = data.signals[index], state.run.study.views, state.streams
+    signals, options, streams = (
+        data.signals[own_rows(index, len(index))],
+        state.run.study.views,
+        state.streams,
+    )
     strength = 1 - state.progress if state.arm.fading_views else 1.0
     found = {name: view(signals, data.fs, options, streams["views"], strength) for name in ("1", "2")}
     if views & {"0", "h"}:
@@ -296,7 +301,8 @@ def _clean_batch(state: State, data: Data, index: Tensor, views: set[str]) -> Ba
     batch = Batch(index, data.rows[index], data.labels[index], data.multilabel, found, pseudo_labels=pseudo)
     if state.teacher is not None:
         with torch.no_grad():
-            batch.teacher = {name: state.teacher(found[name]) for name in views & {"0"}}
+            seen = {name: state.teacher(found[name]) for name in views & {"0"}}
+            batch.teacher = {name: all_rows(features, len(index)) for name, features in seen.items()}
     return batch
 
 
@@ -321,7 +327,8 @@ def attacked_views(state: State, batch: Batch, adversary: Adversary) -> dict[str
     ball = Ball(state.run.headline_epsilon_mv)
     steps = adversary.steps or state.options.attack_steps
     step_mv = ball.epsilon_mv * (adversary.step or state.options.attack_step)
-    start = ball.start(clean, state.streams["attack"]) if adversary.random_start else torch.zeros_like(clean)
+    drawn = ball.start(like_all_rows(clean), state.streams["attack"]) if adversary.random_start else None
+    start = torch.zeros_like(clean) if drawn is None else own_rows(drawn, len(batch.index))
     if adversary.loss == "noise":
         return dict(zip(starred, (clean + start).chunk(len(starred)), strict=True))
 

@@ -207,7 +207,7 @@ class JobOptions(Section):
     runtime: PositiveInt = 240
     """Minutes, after which a cluster stops the job; a stopped pretraining goes on from its last epoch."""
     gpus: NonNegativeInt | None = 0
-    """None: one, or none where the study's device is ``cpu``."""
+    """None: one (in pretraining, one a process), or none where the study's device is ``cpu``."""
 
 
 class NetworkJobOptions(JobOptions):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from ecgstudy.attacks import BLACK_BOX, get_attack, split_leads
 from ecgstudy.corruptions import get_corruption
@@ -35,6 +35,7 @@ from ecgstudy.options import (
     ViewOptions,
     target,
 )
+from ecgstudy.weighting import WHOLE_BATCH
 
 
 class Study(Section):
@@ -55,6 +56,8 @@ class Study(Section):
     evaluation: AttackOptions = AttackOptions()
     statistics: StatisticsOptions = StatisticsOptions()
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    processes: PositiveInt = 1
+    """Share each pretraining among so many processes, on one GPU each (`ecgstudy.distributed`)."""
     resources: ResourceOptions = ResourceOptions()
     showcase: str | None = None
     """Arm whose first seed is shown in the report's pages 02 and 03; None: the last arm."""
@@ -73,6 +76,7 @@ class Study(Section):
             get_corruption(corruption)
         self._check_source()
         self._check_protocols()
+        self._check_processes()
         get_encoder(self.encoder.name)
         grid, labels = self.evaluation.epsilons_mv, self.evaluation.label_epsilons_mv or []
         budgets = {
@@ -116,6 +120,19 @@ class Study(Section):
                     f"datasets.{name}.pretrain is false, and no protocol ends in @{name}: nothing uses it"
                 )
 
+    def _check_processes(self) -> None:
+        if self.training.batch_size % self.processes:
+            raise StudyError(
+                f"training.batch_size {self.training.batch_size} cannot be shared evenly by"
+                f" {self.processes} processes; use a multiple"
+            )
+        for arm in self.arms if self.processes > 1 else ():
+            if whole := [name for name in get_arm(arm).schemes if name in WHOLE_BATCH]:
+                raise StudyError(
+                    f"arm {arm!r} compares all anchors of a batch ({whole[0]}) and cannot be shared among"
+                    f" processes: give it a study of its own with processes: 1, not {self.processes}"
+                )
+
     @property
     def pretrained(self) -> list[str]:
         """Data sets that encoders are pretrained on."""
@@ -124,7 +141,8 @@ class Study(Section):
     def asked(self, step: str) -> dict[str, int]:
         """What a job of `step` asks for, in the words of Snakemake and its SLURM plugin (MB, minutes)."""
         job = getattr(self.resources, step)
-        gpus = int(self.device != "cpu") if job.gpus is None else job.gpus
+        each = self.processes if step == "pretrain" else 1
+        gpus = each * (self.device != "cpu") if job.gpus is None else job.gpus
         return {"mem_mb": job.mem_mb, "runtime": job.runtime, "gpu": gpus}
 
     def runs(self) -> Iterator["Run"]:
@@ -161,6 +179,11 @@ class Run:
         return self.study.datasets[self.dataset].headline_epsilon_mv
 
     @property
+    def processes(self) -> int:
+        """Processes that train the run's encoder; one where nothing is trained."""
+        return self.study.processes if get_arm(self.arm).losses else 1
+
+    @property
     def protocols(self) -> list[str]:
         """Protocols that the run is evaluated under: no transfer to its own data, no fine-tuned features."""
         wanted = [p for p in self.study.protocols if target("", p) != self.dataset]
@@ -194,6 +217,7 @@ class Run:
             "seed": self.seed,
             "epsilon_mv": None if factors["adversary"] is None else self.headline_epsilon_mv,
             **{key: study[key] for key in ("encoder", "views", "training", "device")},
+            **({"processes": self.processes} if self.processes > 1 else {}),
         }
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,10 +17,12 @@ from ecgstudy.checkpoints import (
     save_encoder,
     save_progress,
 )
+from ecgstudy.distributed import is_first, parallel, processes
 from ecgstudy.encoders import count_parameters
 from ecgstudy.errors import StudyError
 from ecgstudy.factors import get_arm
 from ecgstudy.files import write_text
+from ecgstudy.launch import pretrain_in_processes
 from ecgstudy.objective import Data, Log, State, arm_loss, follow, prepared
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import Run, TrainingOptions
@@ -35,7 +38,8 @@ def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
     (in ``run.json``, where there is one), is not trained again.
 
     Writes ``encoder.safetensors``, ``encoder.json`` and ``history.jsonl`` to `folder`, and a
-    checkpoint after every epoch, from which a further call continues exactly.
+    checkpoint after every epoch, from which a further call continues exactly. A study that asks for several
+    `processes` gets them here (`ecgstudy.launch`); each of them calls this function, and the first writes.
 
     Parameters
     ----------
@@ -54,8 +58,8 @@ def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
     Raises
     ------
     StudyError
-        When there are fewer training records than one batch, the loss stops being finite, or the
-        checkpoint is damaged or of another run.
+        When there are fewer training records than one batch, the loss stops being finite, the
+        checkpoint is damaged or of another run, or one of several processes fails.
     """
     if (finished := _finished(run, Path(folder))) is not None:
         return finished
@@ -64,15 +68,21 @@ def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
 
         store_features(run, records, Path(folder), _asked(run, Path(folder)))
         return []
+    if run.processes > processes():
+        pretrain_in_processes(run, records, Path(folder))
+        return _history(Path(folder))
     state, data = prepared(run, records, Path(folder))
     progress = Path(folder) / "checkpoint.safetensors"
     history = _resume(state, progress) if progress.exists() else []
+    loss = parallel(arm_loss, state.model)
     for epoch in tqdm(range(len(history), state.epochs), f"{run.arm} seed {run.seed}"):
-        history.append({"epoch": epoch + 1, **_epoch(state, data, epoch)})
+        history.append({"epoch": epoch + 1, **_epoch(state, data, epoch, loss)})
         note = {"run": _asked(run, progress.parent), "history": history}
-        save_progress(progress, state.model, state.optimizer, state.streams, note)
-    _finish(state, data, records, history, Path(folder))
-    progress.unlink(missing_ok=True)
+        if is_first():
+            save_progress(progress, state.model, state.optimizer, state.streams, note)
+    if is_first():
+        _finish(state, data, records, history, Path(folder))
+        progress.unlink(missing_ok=True)
     return history
 
 
@@ -94,19 +104,23 @@ def _finished(run: Run, folder: Path) -> list[dict] | None:
     except ValueError:  # damaged
         return None
     tqdm.write(f"{folder}: trained before with these parameters; delete encoder.json to train it again")
-    return [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
+    return _history(folder)
+
+
+def _history(folder: Path) -> list[dict]:
+    lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def _resume(state: State, path: Path) -> list[dict]:
-    """History up to the checkpoint, which is restored; one of another run is deleted."""
+    """History up to the checkpoint, which is restored; none for one of another run, which is overwritten."""
     if load_tensors(path)[1].get("run") != _asked(state.run, path.parent):
         tqdm.write(f"{path}: checkpoint of other parameters, code or data; this run starts anew")
-        path.unlink()
         return []
     return load_progress(path, state.model, state.optimizer, state.streams)["history"]
 
 
-def _epoch(state: State, data: Data, epoch: int) -> dict:
+def _epoch(state: State, data: Data, epoch: int, loss: Callable) -> dict:
     """Train for one epoch; returns means over its steps."""
     options, started = state.options, time.perf_counter()
     count = min(options.records_per_epoch or len(data.signals), len(data.signals))
@@ -123,7 +137,7 @@ def _epoch(state: State, data: Data, epoch: int) -> dict:
         rate = _learning_rate(options, done, total)
         state.progress = SCHEDULE_STEPS * done // total / SCHEDULE_STEPS
         index = order[step * options.batch_size : (step + 1) * options.batch_size]
-        for name, value in _step(state, data, index, rate).items():
+        for name, value in _step(state, data, index, rate, loss).items():
             totals[name] = totals.get(name, 0) + value
     means = {name: float(total) / steps for name, total in totals.items()}
     if not math.isfinite(means["loss"]):
@@ -135,15 +149,15 @@ def _epoch(state: State, data: Data, epoch: int) -> dict:
     return {**means, "learning_rate": rate, "steps": steps, "seconds": seconds}
 
 
-def _step(state: State, data: Data, index: Tensor, rate: float) -> Log:
+def _step(state: State, data: Data, index: Tensor, rate: float, loss: Callable = arm_loss) -> Log:
     for group in state.optimizer.param_groups:
         group["lr"] = rate
-    loss, log = arm_loss(state, data, index)
+    value, log = loss(state, data, index)
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    value.backward()
     state.optimizer.step()
     follow(state)
-    return {"loss": loss.detach(), **log}
+    return {"loss": value.detach(), **log}
 
 
 def _learning_rate(options: TrainingOptions, step: int, steps: int) -> float:

@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import grid_sample
 
+from ecgstudy.distributed import drawn
 from ecgstudy.study import ViewOptions
 
 STRENGTHS = (
@@ -62,7 +63,7 @@ def fast_part(signals: Tensor, fs: float, above_hz: float = 10.0) -> Tensor:
 
 
 def _uniform(shape: tuple[int, ...], like: Tensor, generator: Generator) -> Tensor:
-    return torch.rand(shape, generator=generator, device=like.device, dtype=like.dtype)
+    return drawn(torch.rand, shape, like, generator)
 
 
 def _signed(shape: tuple[int, ...], like: Tensor, generator: Generator) -> Tensor:
@@ -96,7 +97,7 @@ def _disturbances(x: Tensor, fs: float, options: ViewOptions, generator: Generat
         gain = amplitude_mv * _signed((records, leads, 1), x, generator)
         return gain * torch.sin(2 * torch.pi * rate * time + phase)
 
-    noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    noise = drawn(torch.randn, x.shape, x, generator)
     level = options.noise_mv * _uniform((records, 1, 1), x, generator)
     mains = (
         hum(49.0, 51.0, options.powerline_mv) if fs > 102 else hum(fs * 0.4, fs * 0.45, options.powerline_mv)

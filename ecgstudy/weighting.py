@@ -16,6 +16,8 @@ from ecgstudy.errors import StudyError
 
 Scheme = Callable[..., Weights]
 SCHEMES: dict[str, Scheme] = {}
+WHOLE_BATCH = ("hard-positive-logits",)
+"""Schemes that compare all anchors of a batch with each other, so that these cannot come in parts."""
 
 
 def scheme(name: str) -> Callable[[Scheme], Scheme]:

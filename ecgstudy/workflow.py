@@ -22,6 +22,7 @@ from ecgstudy import (
     attacks,
     contrast,
     corruptions,
+    distributed,
     encoders,
     engine,
     finetune,
@@ -146,6 +147,7 @@ def pretrain_step(run: Run, paths: Paths) -> Step:
     folder = paths.run(run.dataset, run.arm, run.seed)
     feeds = ("encoder.safetensors", "encoder.json")
     code = _features_code() if arm.features else (*PRETRAIN_CODE, network, *schemes, *terms)
+    code += (distributed,) if run.processes > 1 else ()
     return Step(folder, parameters, code, feeds)
 
 

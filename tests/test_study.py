@@ -53,6 +53,25 @@ def test_every_params_file_loads_and_is_named_after_its_study(path):
     assert len(list(study.runs())) == len(study.pretrained) * len(study.arms) * len(study.seeds)
 
 
+def test_an_arm_that_needs_the_whole_batch_in_one_place_is_refused_several_processes(params):
+    content = GOOD | {"arms": ["rocl", "dclw"]}
+    load_study(params(content))
+    with pytest.raises(StudyError, match=r"arm 'dclw' compares all anchors .* processes: 1, not 2"):
+        load_study(params(content | {"processes": 2}))
+
+
+def test_processes_count_as_a_parameter_only_where_they_share_a_training(params):
+    arms = {"arms": ["random", "supervised", "features-lr", "rocl"]}
+    alone, shared = (load_study(params(GOOD | arms | {"processes": n})) for n in (1, 2))
+    default = load_study(params(GOOD | arms))
+    for ours, one, two in zip(default.runs(), alone.runs(), shared.runs(), strict=True):
+        assert "processes" not in ours.parameters()
+        assert one.parameters() == ours.parameters()
+        trains = two.arm in ("supervised", "rocl")
+        assert two.parameters() == {**ours.parameters(), **({"processes": 2} if trains else {})}
+        assert two.processes == (2 if trains else 1)
+
+
 def test_runs_are_the_grid_in_the_order_of_the_file(params):
     study = load_study(params(GOOD))
     runs = [(run.dataset, run.arm, run.seed) for run in study.runs()]
@@ -97,6 +116,8 @@ BAD = {
     "attack twice": ("evaluation.attacks", ["fgsm", "fgsm"], "evaluation.attacks: .*'fgsm' occurs twice"),
     "arms not a list": ("arms", "rocl", "arms: .*valid list"),
     "name with a slash": ("study", "../other", "study: .*pattern"),
+    "no process": ("processes", 0, "processes: .*greater than 0"),
+    "uneven shares": ("processes", 3, "training.batch_size 256 cannot be shared evenly by 3 processes"),
 }  # fmt: skip
 
 
@@ -227,3 +248,5 @@ def test_jobs_ask_for_a_gpu_where_networks_run_unless_the_params_say_otherwise(p
     assert study.asked("pretrain") == {"mem_mb": 3000, "runtime": 1440, "gpu": 1}
     assert study.asked("evaluate") == {"mem_mb": 8000, "runtime": 1440, "gpu": 0}
     assert load_study(params(changed("device", "cpu"))).asked("pretrain")["gpu"] == 0
+    four = load_study(params(changed("processes", 4)))
+    assert [four.asked(step)["gpu"] for step in ("prepare", "pretrain", "evaluate")] == [0, 4, 1]

@@ -157,7 +157,7 @@ def test_records_per_epoch_draws_that_many_without_replacement(monkeypatch, tmp_
     monkeypatch.setattr(
         training,
         "_step",
-        lambda state, data, index, rate: seen.append(index) or step(state, data, index, rate),
+        lambda state, data, index, *more: seen.append(index) or step(state, data, index, *more),
     )
     pretrain(toy_run("supervised", epochs=2, records_per_epoch=40), RECORDS, tmp_path)
     epochs = torch.stack(seen).reshape(2, 32)  # two whole batches each
@@ -188,7 +188,7 @@ def test_supervised_arms_share_batches_with_contrastive_ones(monkeypatch, tmp_pa
     monkeypatch.setattr(
         training,
         "_step",
-        lambda state, data, index, rate: seen.append(index) or step(state, data, index, rate),
+        lambda state, data, index, *more: seen.append(index) or step(state, data, index, *more),
     )
     pretrain(toy_run("supervised"), RECORDS, tmp_path / "a")
     pretrain(toy_run("rocl"), RECORDS, tmp_path / "b")
