@@ -42,7 +42,7 @@ def pretrain_in_processes(run: Run, records: EcgRecords, folder: Path) -> None:
         _hand_over(run, records, folder, Path(job))
         how = ["--standalone", f"--nproc-per-node={run.processes}", "--local-ranks-filter=0"]
         command = [sys.executable, "-m", "torch.distributed.run", *how, "-m", "ecgstudy.launch", job]
-        env = {"OMP_NUM_THREADS": "1", **os.environ}
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}  # Snakemake sets it to the job's threads: all processes'
         with subprocess.Popen(command, env=env, cwd=ROOT, stdin=subprocess.PIPE) as running:
             failed = running.wait()
         if failed:
