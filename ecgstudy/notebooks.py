@@ -42,7 +42,8 @@ def execute(notebook: Path, executed: Path, parameters: dict, logs: Path) -> Non
         raise StudyError(f"{notebook.name} has no parameter {unknown[0]!r}; it has {', '.join(known)}")
     cell = [str(value) for name, value in parameters.items() if name != "study"]
     log = logs / ("-".join([notebook.stem, *cell]) + ".ipynb")
-    log.parent.mkdir(parents=True, exist_ok=True)
+    for folder in (log.parent, executed.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     asked = executed.parent / "run.json"
     content = json.loads(asked.read_text()) if asked.exists() else {}
     started = time.time()

@@ -58,6 +58,12 @@ def test_executed_notebook_and_provenance_appear_together(tmp_path):
     assert not list((tmp_path / "logs").iterdir())
 
 
+def test_a_folder_that_is_not_there_yet_is_made(tmp_path):
+    source = small_notebook(tmp_path / "small.ipynb", "print(value)")
+    execute(source, tmp_path / "a/b/small.ipynb", {}, tmp_path / "logs")
+    assert (tmp_path / "a/b/provenance.json").exists()
+
+
 def test_unknown_parameter_fails_before_anything_runs(tmp_path):
     source = small_notebook(tmp_path / "small.ipynb", "print(value)")
     with pytest.raises(StudyError, match=r"small.ipynb has no parameter 'valu'; it has study, value"):
