@@ -17,7 +17,7 @@ from ecgstudy.arms import Adversary, Loss
 from ecgstudy.attacks.objectives import class_scores
 from ecgstudy.contrast import Rows, weighted_contrastive_loss
 from ecgstudy.supervised import label_loss
-from ecgstudy.weighting import compose
+from ecgstudy.weighting import WHOLE_BATCH, compose
 
 if TYPE_CHECKING:
     from ecgstudy.objective import State
@@ -99,10 +99,13 @@ def contrast(state: "State", batch: Batch, term: Loss) -> tuple[Tensor, Log]:
     """The weighted contrastive loss among the term's views (`ecgstudy.contrast`)."""
     arm = state.arm
     embedded, rows = batch.stacked(term.names)
+    schemes = () if term.plain else arm.weighting
+    options = {"detach_candidates": arm.adversary is not None, **arm.options}
+    if any(name in WHOLE_BATCH for name, _ in schemes):
+        options["block"] = len(rows)
     return weighted_contrastive_loss(
-        embedded, rows, compose(() if term.plain else arm.weighting),
-        temperature=state.temperature, tau_plus=0.0 if term.plain else arm.tau_plus,
-        **{"detach_candidates": arm.adversary is not None, **arm.options},
+        embedded, rows, compose(schemes),
+        temperature=state.temperature, tau_plus=0.0 if term.plain else arm.tau_plus, **options,
     )  # fmt: skip
 
 

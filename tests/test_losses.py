@@ -11,7 +11,7 @@ from hand_filled import Case, assert_same, gradients, package_loss
 from label_loops import mart, pair_margin, sinkhorn
 from loss_loops import clef_original, dclw
 
-from ecgstudy import losses
+from ecgstudy import contrast, losses
 from ecgstudy.factors import arm_names, get_arm
 from ecgstudy.losses import LOSSES, adaptive_alpha, predicted_labels
 
@@ -179,3 +179,11 @@ def test_the_kl_of_predictions_is_torchs(multilabel):
         softmax = [torch.distributions.Categorical(logits=x) for x in (clean, attacked)]
         expected = torch.distributions.kl_divergence(*softmax)
     torch.testing.assert_close(losses.divergence(clean, attacked, multilabel), expected)
+
+
+def test_a_scheme_that_compares_all_anchors_gets_them_whole_in_large_batches(monkeypatch):
+    monkeypatch.setattr(contrast, "WHOLE_ROWS", 4)
+    monkeypatch.setattr(contrast, "BLOCK_ROWS", 3)
+    filled = Case()
+    filled.fill("dclw")
+    assert_same(filled, ORACLES["dclw"], monkeypatch)
