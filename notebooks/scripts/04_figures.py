@@ -63,7 +63,7 @@ display(readable_claims(tables["claims"]))
 # Holm's method; everything else is exploratory.
 
 # %%
-main = contrasts[contrasts["headline"]]
+main = contrasts[plotting.is_true(contrasts["headline"])]
 figure = comparisons.contrast_forest(main)
 alt = "Differences of robust AUROC between adaptive and standard arms, with intervals"
 display(figures.save_figure(figure, name="contrasts", values=main, alt=alt, **save))
