@@ -5,21 +5,26 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Generator, Tensor, nn
 
 from ecgstudy.encoders import Encoder, build_encoder
 from ecgstudy.errors import StudyError
-from ecgstudy.files import whole_file, write_json
+from ecgstudy.files import json_text, whole_file
 from ecgstudy.options import method
 from ecgstudy.supervised import Classifier
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], note: dict | None = None) -> None:
-    """Write `tensors` and a JSON-serialisable `note` to a safetensors file, whole."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    """Write `tensors` and a JSON-serialisable `note` to a safetensors file, whole (see `whole_file`)."""
     with whole_file(path) as partial:
-        save_file(plain, partial, metadata={"note": json.dumps(note or {})})
+        _save(partial, tensors, note)
+
+
+def _save(path: Path, tensors: dict[str, Tensor], note: dict | None = None) -> None:
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # Not safetensors' save_file: killed, it leaves a file of a name of its own.
+    path.write_bytes(save(plain, metadata={"note": json.dumps(note or {})}))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
@@ -66,11 +71,15 @@ def load_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
 def save_encoder(folder: Path, model: nn.ModuleDict, form: dict) -> None:
     """Write ``encoder.safetensors`` (float16 weights) and ``encoder.json``, which says how to build it.
 
-    The study evaluates the encoder *as stored*, so that these files give its scores exactly. `model`
-    holds the encoder and what it was trained with: a projector, or a supervised arm's head.
+    Both are written, or none. The study evaluates the encoder *as stored*, so that these files give its
+    scores exactly. `model` holds the encoder and what it was trained with: a projector, or a supervised
+    arm's head.
     """
-    save_tensors(folder / "encoder.safetensors", halved(model.state_dict()))
-    write_json(folder / "encoder.json", form)
+    with whole_file(folder / "encoder.json") as partial:
+        partial.write_text(json_text(form), encoding="utf-8")
+        with whole_file(folder / "encoder.safetensors") as weights:
+            _save(weights, halved(model.state_dict()))
+            (folder / "encoder.json").unlink(missing_ok=True)  # it must not stand beside other weights
 
 
 def load_encoder(folder: str | Path, device: str = "cpu") -> tuple[Encoder, nn.Linear | None, dict]:

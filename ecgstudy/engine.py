@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ecgstudy.errors import StudyError
-from ecgstudy.files import ROOT
+from ecgstudy.files import ROOT, unwritable
 from ecgstudy.study import Paths
 
 
@@ -22,10 +22,14 @@ def study_lock(paths: Paths) -> Iterator[None]:
     Raises
     ------
     StudyError
-        When another live process runs the study.
+        When another live process runs the study, or its folder cannot be written.
     """
-    paths.home.mkdir(parents=True, exist_ok=True)
-    with open(paths.home / ".lock", "a+") as lock:
+    try:
+        paths.home.mkdir(parents=True, exist_ok=True)
+        lock = open(paths.home / ".lock", "a+")  # noqa: SIM115
+    except OSError as error:
+        raise unwritable(paths.home, error) from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

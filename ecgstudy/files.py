@@ -1,11 +1,14 @@
 """Files that appear whole or not at all."""
 
+import glob
 import hashlib
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from ecgstudy.errors import StudyError
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: params, notebooks and outputs lie there."""
@@ -15,7 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and renamed to `path`.
 
-    A crash, a full disk or an exception leaves any earlier `path` untouched.
+    A crash, a full disk or an exception leaves any earlier `path` untouched. What killed processes
+    left half-written beside it is removed first.
 
     Parameters
     ----------
@@ -26,17 +30,50 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     ------
     Path
         Where to write.
+
+    Raises
+    ------
+    StudyError
+        When the file system refuses: full, read-only, or not ours.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield partial
-        with open(partial, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_over(path)
+        try:
+            yield partial
+            with open(partial, "rb") as written:
+                os.fsync(written.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: str | Path, error: OSError) -> StudyError:
+    """What to raise when the file system refused to write `path`."""
+    why = error.strerror or error
+    return StudyError(f"{path} cannot be written ({why}); free some space or use a folder you may write to")
+
+
+def _remove_left_over(path: Path) -> None:
+    """Delete what processes that were killed while they wrote `path` left beside it."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        writer = part.name.removeprefix(f".{path.name}.").removesuffix(".part")
+        if writer.isdecimal() and not _is_alive(int(writer)):
+            part.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -45,9 +82,14 @@ def write_text(path: str | Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def json_text(content: object) -> str:
+    """`content` as indented JSON; NaN is refused (it is not JSON)."""
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_json(path: str | Path, content: object) -> None:
-    """Write `content` as indented JSON to `path`, whole; NaN is refused (it is not JSON)."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write `json_text` of `content` to `path`, whole."""
+    write_text(path, json_text(content))
 
 
 def sha256(path: str | Path) -> str:

@@ -54,7 +54,7 @@ def _hand_over(run: Run, records: EcgRecords, folder: Path, job: Path) -> None:
     asked = {"dataset": run.dataset, "arm": run.arm, "seed": run.seed, "folder": str(folder.resolve())}
     write_json(job / "job.json", {**asked, "study": run.study.model_dump(mode="json")})
     file = getattr(records.signals, "filename", None)
-    if file is None or np.load(file, mmap_mode="r").shape != records.signals.shape:
+    if file is None or np.load(file, mmap_mode="r", allow_pickle=False).shape != records.signals.shape:
         return save_records(records, job)
     save_records(replace(records, signals=records.signals[:0]), job)
     (job / "signals.npy").unlink()

@@ -4,8 +4,8 @@ Imports little, since every step of a study starts it: the kernel loads torch, t
 """
 
 import argparse
-import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -20,8 +20,13 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from ecgstudy.errors import StudyError
-from ecgstudy.files import ROOT, write_json
-from ecgstudy.provenance import environment, settings
+from ecgstudy.files import ROOT, unwritable, write_json
+from ecgstudy.provenance import environment, read_json, settings
+
+REMEDIES = {
+    "OutOfMemoryError": "; lower training.batch_size or evaluation.batch_size, or run fewer jobs a GPU"
+}
+"""Errors of others in a cell → what to do."""
 
 
 def execute(notebook: Path, executed: Path, parameters: dict, logs: Path) -> None:
@@ -33,8 +38,8 @@ def execute(notebook: Path, executed: Path, parameters: dict, logs: Path) -> Non
     Raises
     ------
     StudyError
-        For a parameter that the notebook does not have, a failed cell (with its error), or a kernel
-        that died.
+        For a parameter that the notebook does not have, a failed cell (with its error), a kernel
+        that died, or a folder that cannot be written.
     """
     known = papermill.inspect_notebook(str(notebook))
     unknown = sorted(set(parameters) - set(known))
@@ -42,13 +47,14 @@ def execute(notebook: Path, executed: Path, parameters: dict, logs: Path) -> Non
         raise StudyError(f"{notebook.name} has no parameter {unknown[0]!r}; it has {', '.join(known)}")
     cell = [str(value) for name, value in parameters.items() if name != "study"]
     log = logs / ("-".join([notebook.stem, *cell]) + ".ipynb")
-    for folder in (log.parent, executed.parent):
-        folder.mkdir(parents=True, exist_ok=True)
-    asked = executed.parent / "run.json"
-    content = json.loads(asked.read_text()) if asked.exists() else {}
-    started = time.time()
-    _papermill(notebook, log, parameters)
-    os.replace(log, executed)
+    content, started = read_json(executed.parent / "run.json"), time.time()
+    try:
+        for folder in (log.parent, executed.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        _papermill(notebook, log, parameters)
+        os.replace(log, executed)
+    except OSError as error:
+        raise unwritable(executed, error) from error
     done = {"stamp": content.get("stamp"), "settings": settings(content), "parameters": parameters}
     done |= {"seconds": round(time.time() - started, 1)}
     write_json(executed.parent / "provenance.json", {**done, **environment(ROOT)})
@@ -64,10 +70,11 @@ def _papermill(notebook: Path, log: Path, parameters: dict) -> None:
                 options["config"] = Config({"KernelManager": sockets})
             papermill.execute_notebook(str(notebook), str(log), parameters, **options)
     except PapermillExecutionError as error:
-        what = f"cell {error.exec_count}: {error.ename}: {error.evalue}"
+        what = f"cell {error.exec_count}: {error.ename}: {error.evalue}{REMEDIES.get(error.ename, '')}"
         raise StudyError(f"{notebook.name} failed in {what}\n(the notebook is kept: {log})") from None
-    except RuntimeError as error:  # nbclient's DeadKernelError: killed, or out of memory
-        raise StudyError(f"{notebook.name}: {error}\n(the notebook is kept: {log})") from None
+    except RuntimeError as error:  # nbclient's DeadKernelError
+        why = f"{error}: it was killed, or the memory was not enough"
+        raise StudyError(f"{notebook.name}: {why}\n(the notebook is kept: {log})") from None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -79,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--logs", type=Path, default=Path("logs"))
     chosen = parser.parse_args(arguments)
     pairs = dict(item.split("=", 1) for item in chosen.parameters)
-    numbers = {key: int(value) for key, value in pairs.items() if value.lstrip("-").isdigit()}
+    numbers = {key: int(value) for key, value in pairs.items() if re.fullmatch("-?[0-9]+", value)}
     try:
         execute(chosen.notebook, chosen.executed, pairs | numbers, chosen.logs)
     except StudyError as error:

@@ -1,6 +1,7 @@
 """ECG records in memory and on disk: the one form that every other module reads."""
 
 import json
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ecgstudy.errors import StudyError
-from ecgstudy.files import whole_file, write_json
+from ecgstudy.files import json_text, whole_file
 
 SPLITS = ("train", "validation", "test", "sensitivity")
 """`sensitivity` records are scored beside the test set but stay out of the primary analysis."""
@@ -127,7 +128,7 @@ def _check_shapes(records: EcgRecords) -> None:
         )
     duplicate = records.table["record"][records.table["record"].duplicated()]
     if len(duplicate):
-        raise StudyError(f"{records.name}: record {duplicate.iloc[0]!r} occurs twice")
+        raise StudyError(f"{records.name}: record {duplicate.iloc[0]!r} occurs twice; keep one")
 
 
 def _check_signals(records: EcgRecords, block: int = 4096) -> None:
@@ -154,10 +155,13 @@ def _check_splits(records: EcgRecords) -> None:
     for name in ("train", "validation", "test"):
         rows = (table["split"] == name).to_numpy()
         if not rows.any():
-            raise StudyError(f"{records.name}: the {name} split has no records")
+            raise StudyError(f"{records.name}: the {name} split has no records; every study needs some")
         absent = [c for c, count in zip(records.classes, labels[rows].sum(0), strict=True) if not count]
         if absent and name != "validation":
-            raise StudyError(f"{records.name}: class {absent[0]!r} has no record in the {name} split")
+            raise StudyError(
+                f"{records.name}: class {absent[0]!r} has no record in the {name} split; "
+                "leave the class out or add records"
+            )
     # `sensitivity` records may belong to a training patient: that is why they are set apart.
     parts = table[table["split"] != "sensitivity"].groupby("patient")["split"].nunique()
     if (parts > 1).any():
@@ -169,15 +173,26 @@ def _check_splits(records: EcgRecords) -> None:
 
 
 def save_records(records: EcgRecords, folder: str | Path) -> None:
-    """Write `records` to `folder`; ``card.json`` comes last, so its presence means all is there."""
-    folder = Path(folder)
-    for name, array in (("signals", records.signals), ("labels", records.labels)):
-        with whole_file(folder / f"{name}.npy") as partial, open(partial, "wb") as stream:
-            np.save(stream, array, allow_pickle=False)
-    with whole_file(folder / "table.parquet") as partial:
-        records.table.to_parquet(partial)
-    form = {"name": records.name, "fs": records.fs, "leads": records.leads, "classes": records.classes}
-    write_json(folder / "card.json", {**form, **records.card})
+    """Write `records` to `folder`: all files or none; the presence of ``card.json`` means that all are there.
+
+    Raises
+    ------
+    StudyError
+        When a file cannot be written; what `folder` held before stays.
+    """
+    folder, form = Path(folder), {"name": records.name, "fs": records.fs}
+    form |= {"leads": records.leads, "classes": records.classes}
+    with ExitStack() as files:  # they take their places once all are written, the last one first
+
+        def new(name: str) -> Path:
+            return files.enter_context(whole_file(folder / name))
+
+        new("card.json").write_text(json_text({**form, **records.card}), encoding="utf-8")
+        records.table.to_parquet(new("table.parquet"))
+        for name, values in (("labels", records.labels), ("signals", records.signals)):
+            with open(new(f"{name}.npy"), "wb") as stream:
+                np.save(stream, values, allow_pickle=False)
+        (folder / "card.json").unlink(missing_ok=True)  # it must not stand beside other arrays
 
 
 def load_records(folder: str | Path) -> EcgRecords:

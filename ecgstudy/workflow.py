@@ -123,7 +123,7 @@ def prepare_step(study: Study, dataset: str, paths: Paths) -> Step:
     options = study.datasets[dataset].model_dump(mode="json")
     form = {key: options[key] for key in ("leads", "fs") if options[key] is not None}
     parameters = {"dataset": dataset, "options": options["options"], **form}
-    loader = sys.modules[datasets_package.DATASETS[dataset].__module__]
+    loader = sys.modules[datasets_package.get_loader(dataset).__module__]
     code = (loader, reading, common_form) if form else (loader, reading)
     return Step(paths.data(dataset), parameters, code, ("card.json",), True)
 
@@ -241,9 +241,7 @@ def prepared_records(study: Study, dataset: str, paths: Paths) -> EcgRecords:
         When the data cannot be found, fetched or read.
     """
     folder, wanted = paths.data(dataset), prepare_step(study, dataset, paths).content()["stamp"]
-    card = folder / "card.json"
-    if read_json(card).get("stamp") != wanted:
-        card.unlink(missing_ok=True)  # its presence means that the arrays beside it are complete
+    if read_json(folder / "card.json").get("stamp") != wanted:
         records = datasets_package.prepare(dataset, study.datasets[dataset], ROOT / "outputs" / "downloads")
         records = profiles.with_r_peaks(records)
         records.card["stamp"] = wanted
@@ -337,7 +335,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         chosen = parser.parse_args(arguments)
         _on_study(chosen.command, chosen.params, profile=chosen.profile, cores=chosen.cores)
-    except StudyError as error:
+    except (StudyError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

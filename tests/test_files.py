@@ -1,8 +1,11 @@
 import hashlib
 import json
+import os
+import subprocess
 
 import pytest
 
+from ecgstudy.errors import StudyError
 from ecgstudy.files import sha256, whole_file, write_json, write_text
 
 
@@ -33,10 +36,22 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(reason, writte
                 partial.write_text(written)
             raise reason
 
-    with pytest.raises(type(reason)):
+    with pytest.raises(StudyError if isinstance(reason, OSError) else type(reason)) as caught:
         write()
+    if isinstance(reason, OSError):
+        assert str(caught.value).startswith(f"{path} cannot be written (No space left on device); free some")
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file.txt"]
+
+
+def test_what_killed_writers_left_is_removed_and_what_live_ones_write_is_not(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    kept = [f".a[1].txt.{os.getppid()}.part", f".a1.txt.{dead.pid}.part", ".a[1].txt.b.part"]
+    for name in (f".a[1].txt.{dead.pid}.part", *kept):
+        (tmp_path / name).write_text("half")
+    write_text(tmp_path / "a[1].txt", "whole")
+    assert names(tmp_path) == sorted([*kept, "a[1].txt"])
 
 
 def test_whoever_reads_the_old_file_reads_it_to_the_end(tmp_path):

@@ -2,12 +2,16 @@
 
 import ast
 import json
+from functools import partial
 from pathlib import Path
 
 import jupytext
 import nbformat
+import papermill
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 
+from ecgstudy import notebooks
 from ecgstudy.errors import StudyError
 from ecgstudy.notebooks import execute
 from ecgstudy.study import ROOT
@@ -81,10 +85,45 @@ def test_failed_notebook_is_kept_and_its_error_named(tmp_path):
     assert not (tmp_path / "provenance.json").exists()
 
 
-def test_dead_kernel_is_one_error(tmp_path):
-    source = small_notebook(
-        tmp_path / "small.ipynb", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+HOSTILE = [
+    "'; import os; os.mkdir('ran') #",
+    '"; import os; os.mkdir("ran") #',
+    '"""\nimport os; os.mkdir(\'ran\')\n"""',
+    "\\'; import os; os.mkdir('ran') #\\",
+    "x\rimport os; os.mkdir('ran')",
+    "{__import__('os').mkdir('ran')}",
+    "%mkdir ran",
+    "!mkdir ran",
+    "`mkdir ran` $(mkdir ran)",
+]
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_a_parameter_with_code_in_it_stays_a_string(value, tmp_path):
+    """As papermill writes it into the notebook's cell, which is all that a kernel would run."""
+    source, out = small_notebook(tmp_path / "small.ipynb", "value"), tmp_path / "out.ipynb"
+    papermill.execute_notebook(str(source), str(out), {"value": value}, prepare_only=True, progress_bar=False)
+    (cell,) = (
+        c
+        for c in nbformat.read(out, as_version=4).cells
+        if "injected-parameters" in c.metadata.get("tags", [])
     )
-    with pytest.raises(StudyError, match=r"small.ipynb.*\n\(the notebook is kept"):
+    (assignment,) = ast.parse(TransformerManager().transform_cell(cell.source)).body
+    assert (assignment.targets[0].id, ast.literal_eval(assignment.value)) == ("value", value)
+
+
+def test_the_command_line_takes_whole_numbers_and_leaves_the_rest_as_text(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(notebooks, "execute", lambda *arguments: given.append(arguments[2]))
+    assert notebooks.main(["a.ipynb", "b.ipynb", "seed=-3", "x=2", "y=--2", "z=²", "u=1e3", "w=a=b"]) == 0
+    assert given == [{"seed": -3, "x": 2, "y": "--2", "z": "²", "u": "1e3", "w": "a=b"}]
+
+
+def test_a_disk_that_is_full_is_one_error_that_names_the_notebook(tmp_path, monkeypatch):
+    source = small_notebook(tmp_path / "small.ipynb", "print(value)")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/small-2.ipynb").symlink_to("/dev/full")
+    monkeypatch.setattr(papermill, "execute_notebook", partial(papermill.execute_notebook, prepare_only=True))
+    with pytest.raises(StudyError, match=r"out\.ipynb cannot be written \(No space left on device\); free"):
         execute(source, tmp_path / "out.ipynb", {"value": 2}, tmp_path / "logs")
     assert not (tmp_path / "out.ipynb").exists()

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -129,11 +130,27 @@ def test_missing_or_truncated_files_are_one_error_that_names_the_folder(tmp_path
         load_records(tmp_path / "data")
 
 
-def test_the_card_is_written_last(tmp_path):
+def test_all_files_are_written_or_none(tmp_path):
+    save_records(tiny(), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(ValueError, match="not JSON compliant"):
-        save_records(tiny(card={"age": float("nan")}), tmp_path)
-    assert (tmp_path / "signals.npy").exists()
-    assert not (tmp_path / "card.json").exists()
+        save_records(tiny(card={"age": float("nan")}, signals=tiny().signals + 1), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_card_goes_first_and_comes_last(tmp_path, monkeypatch):
+    """So that no kill leaves a card beside arrays that are not its own."""
+    save_records(tiny(), tmp_path)
+    placed, replace = [], os.replace
+
+    def noted(source, target):
+        assert not (tmp_path / "card.json").exists()
+        replace(source, target)
+        placed.append(target.name)
+
+    monkeypatch.setattr(os, "replace", noted)
+    save_records(tiny(), tmp_path)
+    assert placed == ["signals.npy", "labels.npy", "table.parquet", "card.json"]
 
 
 def test_the_card_is_plain_json(tmp_path):

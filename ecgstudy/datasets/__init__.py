@@ -26,6 +26,13 @@ DATASETS: dict[str, Callable[..., EcgRecords]] = {
 }
 
 
+def get_loader(name: str) -> Callable[..., EcgRecords]:
+    """The loader registered as `name`; an unknown one is a `StudyError` that lists those there are."""
+    if name not in DATASETS:
+        raise StudyError(f"unknown data set {name!r}; known: {', '.join(sorted(DATASETS))}")
+    return DATASETS[name]
+
+
 def prepare(name: str, options: DatasetOptions, cache: str | Path) -> EcgRecords:
     """Load the data set `name`, checked, with the leads and at the rate that `options` ask for.
 
@@ -43,9 +50,7 @@ def prepare(name: str, options: DatasetOptions, cache: str | Path) -> EcgRecords
     StudyError
         Naming the unknown data set or option, the file or the record.
     """
-    if name not in DATASETS:
-        raise StudyError(f"unknown data set {name!r}; known: {', '.join(sorted(DATASETS))}")
-    load = DATASETS[name]
+    load = get_loader(name)
     arguments = dict(options.options)
     if "root" in inspect.signature(load).parameters:
         arguments["root"] = find_folder(name, options.data_root, cache)
@@ -82,4 +87,4 @@ def find_folder(name: str, data_root: str | None, cache: str | Path) -> Path:
 
 def is_synthetic(study: Study) -> bool:
     """Whether any of the study's data are simulated."""
-    return any(DATASETS[name] is DATASETS["builtin"] for name in study.datasets)
+    return any(get_loader(name) is builtin.load for name in study.datasets)
