@@ -3,13 +3,13 @@
 import hashlib
 import importlib.util
 import os
+import reprlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from ecgstudy.attacks import BLACK_BOX, get_attack, split_leads
@@ -35,6 +35,7 @@ from ecgstudy.options import (
     ViewOptions,
     target,
 )
+from ecgstudy.plain_yaml import read_yaml
 from ecgstudy.weighting import WHOLE_BATCH
 
 
@@ -272,21 +273,19 @@ def load_study(path: str | Path) -> Study:
     path = Path(path)
     load_plugins(os.environ.get("ECGSTUDY_PLUGINS", ""))
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         raise StudyError(f"{path}: no such params file (studies there: {known})") from None
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: not a readable params file: {error}") from error
-    except yaml.YAMLError as error:
-        raise StudyError(f"{path}: not valid YAML: {error}") from error
     try:
-        return Study.model_validate(content)
+        return Study.model_validate(read_yaml(text))
     except StudyError as error:
         raise StudyError(f"{path}: {error}") from None
     except ValidationError as error:
         problems = "; ".join(_problem(item) for item in error.errors())
-        raise StudyError(f"{path}: {problems}") from error
+        raise StudyError(f"{path}: {problems}") from None
 
 
 def load_plugins(files: str) -> None:
@@ -305,21 +304,28 @@ def load_plugins(files: str) -> None:
     """
     for file in filter(None, files.split(os.pathsep)):
         path = Path(file).resolve()
-        name = f"ecgstudy_plugin_{path.stem}"
-        if name in sys.modules:
-            continue
         if not path.is_file():
             raise StudyError(f"plugin {file}: no such file; PLUGINS takes paths of Python files")
+        name = f"ecgstudy_plugin_{path.stem}_{hashlib.sha256(bytes(path)).hexdigest()[:8]}"
+        if name in sys.modules:
+            continue
         spec = importlib.util.spec_from_file_location(name, path)
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]  # half of it must not pass for all of it
+            raise
 
 
 def _problem(item: dict) -> str:
     where = ".".join(str(part) for part in item["loc"]) or "the whole file"
+    brief = reprlib.Repr()  # the whole text of a few aliases of aliases would fill the memory
+    brief.maxlevel, brief.maxstring, brief.maxother = 2, 200, 200
+    found = brief.repr(item["input"])
     if item["type"] == "extra_forbidden":
-        return f"unknown key {where!r} (value {item['input']!r})"
-    return f"{where}: {item['msg']} (found {item['input']!r})"
+        return f"unknown key {where!r} (value {found})"
+    return f"{where}: {item['msg']} (found {found})"
 
 
 def derived_seed(*parts: str | float) -> int:

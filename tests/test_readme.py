@@ -32,7 +32,7 @@ def own_scheme(tmp_path):
     known = dict(ARMS), dict(SCHEMES)
     load_plugins(str(path))
     yield code
-    sys.modules.pop("ecgstudy_plugin_my_scheme")
+    sys.modules.pop(next(name for name in sys.modules if name.startswith("ecgstudy_plugin_my_scheme_")))
     for registry, before in zip((ARMS, SCHEMES), known, strict=True):
         registry.clear()
         registry.update(before)

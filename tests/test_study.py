@@ -1,4 +1,5 @@
 import hashlib
+import os
 import sys
 from pathlib import Path
 
@@ -169,10 +170,42 @@ def test_python_tags_are_refused_and_do_not_run(tag, params, tmp_path, monkeypat
     assert [found.name for found in tmp_path.iterdir()] == ["small.yaml"]
 
 
-def test_numbers_in_scientific_notation_are_numbers(params):
-    """YAML 1.1 reads 1e-3, without a point, as text."""
-    path = params(yaml.safe_dump(GOOD) + "views: {noise_mv: 1e-2}\n")
-    assert load_study(path).views.noise_mv == 0.01
+@pytest.mark.parametrize("number", ["1e-2", "1E-2", "10.e-3", "+1.0e-02", ".01"])
+def test_numbers_in_scientific_notation_are_numbers_also_in_free_options(number, params):
+    """YAML 1.1 reads 1e-2, without a point, as text."""
+    text = yaml.safe_dump(changed("datasets.builtin.options", {})).replace(
+        "options: {}", f"options: {{a: {number}}}"
+    )
+    study = load_study(params(f"{text}views: {{noise_mv: {number}}}\n"))
+    assert study.views.noise_mv == study.datasets["builtin"].options["a"] == 0.01
+
+
+@pytest.mark.parametrize("text", ["e1", "1e", "1e5x", "x1e5", "'1e-2'"])
+def test_text_that_looks_like_a_number_stays_text(text, params):
+    content = yaml.safe_dump(GOOD).replace("title: Small", f"title: {text}")
+    assert load_study(params(content)).title == text.strip("'")
+
+
+@pytest.mark.parametrize(
+    ("addition", "key"),
+    [("seeds: [7]", "seeds"), ("views: {noise_mv: 0, shift_s: 0, 'noise_mv': 0}", "noise_mv")],
+)
+def test_a_key_that_occurs_twice_is_an_error_that_names_it(addition, key, params):
+    content = yaml.safe_dump(GOOD)
+    path, line = params(content + addition + "\n"), content.count("\n") + 1
+    with pytest.raises(StudyError) as caught:
+        load_study(path)
+    assert str(caught.value) == f"{path}: line {line}: the key {key!r} occurs twice; keep one"
+
+
+def test_what_is_nested_without_end_is_an_error_and_short(params):
+    with pytest.raises(StudyError, match="nested too deeply"):
+        load_study(params("title: " + "[" * 5000))
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]  # 9¹² times x
+    with pytest.raises(StudyError, match="unknown key 'a0'") as caught:
+        load_study(params(yaml.safe_dump(GOOD) + "\n".join(lines)))
+    assert len(str(caught.value)) < 20_000
 
 
 def test_a_study_cannot_be_changed():
@@ -223,16 +256,38 @@ def test_derived_seeds_are_stable_and_differ():
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_a_plugin_runs_once_and_a_missing_one_is_an_error(tmp_path, monkeypatch):
+@pytest.fixture
+def plugins():
+    """Forgets, after the test, which plugins were loaded."""
+    yield
+    for name in [name for name in sys.modules if name.startswith("ecgstudy_plugin_")]:
+        del sys.modules[name]
+
+
+def test_a_plugin_runs_once_and_a_missing_one_is_an_error(tmp_path, monkeypatch, plugins):
     monkeypatch.chdir(tmp_path)
     Path("toy_plugin.py").write_text("with open('ran', 'a') as file:\n    file.write('x')\n")
-    monkeypatch.delitem(sys.modules, "ecgstudy_plugin_toy_plugin", raising=False)
     for _ in range(2):
         load_plugins("toy_plugin.py")
     assert Path("ran").read_text() == "x"
     with pytest.raises(StudyError, match=r"plugin absent\.py: no such file"):
         load_plugins("absent.py")
-    del sys.modules["ecgstudy_plugin_toy_plugin"]
+
+
+def test_plugins_of_one_name_in_two_folders_both_run(tmp_path, monkeypatch, plugins):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("one", "two"):
+        Path(folder).mkdir()
+        Path(folder, "mine.py").write_text(f"from pathlib import Path\nPath('{folder}/ran').touch()\n")
+    load_plugins(os.pathsep.join(["one/mine.py", "two/mine.py"]))
+    assert all(Path(folder, "ran").exists() for folder in ("one", "two"))
+
+
+def test_a_plugin_that_failed_fails_again(tmp_path, plugins):
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            load_plugins(str(tmp_path / "broken.py"))
 
 
 def test_an_arm_that_needs_another_wants_it_in_the_study_and_runs_after_it(params):
