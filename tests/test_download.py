@@ -67,6 +67,7 @@ class Handler(BaseHTTPRequestHandler):
 def site(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(module, "PAUSE_S", 0)
+    monkeypatch.setattr(module, "ADDRESSES", ("http://127.0.0.1:",))
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     files = {**TREE, "SHA256SUMS.txt": sums_of(TREE)}
     server.site = SimpleNamespace(files=files, cuts={}, ranges=True, redirect=None, log=[])
@@ -107,6 +108,22 @@ def test_an_altered_file_is_fetched_again(site, tmp_path):
     fetch(site, tmp_path)
     assert site.log == [("101.dat", None)]
     assert (tmp_path / "101.dat").read_bytes() == TREE["101.dat"]
+
+
+def test_two_studies_that_fetch_the_same_do_it_one_after_the_other(site, tmp_path):
+    both = [threading.Thread(target=fetch, args=(site, tmp_path)) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert sorted(name for name, _ in site.log) == [
+        "100.dat",
+        "100.hea",
+        "101.dat",
+        "SHA256SUMS.txt",
+        "records/7.dat",
+    ]
+    assert len(whole(tmp_path)) == 4
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -166,6 +183,31 @@ def test_a_server_that_sends_too_much_is_stopped(site, tmp_path, monkeypatch):
     assert (tmp_path / "101.dat").exists()
 
 
+def test_a_list_of_too_much_is_not_fetched_to_its_end(site, tmp_path):
+    bounded = Source(site.source.base, NEEDED, most=100_000)
+    with pytest.raises(StudyError, match=r"of 4 files failed: .* was not tried \(over 100000 bytes in all\)"):
+        fetch_dataset("tiny", tmp_path, bounded, workers=1)
+    assert set(whole(tmp_path)) == {"100.hea", "100.dat"}
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://physionet.org/files/",
+        "https://physionet.org.example.net/files/",
+        "https://example.net/physionet.org/",
+        "https://me@example.net/",
+        "ftp://physionet.org/",
+        "file:///etc/",
+    ],
+)
+def test_other_addresses_are_refused_before_anything_is_asked_of_them(address, tmp_path):
+    with pytest.raises(StudyError) as caught:
+        fetch_dataset("tiny", tmp_path / "new", Source(address, NEEDED))
+    assert str(caught.value) == f"tiny: {address} is refused; data come from https://physionet.org/"
+    assert not (tmp_path / "new").exists()
+
+
 def test_redirects_are_refused(site, tmp_path):
     site.redirect = "http://127.0.0.1:9/elsewhere"
     with pytest.raises(StudyError, match=r"SHA256SUMS\.txt could not be fetched \(HTTP status 302\)"):
@@ -195,11 +237,12 @@ def test_a_list_without_the_files_is_an_error(site, tmp_path, sums):
 
 def test_a_folder_that_cannot_be_made_is_an_error(site, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StudyError, match="file/new cannot be made"):
+    with pytest.raises(StudyError, match=r"file/new cannot be written \(Not a directory\)"):
         fetch(site, tmp_path / "file" / "new")
 
 
 def test_addresses_are_physionet_over_tls_with_a_pinned_version():
+    assert all(source.base.startswith(module.ADDRESSES) for source in SOURCES.values())
     bases = {name: source.base for name, source in SOURCES.items()}
     assert bases == {
         "mitdb": "https://physionet.org/files/mitdb/1.0.0/",

@@ -1,5 +1,6 @@
 """Fetch PhysioNet data sets: resumable, checked against the official checksums, file by file."""
 
+import fcntl
 import os
 import re
 import threading
@@ -13,8 +14,10 @@ from tqdm import tqdm
 
 from ecgstudy.datasets.reading import SUMS, read_sums
 from ecgstudy.errors import StudyError
-from ecgstudy.files import sha256
+from ecgstudy.files import sha256, unwritable
 
+ADDRESSES = ("https://physionet.org/",)
+"""Data come from here, over TLS, and from nowhere else: redirects are not followed."""
 MAX_FILE_BYTES = 32 * 2**20
 """The largest file needed has 6 MB; a server that sends more than this is stopped."""
 GIVE_UP_AFTER = 25
@@ -31,6 +34,8 @@ class Source:
 
     base: str
     needed: str
+    most: int = 2**30
+    """Bytes in all, after which the download is stopped."""
 
 
 SOURCES = {
@@ -64,15 +69,24 @@ def fetch_dataset(name: str, folder: str | Path, source: Source | None = None, w
     Raises
     ------
     StudyError
-        Naming the files that could not be fetched, after all others have been.
+        Naming the files that could not be fetched, after all others have been, or an address that is none
+        of `ADDRESSES`.
     """
     folder, source = Path(folder), source or SOURCES[name]
+    if not source.base.startswith(ADDRESSES):
+        raise StudyError(f"{name}: {source.base} is refused; data come from {' or '.join(ADDRESSES)}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "a")  # noqa: SIM115
     except OSError as error:
-        raise StudyError(
-            f"{folder} cannot be made ({error.strerror}); choose a folder to write to"
-        ) from error
+        raise unwritable(folder, error) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another study may be fetching the same: wait for it
+        _complete(name, folder, source, workers)
+    return folder
+
+
+def _complete(name: str, folder: Path, source: Source, workers: int) -> None:
     if not (folder / SUMS).exists():
         with requests.Session() as session:
             problem = _fetch(session, source.base, SUMS, None, folder)
@@ -82,29 +96,37 @@ def fetch_dataset(name: str, folder: str | Path, source: Source | None = None, w
     needed = {file: digest for file, digest in sums.items() if re.fullmatch(source.needed, file)}
     if not needed:
         raise StudyError(f"{folder / SUMS} lists none of the files of {name}; delete it and run again")
-    failed = _fetch_all(source.base, needed, folder, workers, name)
+    failed = _fetch_all(source, needed, folder, workers, name)
     if failed:
         shown = "; ".join(f"{file} {problem}" for file, problem in sorted(failed.items())[:5])
         raise StudyError(
             f"{name}: {len(failed)} of {len(needed)} files failed: {shown}{'; …' * (len(failed) > 5)}; "
             f"run again to fetch what is missing in {folder}"
         )
-    return folder
 
 
-def _fetch_all(base: str, needed: dict[str, str], folder: Path, workers: int, name: str) -> dict[str, str]:
+def _fetch_all(
+    source: Source, needed: dict[str, str], folder: Path, workers: int, name: str
+) -> dict[str, str]:
     """Fetch every file; return file → problem of those that failed."""
     failed: dict[str, str] = {}
+    sizes: list[int] = [0]
     local = threading.local()
 
     def fetch(item: tuple[str, str]) -> None:
         file, digest = item
         if not hasattr(local, "session"):
             local.session = requests.Session()  # one connection a thread, kept alive: files are small
-        gave_up = len(failed) >= GIVE_UP_AFTER
-        problem = "was not tried" if gave_up else _fetch(local.session, base, file, digest, folder)
+        if len(failed) >= GIVE_UP_AFTER:
+            problem = "was not tried"
+        elif sizes[0] > source.most:
+            problem = f"was not tried (over {source.most} bytes in all)"
+        else:
+            problem = _fetch(local.session, source.base, file, digest, folder)
         if problem:
             failed[file] = problem
+        else:
+            sizes[0] += (folder / file).stat().st_size
 
     pool = ThreadPoolExecutor(workers)
     try:
