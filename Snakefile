@@ -4,9 +4,16 @@
 # Whether a step is out of date is decided by content, not by files' times: the workflow compares the
 # stamps of what is asked for and what was done, and sets the times of run.json and of the files that
 # steps hand on accordingly.
+#
+# `update` marks what Snakemake must not delete before a step runs again, and puts back if the step fails.
+# provenance.json, which says that a step is done, goes first all the same (`undone`): a killed step leaves
+# files of two runs.
 
+import shlex
 import sys
 from pathlib import Path
+
+from snakemake.logging import logger
 
 from ecgstudy.factors import get_arm
 from ecgstudy.datasets import is_synthetic
@@ -14,10 +21,20 @@ from ecgstudy.options import method, target
 from ecgstudy.provenance import is_done
 from ecgstudy.study import ROOT, load_study
 
+
+
+def quoted(word):
+    """For a shell, and for Snakemake, which fills in what is in braces."""
+    return shlex.quote(str(word)).replace("{", "{{").replace("}", "}}")
+
+
 study = load_study(ROOT / config["params"])
-run_notebook = f"{sys.executable} -m ecgstudy.notebooks {ROOT}/notebooks/"
-on_its_gpu = f"{sys.executable} -m ecgstudy.gpus " + "{resources.jobs_per_gpu} {resources.gpu} "  # 0 jobs: any GPU
-parameters = f"study={config['params']}"
+python = quoted(sys.executable)
+run_notebook = f"{python} -m ecgstudy.notebooks {quoted(ROOT / 'notebooks')}/"
+on_its_gpu = f"{python} -m ecgstudy.gpus " + "{resources.jobs_per_gpu} {resources.gpu} "  # 0 jobs: any GPU
+parameters = quoted(f"study={config['params']}")
+undone = "rm -f {output.done}; "
+logger.addFilter(lambda record: not record.getMessage().startswith("Cannot restore"))  # as nothing was there
 
 PREPARED = ["card.json", "signals.npy", "labels.npy", "table.parquet"]
 RESULTS = "runs/{dataset}/{arm}/seed{seed}"
@@ -116,14 +133,15 @@ rule pretrain:
         data_unless_done,
         needed_encoder,
     output:
-        expand(RESULTS.replace("{", "{{").replace("}", "}}") + "/{file}", file=["encoder.safetensors", "encoder.json", "history.jsonl", "provenance.json"]),
-        notebook=RESULTS + "/02_pretrain.ipynb",
+        update(expand(RESULTS.replace("{", "{{").replace("}", "}}") + "/{file}", file=["encoder.safetensors", "encoder.json", "history.jsonl"])),
+        done=update(RESULTS + "/provenance.json"),
+        notebook=update(RESULTS + "/02_pretrain.ipynb"),
     threads: study.processes
     resources:
         **study.asked("pretrain"),
         jobs_per_gpu=0,  # see profiles/gpu
     shell:
-        on_its_gpu + run_notebook + "02_pretrain.ipynb {output.notebook} " + parameters
+        undone + on_its_gpu + run_notebook + "02_pretrain.ipynb {output.notebook} " + parameters
         + " dataset={wildcards.dataset} arm={wildcards.arm} seed={wildcards.seed}"
 
 
@@ -136,13 +154,14 @@ rule evaluate:
         RESULTS + "/encoder.json",
         source_encoder,
     output:
-        expand(RESULTS.replace("{", "{{").replace("}", "}}") + "/{{protocol}}/{file}", file=["scores.parquet", "head.safetensors", "evaluation.json", "provenance.json"]),
-        notebook=RESULTS + "/{protocol}/03_evaluate.ipynb",
+        update(expand(RESULTS.replace("{", "{{").replace("}", "}}") + "/{{protocol}}/{file}", file=["scores.parquet", "head.safetensors", "evaluation.json"])),
+        done=update(RESULTS + "/{protocol}/provenance.json"),
+        notebook=update(RESULTS + "/{protocol}/03_evaluate.ipynb"),
     resources:
         **study.asked("evaluate"),
         jobs_per_gpu=0,  # see profiles/gpu
     shell:
-        on_its_gpu + run_notebook + "03_evaluate.ipynb {output.notebook} " + parameters
+        undone + on_its_gpu + run_notebook + "03_evaluate.ipynb {output.notebook} " + parameters
         + " dataset={wildcards.dataset} arm={wildcards.arm} seed={wildcards.seed} protocol={wildcards.protocol}"
 
 
@@ -152,27 +171,27 @@ rule figures:
         "tables/run.json",
         expand("{run}/scores.parquet", run=EVALUATIONS),
     output:
-        expand("tables/{table}.csv", table=TABLES),
-        "tables/provenance.json",
-        notebook="tables/04_figures.ipynb",
+        update(expand("tables/{table}.csv", table=TABLES)),
+        done=update("tables/provenance.json"),
+        notebook=update("tables/04_figures.ipynb"),
     resources:
         **study.asked("figures"),
     shell:
-        run_notebook + "04_figures.ipynb {output.notebook} " + parameters
+        undone + run_notebook + "04_figures.ipynb {output.notebook} " + parameters
 
 
 rule page:
     input:
         lambda wildcards: PAGES[f"report/{wildcards.page}.html"],
     output:
-        "report/{page}.html",
+        update("report/{page}.html"),
     wildcard_constraints:
         page="0[1-4]_.+",
     params:
         title=lambda wildcards: f"{study.title} · {wildcards.page}",
         synthetic="--synthetic" if is_synthetic(study) else "",
     shell:
-        f"{sys.executable} -m ecgstudy.report page " + "{input} {output} --title {params.title:q} {params.synthetic}"
+        f"{python} -m ecgstudy.report page " + "{input} {output} --title {params.title:q} {params.synthetic}"
 
 
 rule index:
@@ -180,8 +199,8 @@ rule index:
         "tables/provenance.json",
         shown,
     output:
-        "report/index.html",
+        update("report/index.html"),
     params:
         pages=" ".join(Path(page).name for page in shown),
     shell:
-        f"{sys.executable} -m ecgstudy.report index {ROOT / config['params']} " + "{params.pages}"
+        f"{python} -m ecgstudy.report index {quoted(ROOT / config['params'])} " + "{params.pages}"
