@@ -87,6 +87,7 @@ rule all:
         "tables/provenance.json",
         shown,
         "report/index.html",
+        "report/methods.html",
 
 
 # A page for every run, on request.
@@ -181,6 +182,7 @@ rule index:
         shown,
     output:
         "report/index.html",
+        "report/methods.html",
     params:
         pages=" ".join(Path(page).name for page in shown),
     shell:
