@@ -104,6 +104,7 @@ rule all:
         "tables/provenance.json",
         shown,
         "report/index.html",
+        "report/methods.html",
 
 
 # A page for every run, on request.
@@ -200,6 +201,7 @@ rule index:
         shown,
     output:
         update("report/index.html"),
+        update("report/methods.html"),
     params:
         pages=" ".join(Path(page).name for page in shown),
     shell:

@@ -25,7 +25,7 @@ def readable(table: pd.DataFrame) -> Styler:
     shown = table.replace("", None).dropna(axis=1, how="all").reset_index(drop=True)
     value = next((name for name in ESTIMATES if name in shown), None)
     if value and {"ci_low", "ci_high"} <= set(shown):
-        shown[value] = _intervals(shown, value)
+        shown[value] = intervals(shown, value)
         shown = shown.drop(columns=["ci_low", "ci_high"])
     if "masking_ok" in shown:
         name, failed = next(c for c in NAMED if c in shown), shown.pop("masking_ok").astype(str) == "False"
@@ -43,7 +43,7 @@ def readable_claims(claims: pd.DataFrame) -> Styler:
     shown = pd.DataFrame({
         "claim": claims["claim"].map(escape),
         "verdict": [f"{SIGNS.get(v, '')} {v}" for v in claims["verdict"]],
-        "effect": _intervals(claims, "effect"),
+        "effect": intervals(claims, "effect"),
         "evidence": ["<br>".join(escape(line) for line in str(e).split("; ")) for e in claims["evidence"]],
     })  # fmt: skip
     shown["verdict"] += claims["evidence"].str.contains("masking suspected").map({True: " †", False: ""})
@@ -61,7 +61,7 @@ def verdict_counts(claims: pd.DataFrame) -> str:
     return ", ".join(f"{counts[verdict]} {verdict}" for verdict in SIGNS if verdict in counts)
 
 
-def _intervals(table: pd.DataFrame, value: str) -> list[str]:
+def intervals(table: pd.DataFrame, value: str) -> list[str]:
     """“+0.012 [−0.003, +0.027]” of each row, as far as its numbers are known."""
     form = ESTIMATES[value]
     cells = []

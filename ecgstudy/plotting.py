@@ -4,6 +4,7 @@ import zlib
 from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from io import BytesIO
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -49,11 +50,21 @@ def style() -> AbstractContextManager:
     })  # fmt: skip
 
 
-def stamped(figure: Figure, synthetic: bool) -> Figure:
-    """`figure`, with a note that its ECGs are simulated if they are."""
+def stamped(figure: Figure, synthetic: bool, alt: str = "") -> Figure:
+    """`figure`, with a note that its ECGs are simulated if they are, and shown with the description `alt`."""
     if synthetic and STAMP not in {text.get_text() for text in figure.texts}:
         figure.text(0.0, -0.01, STAMP, ha="left", va="top", fontsize=7.5, style="italic", color="#8a5a00")
+    if alt:
+        image = BytesIO()
+        figure.savefig(image, format="png", bbox_inches="tight", facecolor="white")
+        _shown_as(figure, image.getvalue(), alt)
     return figure
+
+
+def _shown_as(figure: Figure, png: bytes, alt: str) -> None:
+    """Notebooks show these bytes and keep the description, whichever matplotlib backend is active."""
+    image = b64encode(png).decode("ascii")
+    figure._repr_mimebundle_ = lambda **_: ({"image/png": image}, {"image/png": {"alt": alt}})
 
 
 def save_figure(
@@ -75,9 +86,7 @@ def save_figure(
             )
     with whole_file(Path(folder) / f"{name}.csv") as partial:
         values.to_csv(partial, index=False, lineterminator="\n", encoding="utf-8")
-    image = b64encode((Path(folder) / f"{name}.png").read_bytes()).decode("ascii")
-    # Notebooks show these bytes and keep the description, whichever matplotlib backend is active.
-    figure._repr_mimebundle_ = lambda **_: ({"image/png": image}, {"image/png": {"alt": alt}})
+    _shown_as(figure, (Path(folder) / f"{name}.png").read_bytes(), alt)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Executed notebooks → self-contained HTML pages, and the index page that answers the question."""
+"""Executed notebooks and documents → self-contained HTML pages (`ecgstudy.index` makes the first of them)."""
 
 import argparse
 import ast
@@ -11,14 +11,12 @@ from collections.abc import Mapping
 from html import escape
 from os.path import relpath
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
     # jsonschema, which nbformat imports, would compile a grammar of URIs for a second; no notebook needs it.
     sys.modules["rfc3987_syntax"] = None
 
 import nbformat
-import pandas as pd
 from bs4 import BeautifulSoup
 from jinja2 import Environment, FileSystemLoader
 from latex2mathml.converter import convert
@@ -32,17 +30,10 @@ from ecgstudy import __version__
 from ecgstudy.errors import StudyError
 from ecgstudy.files import ROOT, write_text
 
-if TYPE_CHECKING:  # a page is made by a process of its own, which need not wait for torch
-    from ecgstudy.study import Paths, Study
-
 TEMPLATES = Path(__file__).parent / "templates"
 BANNER = "Simulated ECGs: this page proves the machinery only, it is no evidence about ECGs"
-MAIN_FIGURES = ("contrasts", "epsilon_curves", "pareto", "attacks", "corruptions", "geometry", "cost")
-MAIN_TABLES = (
-    "claims", "contrasts", "robust_auroc", "per_class", "factor_effects", "masking_checks", "sensitivity",
-    "cost",
-)  # fmt: skip
-MAX_ROWS = 200
+DOCUMENTS = ("methods", "data", "limits", "reproducibility")
+"""Documents of ``docs/`` that a report's page of methods holds."""
 LINKS = ("src", "href", "srcset", "data", "poster", "action", "background", "xlink:href")
 REMOTE = re.compile(r"(?:url\(|@import)\s*[\"']?\s*(?!data:|#)([^\"')\s;]+)")
 
@@ -73,48 +64,26 @@ def render_notebook(
     cells = [c for c in notebook.cells if not _tags(c) & {"parameters", "injected-parameters", "remove-cell"}]
     _describe_images(cells, title)
     if provenance is None:
-        provenance = _read_provenance(executed.parent)
+        provenance = read_provenance(executed.parent)
     content = {"cells": cells, "parameters": _parameters(notebook.cells)}
-    _write_page("notebook.html.j2", out, title=title, synthetic=synthetic, provenance=provenance, **content)
+    write_page("notebook.html.j2", out, title=title, synthetic=synthetic, provenance=provenance, **content)
 
 
-def write_index(
-    study: "Study",
-    paths: "Paths",
-    pages: list[str],
-    *,
-    synthetic: bool,
-    provenance: Mapping[str, object] | None = None,
-) -> None:
-    """Write ``report/index.html``: the answer first, then pages, figures, claims and tables.
+def write_methods(out: str | Path, names: tuple[str, ...] = DOCUMENTS, folder: Path = ROOT / "docs") -> None:
+    """Write the Markdown documents `names` of `folder` as one page, formulas included.
 
-    Parameters
-    ----------
-    pages
-        Names of pages in the report folder; those that do not exist are not linked.
+    Links among them stay on the page; links to other files lead to those.
     """
-    from ecgstudy.statistics import MIN_SEEDS
 
-    files = sorted(paths.tables.glob("*.csv"), key=lambda p: _rank(p.stem, MAIN_TABLES))
-    tables = {file.stem: pd.read_csv(file) for file in files}
-    images = sorted(paths.figures.glob("*.png"), key=lambda p: _rank(p.stem, MAIN_FIGURES))
-    claims = tables.get("claims")
-    _write_page(
-        "index.html.j2",
-        paths.report / "index.html",
-        title=study.title,
-        synthetic=synthetic,
-        provenance=_read_provenance(paths.tables) if provenance is None else provenance,
-        study=study,
-        min_seeds=MIN_SEEDS,
-        primary=_primary(study, tables.get("contrasts")),
-        samples=_samples(study, tables.get("robust_auroc")),
-        pages={name: _page_name(name) for name in pages if (paths.report / name).exists()},
-        main_figures=[_index_figure(p, paths, 2000) for p in images if p.stem in MAIN_FIGURES],
-        gallery=[_index_figure(p, paths, 640) for p in images if p.stem not in MAIN_FIGURES],
-        claims=None if claims is None else _table(claims.drop(columns="evidence")),
-        tables=[_table_entry(name, frame, paths) for name, frame in tables.items()],
-    )
+    def leads(link: re.Match) -> str:
+        file, _, part = link[1].partition("#")
+        if Path(file).stem in names and file.endswith(".md"):
+            return f"](#{part or Path(file).stem})"
+        return f"]({relpath(folder / file, Path(out).parent)}{'#' * bool(part)}{part})"
+
+    texts = {name: (folder / f"{name}.md").read_text(encoding="utf-8") for name in names}
+    documents = {name: re.sub(r"\]\((?![a-z]+:|#)([^)\s]+)\)", leads, text) for name, text in texts.items()}
+    write_page("methods.html.j2", out, title="Methods", documents=documents)
 
 
 def check_self_contained(html: str) -> list[str]:
@@ -131,40 +100,20 @@ def check_self_contained(html: str) -> list[str]:
     return found
 
 
-def _primary(study: "Study", contrasts: pd.DataFrame | None) -> list[dict]:
-    """The primary comparisons, each with its `result`: higher, lower or undecided."""
-    rows = [] if contrasts is None else contrasts[contrasts["family"] == "primary"].to_dict("records")
-    for row in rows:
-        clear = row["p_holm"] <= 1 - study.statistics.confidence  # False where p is missing
-        clear &= str(row.get("beyond_seeds")) == "True"
-        row["result"] = ("higher" if row["delta"] > 0 else "lower") if clear else "undecided"
-        row["dagger"] = " †" if str(row.get("masking_ok")) == "False" else ""
-    return rows
+def write_page(template: str, out: str | Path, **content: object) -> None:
+    """Write a page of ``templates/``, whole, after `check_self_contained`.
 
-
-def _signed(value: float) -> str:
-    return "–" if pd.isna(value) else f"{value:+.3f}".replace("-", "−")
-
-
-def _samples(study: "Study", robust: pd.DataFrame | None) -> dict[str, str]:
-    """Data set → how many of its records were attacked."""
-    from ecgstudy.options import target  # with pydantic, which pages of notebooks need not wait for
-
-    if robust is not None:
-        tested = [target(*where) for where in zip(robust["dataset"], robust["protocol"], strict=True)]
-    sizes = {} if robust is None else robust.groupby(tested)[["n_records", "n_patients"]].max().T
-    said = "{0[n_records]:,} records of {0[n_patients]:,} patients attacked"
-    return {name: said.format(sizes[name]) if name in sizes else "not evaluated" for name in study.datasets}
-
-
-def _write_page(template: str, out: str | Path, **content: object) -> None:
+    Raises
+    ------
+    StudyError
+        When it would load something from elsewhere.
+    """
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
     environment.filters |= {
         "markdown": _markdown,
         "highlight": lambda source: Markup(Highlight2HTML()(source)),
         "ansi": lambda text: Markup(ansi2html(text)),
         "shown": _shown,
-        "signed": _signed,
     }
     fixed = {"css": _css(), "banner": BANNER, "version": __version__}
     html = environment.get_template(template).render(**content, **fixed)
@@ -226,7 +175,7 @@ def _describe_images(cells: list, heading: str) -> None:
 def _shown(output: nbformat.NotebookNode) -> Markup:
     data = output.data
     if "image/png" in data:
-        return _figure(b64decode(data["image/png"]), output.metadata["image/png"]["alt"])
+        return embedded_figure(b64decode(data["image/png"]), output.metadata["image/png"]["alt"])
     if "text/html" in data:
         return Markup('<div class="scroll">{}</div>').format(Markup(data["text/html"]))
     if "image/svg+xml" in data:
@@ -236,7 +185,7 @@ def _shown(output: nbformat.NotebookNode) -> Markup:
     return Markup('<pre class="output">{}</pre>').format(data.get("text/plain", ""))
 
 
-def _figure(png: bytes, alt: str, caption: Markup | str = "", limit: int | None = None) -> Markup:
+def embedded_figure(png: bytes, alt: str, caption: Markup | str = "", limit: int | None = None) -> Markup:
     """A PNG as data URI, at 100 CSS pixels an inch; more than `limit` pixels wide, it is reduced."""
     with Image.open(io.BytesIO(png)) as image:
         width = round(image.width * 100 / image.info.get("dpi", (100, 100))[0])
@@ -250,22 +199,8 @@ def _figure(png: bytes, alt: str, caption: Markup | str = "", limit: int | None 
     return Markup('<figure><img src="{}" alt="{}" width="{}">{}</figure>').format(uri, alt, width, text)
 
 
-def _index_figure(path: Path, paths: "Paths", limit: int) -> Markup:
-    with Image.open(path) as image:
-        alt = image.info.get("Description", path.stem.replace("_", " "))
-    links = Markup(" · ").join(
-        Markup('<a href="{}">{}</a>').format(relpath(file, paths.report), file.suffix[1:])
-        for file in (path.with_suffix(suffix) for suffix in (".svg", ".png", ".csv"))
-        if file.exists()
-    )
-    return _figure(path.read_bytes(), alt, Markup("{} ({})").format(alt, links), limit)
-
-
-def _rank(name: str, first: tuple[str, ...]) -> tuple[int, str]:
-    return (first.index(name) if name in first else len(first)), name
-
-
-def _read_provenance(folder: Path) -> dict[str, object]:
+def read_provenance(folder: Path) -> dict[str, object]:
+    """What ``provenance.json`` of `folder` says, as a flat table; empty without it."""
     file = folder / "provenance.json"
     if not file.exists():
         return {}
@@ -274,30 +209,6 @@ def _read_provenance(folder: Path) -> dict[str, object]:
     if "seconds" in found:
         found["wall time (s)"] = round(found.pop("seconds"), 1)
     return found
-
-
-def _page_name(name: str) -> str:
-    steps = {"01": "Data", "02": "Pretraining", "03": "Evaluation", "04": "All runs: tables and figures"}
-    number, _, rest = Path(name).stem.partition("_")
-    detail = rest.partition("-")[2]
-    return f"{number} · {steps.get(number, rest)}" + (f": {detail}" if detail else "")
-
-
-def _table(frame: pd.DataFrame) -> Markup:
-    look = {"index": False, "border": 0, "na_rep": "–", "classes": "sortable"}
-    return Markup(frame.to_html(float_format="{:.4g}".format, **look))
-
-
-def _table_entry(name: str, frame: pd.DataFrame, paths: "Paths") -> dict[str, object]:
-    if "seed" in frame:  # the rows of all seeds come first, in case not all rows are shown
-        frame = frame.sort_values("seed", key=lambda seed: seed.astype(str) != "all", kind="stable")
-    return {
-        "name": name,
-        "size": f"{len(frame):,} rows",
-        "link": relpath(paths.tables / f"{name}.csv", paths.report),
-        "cut": MAX_ROWS if len(frame) > MAX_ROWS else None,
-        "html": _table(frame.head(MAX_ROWS)),
-    }
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -325,7 +236,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _index_of(params: Path, pages: list[str]) -> None:
+    # Pages of notebooks, made by processes of their own, need not wait for torch.
     from ecgstudy.datasets import is_synthetic
+    from ecgstudy.index import write_index
     from ecgstudy.study import Paths, load_study
 
     study = load_study(params)

@@ -175,6 +175,7 @@ def evaluate_step(run: Run, protocol: str, paths: Paths) -> Step:
 def figures_step(study: Study, paths: Paths) -> Step:
     """Tables and figures of the whole study."""
     from ecgstudy import (
+        alt_texts,
         claims,
         comparisons,
         displays,
@@ -194,7 +195,7 @@ def figures_step(study: Study, paths: Paths) -> Step:
     ]
     parameters = {"study": study.study, "statistics": study.statistics.model_dump(), "evaluated": evaluated}
     computed = (statistics, scores, groups, effects, factors, sensitivity, tables, claims)
-    code = (*computed, comparisons, heatmaps, displays, plotting)
+    code = (*computed, comparisons, heatmaps, displays, plotting, alt_texts)
     return Step(paths.tables, parameters, code)
 
 

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from nbformat import v4
 
 from ecgstudy.errors import StudyError
+from ecgstudy.index import forest, write_index
 from ecgstudy.plotting import save_figure
-from ecgstudy.report import BANNER, check_self_contained, render_notebook, write_index
+from ecgstudy.report import BANNER, check_self_contained, render_notebook, write_methods
 from ecgstudy.study import ROOT, Paths, Study
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -153,6 +154,18 @@ def a_study(seeds=(0, 1, 2)) -> Study:
     })  # fmt: skip
 
 
+def robust_table():
+    """Clean and attacked AUROC of 100 seeds and of all."""
+    rows = [
+        {"dataset": "builtin", "arm": "rocl", "seed": seed, "protocol": "slf", "attack": attack,
+         "epsilon_mv": epsilon, "auroc_shared": value, "auroc_label": value - 0.1, "ci_low": value - 0.05,
+         "ci_high": value + 0.05, "n_records": 40, "n_patients": 20, "masking_ok": True, "severity": np.nan}
+        for seed in [*map(str, range(100)), "all"]
+        for attack, epsilon, value in (("none", 0.0, 0.9), ("ensemble", 0.02, 0.5))
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 @pytest.fixture
 def paths(tmp_path):
     """A study folder with tables, figures and one page."""
@@ -160,79 +173,160 @@ def paths(tmp_path):
     paths.tables.mkdir(parents=True)
     paths.report.mkdir()
     (paths.report / "04_figures.html").write_text("page")
-    row = {"dataset": "builtin", "protocol": "slf", "attack": "pgd-margin", "epsilon_mv": 0.02,
-           "standard": "rocl", "family": "primary", "p": 0.01, "masking_ok": True,
-           "clean_delta": 0.001, "beyond_seeds": True}  # fmt: skip
+    row = {"dataset": "builtin", "protocol": "slf", "attack": "ensemble", "epsilon_mv": 0.02,
+           "standard": "rocl", "family": "primary", "p": 0.01, "masking_ok": True, "headline": True,
+           "clean_delta": 0.001, "beyond_seeds": True, "seeds": 3, "mde": 0.04}  # fmt: skip
     rows = [
         {**row, "adaptive": "rocl-ip", "delta": 0.031, "ci_low": 0.01, "ci_high": 0.05, "p_holm": 0.02},
         {**row, "adaptive": "rocl-hn", "delta": -0.004, "ci_low": -0.02, "ci_high": 0.01, "p_holm": 0.6},
     ]
     pd.DataFrame(rows).to_csv(paths.tables / "contrasts.csv", index=False)
-    many = pd.DataFrame({"dataset": "builtin", "arm": "rocl", "seed": ["0"] * 250 + ["all"],
-                         "protocol": "slf", "n_records": 40, "n_patients": 20,
-                         "auroc_shared": np.linspace(0, 1, 251)})  # fmt: skip
-    many.to_csv(paths.tables / "robust_auroc.csv", index=False)
-    claims = {"claim": ["1. Inferior positives help"], "verdict": ["inconclusive"], "evidence": ["long"]}
+    robust_table().to_csv(paths.tables / "robust_auroc.csv", index=False)
+    claims = {"claim": ["1. Inferior positives help", "2. Hard negatives do"], "effect": [0.031, np.nan],
+              "verdict": ["supported", "not tested"], "ci_low": [0.01, np.nan], "ci_high": [0.05, np.nan],
+              "evidence": ["rocl-ip − rocl, robust, builtin: 0.0310 [0.0100, 0.0500] yes", ""]}  # fmt: skip
     pd.DataFrame(claims).to_csv(paths.tables / "claims.csv", index=False)
-    for name in ("contrasts", "class_counts"):
-        save_figure(Figure((2, 1)), paths.figures, name, many.head(), alt=f"{name} <by arm>", synthetic=True)
+    for name in ("contrasts", "class_counts_builtin"):
+        values = pd.DataFrame({"x": [1]})
+        save_figure(Figure((2, 1)), paths.figures, name, values, alt=f"{name} <by arm>", synthetic=True)
     return paths
 
 
-def test_the_index_answers_the_question_first(paths):
-    write_index(a_study(), paths, ["04_figures.html"], synthetic=True)
-    index = page(paths.report / "index.html")
-    answer = index.find("section", class_="answer")
-    assert "higher in 1, lower in 0 and undecided in 1 of 2" in answer.get_text()
-    rows = [[cell.get_text() for cell in row.find_all("td")] for row in answer.tbody.find_all("tr")]
-    assert rows[0] == [
-        "builtin", "rocl-ip − rocl", "higher", "+0.031", "+0.010 to +0.050", "0.02", "+0.001", "0.02"
+@pytest.fixture
+def index(paths):
+    write_index(a_study(), paths, ["04_figures.html", "missing.html"], synthetic=True)
+    return page(paths.report / "index.html")
+
+
+def rows_of(table):
+    return [[cell.get_text(" ") for cell in row.find_all("td")] for row in table.tbody.find_all("tr")]
+
+
+def test_the_first_section_answers_the_question(index):
+    answer = index.main.find("section")
+    assert answer["class"] == ["answer"]
+    lead = answer.find("p", class_="lead").get_text()
+    assert lead.startswith(
+        "▲ In part. Of 2 comparisons on simulated ECGs, adaptive weighting makes encoders more"
+    )
+    first, second = rows_of(answer.find("table", class_="forest"))
+    assert first[0].startswith("rocl-ip − rocl adversaries move to clean views")
+    assert first[2:] == ["+0.031 [+0.010, +0.050] clean AUROC +0.001", "▲ more robust p = 0.020"]
+    assert second[3] == "○ undecided p = 0.60"
+    assert "at most ε = 0.02 mV" in answer.get_text()
+
+
+def test_claims_stand_in_short_form_and_untested_ones_apart(index):
+    (claim,) = rows_of(index.find("table", class_="claims"))
+    assert claim == [
+        "1. Inferior positives help", "✓ supported", "+0.031 [+0.010, +0.050] robust AUROC, rocl-ip − rocl"
     ]  # fmt: skip
-    assert rows[1][2] == "undecided"
-    assert "40 records of 20 patients" in answer.get_text()
+    assert index.find("details", class_="kept").li.get_text() == "2. Hard negatives do"
+
+
+def test_caveats_stand_in_the_first_section(index):
+    caveats = index.find("section", class_="answer").find("dl", class_="caveats")
+    titles = [title.get_text() for title in caveats.find_all("dt")]
+    assert titles == ["Simulated ECGs", "Size", "Data sets", "Not measured"]
+    assert "100 seeds and 20 test patients" in caveats.get_text()
     assert index.find("p", class_="banner").get_text() == BANNER
 
 
-def test_the_index_needs_nothing_from_elsewhere_and_has_no_dead_link(paths):
-    write_index(a_study(), paths, ["04_figures.html", "missing.html"], synthetic=True)
-    html = (paths.report / "index.html").read_text(encoding="utf-8")
-    assert check_self_contained(html) == []
-    links = [a["href"] for a in page(paths.report / "index.html").find_all("a")]
-    assert {"04_figures.html", "../tables/contrasts.csv", "../figures/contrasts.svg"} <= set(links)
-    assert all((paths.report / link).resolve().exists() for link in links)
+def test_the_forest_is_drawn_to_scale(index):
+    percent = [
+        [float(part[key].rstrip("%")) for part, key in ((line, "x1"), (line, "x2"), (svg.svg, "x"))]
+        for svg in index.find("table", class_="forest").tbody.find_all("svg", attrs={"width": True})
+        for line in [svg.find("line", class_="range")]
+    ]
+    zero = float(index.find("line", class_="zero")["x1"].rstrip("%"))
+    (low, high, at), (low2, _, at2) = percent
+    unit = (high - low) / 0.04
+    assert at == pytest.approx(zero + 0.031 * unit, abs=0.05)
+    assert (low2, at2) == pytest.approx((zero - 0.02 * unit, zero - 0.004 * unit), abs=0.05)
 
 
-def test_the_index_describes_its_figures(paths):
-    write_index(a_study(), paths, [], synthetic=True)
-    images = page(paths.report / "index.html").find_all("img")
-    assert [image["alt"] for image in images] == ["contrasts <by arm>", "class_counts <by arm>"]
+def test_a_forest_without_intervals_shows_the_estimates():
+    row = {"dataset": "d", "protocol": "slf", "adaptive": "mine", "standard": "rocl", "delta": 0.2,
+           "ci_low": np.nan, "ci_high": np.nan, "shown_p": np.nan, "result": "undecided", "dagger": " †",
+           "family": "exploratory"}  # fmt: skip
+    drawn = forest([row])
+    (only,) = drawn["rows"]
+    assert (only["low"], only["effect"], only["idea"], only["p"]) == (None, "+0.200", "", "")
+    assert drawn["zero"] < only["at"] < 100
+    assert [text for _, text in drawn["ticks"]] == ["0", "+0.2"]
+    assert drawn["dagger"]
+    assert not drawn["planned"]
 
 
-def test_long_tables_are_cut_after_the_rows_of_all_seeds(paths):
-    write_index(a_study(), paths, [], synthetic=True)
+def test_every_arm_has_its_clean_and_robust_auroc(index):
+    (section,) = [s for s in index.find_all("section") if s.h2 and s.h2.get_text() == "Every arm"]
+    assert rows_of(section.table) == [["rocl", "0.900 [0.850, 0.950]", "0.500 [0.450, 0.550]", "0.400"]]
+
+
+def test_the_report_needs_nothing_from_elsewhere_and_has_no_dead_link(index, paths):
+    pages = [paths.report / name for name in ("index.html", "methods.html")]
+    for file in pages:
+        assert check_self_contained(file.read_text(encoding="utf-8")) == []
+    links = {a["href"] for file in pages for a in page(file).find_all("a")}
+    assert {"04_figures.html", "../tables/contrasts.csv", "../figures/contrasts.svg"} <= links
+    for link in links:
+        file, _, part = link.partition("#")
+        assert link.startswith("https://") or (paths.report / file).resolve().exists(), link
+        assert not part or file not in ("", "methods.html") or page(pages[1]).find(id=part), link
+
+
+def test_figures_have_a_caption_and_their_description(index):
+    images = index.find_all("img")
+    assert [image["alt"] for image in images] == ["contrasts <by arm>", "class_counts_builtin <by arm>"]
+    captions = [caption.get_text() for caption in index.find_all("figcaption")]
+    assert captions[0].startswith("All comparisons of two arms")
+    assert captions[1] == "Records of each class: builtin (SVG · PNG · CSV)"
+
+
+def test_long_tables_are_cut_after_the_rows_of_all_seeds(index):
     (table,) = [
-        d for d in page(paths.report / "index.html").find_all("details") if "251 rows" in d.get_text()
+        item for item in index.find("ul", class_="tables").find_all("li") if "202 rows" in item.get_text()
     ]
     rows = table.tbody.find_all("tr")
-    assert len(rows) == 200
-    assert rows[0].find_all("td")[2].get_text() == "all"
+    assert len(rows) == 100
+    assert [rows[0].find_all("td")[2].get_text(), rows[2].find_all("td")[2].get_text()] == ["all", "0"]
 
 
 def test_few_seeds_and_failed_checks_limit_the_answer(paths):
     table = pd.read_csv(paths.tables / "contrasts.csv")
-    table["masking_ok"], table["beyond_seeds"] = [False, True], False
+    table["masking_ok"], table["beyond_seeds"], table["seeds"] = [False, True], False, 2
     table.to_csv(paths.tables / "contrasts.csv", index=False)
     write_index(a_study(seeds=(0, 1)), paths, [], synthetic=False)
     answer = page(paths.report / "index.html").find("section", class_="answer").get_text()
-    assert "Seeds: 2; with fewer than 3 nothing is claimed" in answer
-    assert "higher in 0, lower in 0 and undecided in 2 of 2" in answer
+    assert "○ No claim. 2 seeds, fewer than 3, allow no claim" in answer
     assert "rocl-ip − rocl †" in answer
-    assert "masking check fails" in answer
+    assert "† The model may hide its gradients" in answer
 
 
-def test_a_study_without_primary_comparisons_says_so(tmp_path):
+def test_a_study_without_tables_says_that_it_tests_nothing(tmp_path):
     write_index(a_study(), Paths("made", tmp_path), [], synthetic=False)
-    assert "none of the primary comparisons" in (tmp_path / "made/report/index.html").read_text()
+    answer = page(tmp_path / "made/report/index.html").find("section", class_="answer")
+    assert "Not tested. This study compares no adaptive weighting" in answer.get_text()
+    assert answer.find("table") is None
+
+
+def test_methods_are_one_page_whose_links_lead_somewhere(tmp_path):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "one.md").write_text(
+        "# One\n\n$x^2$, see [two](two.md), [code](../code.py), [web](https://a.org/b.md)."
+    )
+    (docs / "two.md").write_text("# Two\n\n[back](one.md#part)")
+    write_methods(tmp_path / "report/methods.html", ("one", "two"), docs)
+    shown = page(tmp_path / "report/methods.html")
+    assert [a["href"] for a in shown.main.find_all("a")] == [
+        "#two",
+        "../code.py",
+        "https://a.org/b.md",
+        "#part",
+    ]
+    assert [section["id"] for section in shown.main.find_all("section")] == ["one", "two"]
+    assert shown.find("msup") is not None
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ dataset = "builtin"
 import pandas as pd
 from IPython.display import display
 
-from ecgstudy import ecg_paper, figures
+from ecgstudy import alt_texts, ecg_paper, figures
 from ecgstudy.records import count_classes
 from ecgstudy.study import Paths, load_study
 from ecgstudy.workflow import prepared_records
@@ -62,7 +62,7 @@ display(counts.pivot(index="class", columns="split", values="records").fillna(0)
 per_split = records.table.groupby("split").agg(patients=("patient", "nunique"), attacked=("attacked", "sum"))
 display(per_split)
 figure = figures.class_counts(counts)
-alt = "Number of records of each class in each split"
+alt = alt_texts.class_counts(counts)
 figures.save_figure(figure, name=f"class_counts_{dataset}", values=counts, alt=alt, **save)
 
 # %% [markdown]
@@ -78,7 +78,7 @@ for row, name in zip(chosen, records.classes, strict=True):
     figure = ecg_paper.draw_ecg(ecg, records.fs, records.leads, title=title)
     values = ecg_paper.ecg_values(ecg, records.fs, records.leads)
     safe = name.replace(" ", "_").replace("/", "-")
-    alt = f"ECG of the class {name} on ECG paper"
+    alt = alt_texts.ecg(values, title)
     display(figures.save_figure(figure, name=f"ecg_{dataset}_{safe}", values=values, alt=alt, **save))
 
 # %% [markdown]
@@ -89,7 +89,7 @@ for row, name in zip(chosen, records.classes, strict=True):
 # %%
 people = records.table.drop_duplicates("patient")[["patient", "age", "sex"]]
 figure = figures.age_sex(people)
-alt = "Age distribution of the patients by sex"
+alt = alt_texts.age_sex(people)
 figures.save_figure(figure, name=f"age_sex_{dataset}", values=people, alt=alt, **save)
 
 # %% [markdown]
@@ -100,6 +100,6 @@ figures.save_figure(figure, name=f"age_sex_{dataset}", values=people, alt=alt, *
 # %%
 figure = figures.amplitude_against_epsilon(records, plan.evaluation.epsilons_mv)
 amplitudes = figures.record_amplitudes(records)
-alt = "Distribution of the records' amplitudes with the attack budgets as lines"
+alt = alt_texts.amplitudes(amplitudes, plan.evaluation.epsilons_mv)
 table = amplitudes.sample(min(2000, len(amplitudes)), random_state=0).sort_index()
 figures.save_figure(figure, name=f"amplitudes_{dataset}", values=table, alt=alt, **save)

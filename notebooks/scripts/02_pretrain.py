@@ -29,7 +29,7 @@ seed = 0
 import pandas as pd
 from IPython.display import display
 
-from ecgstudy import diagnostics, figures
+from ecgstudy import alt_texts, diagnostics, figures
 from ecgstudy.factors import described, get_arm
 from ecgstudy.study import Paths, Run, load_study
 from ecgstudy.training import pretrain
@@ -69,7 +69,7 @@ if not encoder:
 
 # %%
 if len(history):
-    display(figures.stamped(figures.loss_curves(history), synthetic))
+    display(figures.stamped(figures.loss_curves(history), synthetic, alt_texts.training(history)))
     display(history.tail(3))
 
 # %% [markdown]
@@ -82,7 +82,8 @@ if len(history):
 # %%
 pairs = diagnostics.inspect_batch(run, records, folder) if encoder else None
 if encoder:
-    display(figures.stamped(figures.similarity_distributions(pairs), synthetic))
+    alt = alt_texts.similarities(pairs)
+    display(figures.stamped(figures.similarity_distributions(pairs), synthetic, alt))
 
 # %% [markdown]
 # ## Who is pushed how hard
@@ -93,7 +94,8 @@ if encoder:
 if encoder:
     negatives = pairs.dropna(subset="weight")
     display(negatives.groupby("same_class")["weight"].describe()[["mean", "min", "50%", "max"]])
-    display(figures.stamped(figures.weight_profile(negatives), synthetic))
+    alt = alt_texts.push_weights(negatives)
+    display(figures.stamped(figures.weight_profile(negatives), synthetic, alt))
 
 # %% [markdown]
 # ## The embedding
@@ -103,4 +105,4 @@ if encoder:
 # %%
 if encoder:
     plane = diagnostics.embedding_plane(records, folder)
-    display(figures.stamped(figures.embedding_picture(plane), synthetic))
+    display(figures.stamped(figures.embedding_picture(plane), synthetic, alt_texts.embedding(plane)))

@@ -37,7 +37,7 @@ import json
 import pandas as pd
 from IPython.display import display
 
-from ecgstudy import diagnostics, ecg_paper, figures, scores, tables
+from ecgstudy import alt_texts, diagnostics, ecg_paper, figures, scores, tables
 from ecgstudy.displays import readable
 from ecgstudy.factors import get_arm
 from ecgstudy.plotting import at_headline, corrupted
@@ -75,7 +75,7 @@ curve = robust[robust["attack"].isin(["none", ENSEMBLE])]
 views = {"auroc_shared": "shared", "auroc_label": "label"}
 curve = curve.rename(columns=views).melt(["epsilon_mv", "masking_ok"], list(views.values()), "view", "auroc")
 curve = curve.dropna(subset="auroc")
-figures.stamped(figures.epsilon_curve(curve), synthetic)
+figures.stamped(figures.epsilon_curve(curve), synthetic, alt_texts.budget_curve(curve))
 
 # %% [markdown]
 # ## By class, and by attack at the headline ε
@@ -85,8 +85,8 @@ each = tables.per_class(stored)
 each = each[each["attack"].isin(["none", ENSEMBLE])]
 shown = at_headline(each[each["seed"] == seed], headline)
 display(readable(shown.drop(columns=["dataset", "arm", "seed", "protocol"])))
-bars = at_headline(robust, headline)
-figures.stamped(figures.attack_bars(bars.rename(columns={"auroc_shared": "auroc"})), synthetic)
+bars = at_headline(robust, headline).rename(columns={"auroc_shared": "auroc"})
+figures.stamped(figures.attack_bars(bars), synthetic, alt_texts.attack_bars(bars))
 
 # %% [markdown]
 # ## Under natural corruptions
@@ -127,7 +127,8 @@ if get_arm(arm).features is None:
     display(ecg.scores.reset_index().style.hide().format(precision=2))
     title = f"record {ecg.record}, ε = {run.headline_epsilon_mv * 1000:g} µV"
     figure = ecg_paper.draw_ecg(ecg.signal, records.fs, records.leads, ecg.deltas[ENSEMBLE], title)
-    display(figures.stamped(figure, synthetic))
+    alt = alt_texts.ecg(ecg_paper.ecg_values(ecg.signal, records.fs, records.leads), title)
+    display(figures.stamped(figure, synthetic, alt))
 
 # %% [markdown]
 # The same ECG under each attack: the perturbation, magnified as its label says, and its spectrum. The
@@ -139,10 +140,11 @@ if get_arm(arm).features is None:
     shown = {"ECG": ecg.signal, **ecg.deltas}
     values = {name: ecg_paper.ecg_values(x, records.fs, records.leads) for name, x in shown.items()}
     values = pd.concat(values, names=["attack"]).reset_index("attack")
+    alt = alt_texts.perturbations(values, title)
     if (arm, seed) == (plan.showcase or plan.arms[-1], plan.seeds[0]):
-        name, alt = f"perturbations_{dataset}_{protocol.replace('@', '-to-')}", "One ECG under each attack"
+        name = f"perturbations_{dataset}_{protocol.replace('@', '-to-')}"
         figures.save_figure(figure, paths.figures, name, values, alt=alt, synthetic=synthetic)
-    display(figures.stamped(figure, synthetic))
+    display(figures.stamped(figure, synthetic, alt))
 
 # %% [markdown]
 # ## What it cost

@@ -27,7 +27,7 @@ study = "params/quick.yaml"
 # %%
 from IPython.display import display
 
-from ecgstudy import comparisons, figures, heatmaps, plotting
+from ecgstudy import alt_texts, comparisons, figures, heatmaps, plotting
 from ecgstudy.datasets import is_synthetic
 from ecgstudy.displays import readable, readable_claims, verdict_counts
 from ecgstudy.factors import bases, factor_table
@@ -65,7 +65,7 @@ display(readable_claims(tables["claims"]))
 # %%
 main = contrasts[plotting.is_true(contrasts["headline"])]
 figure = comparisons.contrast_forest(main)
-alt = "Differences of robust AUROC between adaptive and standard arms, with intervals"
+alt = alt_texts.forest(main)
 display(figures.save_figure(figure, name="contrasts", values=main, alt=alt, **save))
 columns = (
     "dataset protocol adaptive standard delta ci_low ci_high p p_holm family clean_delta masking_ok".split()
@@ -88,15 +88,15 @@ readable(rows[[*columns.split(), "masking_ok"]])
 
 # %%
 values = robust[robust["attack"].isin(["none", attack])]
-alt = "Robust AUROC against the attack budget for every arm, with intervals"
 for name, suffix in suffixes.items():
     figure = comparisons.epsilon_curves_by_arm(robust, attack, name)
+    alt = alt_texts.clean_and_robust(values, headline, attack, name)
     display(figures.save_figure(figure, name=f"epsilon_curves{suffix}", values=values, alt=alt, **save))
 
 # %%
-alt = "Clean against robust AUROC of every arm"
 for name, suffix in suffixes.items():
     figure = comparisons.pareto(robust, headline, attack, name)
+    alt = alt_texts.clean_and_robust(rows, headline, attack, name, "Clean against robust macro AUROC")
     display(figures.save_figure(figure, name=f"pareto{suffix}", values=rows, alt=alt, **save))
 
 # %% [markdown]
@@ -107,9 +107,9 @@ for name, suffix in suffixes.items():
 
 # %%
 values = plotting.at_headline(robust, headline)
-alt = "AUROC of every arm under every attack at the headline budget"
 for name, suffix in suffixes.items():
     figure = heatmaps.attack_heatmap(robust, headline, name)
+    alt = alt_texts.by_attack(values, headline, name)
     display(figures.save_figure(figure, name=f"attacks{suffix}", values=values, alt=alt, **save))
 
 # %% [markdown]
@@ -120,7 +120,7 @@ for name, suffix in suffixes.items():
 # %%
 if robust["severity"].notna().any():
     values = plotting.corrupted(robust)
-    alt = "AUROC of every arm against the severity of each natural corruption"
+    alt = alt_texts.by_corruption(values, protocol)
     figure = comparisons.corruption_curves(robust, protocol)
     display(figures.save_figure(figure, name="corruption_curves", values=values, alt=alt, **save))
     figure = heatmaps.corruption_heatmap(robust, protocol)
@@ -137,11 +137,10 @@ if robust["severity"].notna().any():
 # %%
 perturbations = perturbations[perturbations["protocol"] == protocol]
 for name, rows in perturbations.groupby("dataset", sort=False):
-    alt = f"Energy of each attack's perturbations on {name} by frequency, part of the beat and lead"
-    figure = heatmaps.use_heatmap(rows)
+    figure, alt = heatmaps.use_heatmap(rows), alt_texts.energy_use(rows)
     display(figures.save_figure(figure, name=f"use_by_attack_{name}", values=rows, alt=alt, **save))
-    alt, rows = f"The same of {attack}, by arm", rows[rows["attack"] == attack]
-    figure = heatmaps.use_heatmap(rows, "arm")
+    rows = rows[rows["attack"] == attack]
+    figure, alt = heatmaps.use_heatmap(rows, "arm"), alt_texts.energy_use(rows, "arm")
     display(figures.save_figure(figure, name=f"use_by_arm_{name}", values=rows, alt=alt, **save))
 
 # %% [markdown]
@@ -155,7 +154,7 @@ cost = tables["cost"]
 if set(comparisons.MEASURES) <= set(cost):
     figure = comparisons.geometry_figure(cost, robust, headline, attack, protocol)
     values = comparisons.geometry_points(cost, robust, headline, attack, protocol)
-    alt = "Alignment, uniformity, class separation and identity confusion against robust AUROC"
+    alt = alt_texts.geometry(values, list(comparisons.MEASURES))
     display(figures.save_figure(figure, name="geometry", values=values, alt=alt, **save))
 
 # %% [markdown]
@@ -198,5 +197,4 @@ readable(by_choice.drop(columns=["note", "attack"]))
 
 # %%
 figure = comparisons.cost_figure(cost)
-alt = "Training time and attack throughput of every arm"
-figures.save_figure(figure, name="cost", values=cost, alt=alt, **save)
+figures.save_figure(figure, name="cost", values=cost, alt=alt_texts.cost(cost), **save)

@@ -1,0 +1,240 @@
+"""A study's answer in words, computed from its tables: verdict, caveats, and claims in short."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ecgstudy.alt_texts import interval, signed
+from ecgstudy.plotting import CONTROL_MARKERS, is_true, known_arm
+from ecgstudy.statistics import MIN_SEEDS
+
+DATA_NAMES = {"mitdb": "MIT-BIH", "ptbxl": "PTB-XL", "builtin": "simulated ECGs"}
+MEASURES = {"robust": "robust AUROC", "clean": "clean AUROC", "step_ms": "time a step, as a ratio"}
+FEW = 3
+"""So many effects are listed one by one in the verdict; of more, the range is given."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer: one word or two, and the sentence that says it with numbers."""
+
+    label: str
+    sentence: str
+
+
+def comparisons(contrasts: pd.DataFrame | None, confidence: float) -> list[dict]:
+    """Adaptive − standard at the headline: the primary family or, where there is none, exploratory pairs.
+
+    Parameters
+    ----------
+    contrasts
+        ``contrasts.csv``.
+    confidence
+        A comparison is decided where p (Holm's for the primary family) is at most 1 − confidence and
+        there are enough seeds to speak beyond them.
+
+    Returns
+    -------
+    list of dict
+        Rows of the table with `result` (higher, lower, undecided), `dagger` and `shown_p`.
+    """
+    if contrasts is None or contrasts.empty:
+        return []
+    rows = contrasts[contrasts["family"] == "primary"]
+    if rows.empty:
+        main = contrasts[is_true(contrasts["headline"])]
+        pairs = zip(main["adaptive"], main["standard"], strict=True)
+        rows = main[[_adaptive(a) and not _adaptive(b) for a, b in pairs]]
+    return [_judged(row, 1 - confidence) for row in rows.to_dict("records")]
+
+
+def _adaptive(arm: str) -> bool:
+    """Whether `arm` weighs pairs; of arms from plugins that are not loaded, all but controls may."""
+    row = known_arm(arm)
+    return not arm.endswith(tuple(CONTROL_MARKERS)) and (row is None or row.group.endswith("adaptive"))
+
+
+def _judged(row: dict, level: float) -> dict:
+    p = row["p_holm"] if row["family"] == "primary" else row["p"]
+    clear = p <= level and str(row.get("beyond_seeds")) == "True"  # False where p is missing
+    result = ("higher" if row["delta"] > 0 else "lower") if clear else "undecided"
+    dagger = " †" if str(row.get("masking_ok")) == "False" else ""
+    return row | {"result": result, "dagger": dagger, "shown_p": p}
+
+
+def verdict(rows: list[dict], confidence: float) -> Verdict:
+    """The answer of `comparisons` in one sentence."""
+    if not rows:
+        text = "This study compares no adaptive weighting with the standard loss that it replaces."
+        return Verdict("Not tested", text)
+    where = "on " + listed([data_name(d) for d in dict.fromkeys(row["dataset"] for row in rows)])
+    seeds = int(min(row.get("seeds", 0) for row in rows))
+    change = f"change of robust AUROC {where}: {_span(rows, rows)}"
+    if all(str(row.get("beyond_seeds")) != "True" for row in rows):
+        text = f"{many(seeds, 'seed')}, fewer than {MIN_SEEDS}, allow no claim beyond the models trained here"
+        return Verdict("No claim", f"{text} ({change}).")
+    if rows[0]["family"] != "primary":
+        return Verdict("Exploratory", f"None of these comparisons was planned as a test ({change}).")
+    return _decided(rows, where, confidence)
+
+
+def _decided(rows: list[dict], where: str, confidence: float) -> Verdict:
+    by = {name: [row for row in rows if row["result"] == name] for name in ("higher", "lower", "undecided")}
+    n, higher, lower = len(rows), len(by["higher"]), len(by["lower"])
+    if not higher + lower:
+        zero = sum(row["ci_low"] <= 0 <= row["ci_high"] for row in rows)
+        inside = f"every {confidence:.0%} interval includes" if zero == n else f"{zero} intervals include"
+        text = (
+            f"Adaptive weighting is neither clearly better nor clearly worse than the standard loss {where}"
+        )
+        text += f" ({many(n, 'comparison')}, change of robust AUROC: {_span(rows, rows)}; {inside} 0)."
+        return Verdict("Undecided", text)
+    said = [f"{word} robust in {len(by[name])} ({_span(by[name], rows)})"
+            for name, word in (("higher", "more"), ("lower", "less")) if by[name]]  # fmt: skip
+    text = f"Of {many(n, 'comparison')} {where}, adaptive weighting makes encoders {' and '.join(said)}"
+    text += f", undecided in {len(by['undecided'])}" * bool(by["undecided"])
+    if doubtful := sum(bool(row["dagger"]) for row in by["higher"] + by["lower"]):
+        text += f"; {doubtful} of these by models that may hide their gradients"
+    label = "Mixed" if higher and lower else "No" if lower else "Yes" if higher == n else "In part"
+    return Verdict(label, text + ".")
+
+
+def _span(rows: list[dict], all_rows: list[dict]) -> str:
+    """Effects of `rows`: each with its interval if they are few, else from the lowest to the highest."""
+    if len(rows) > FEW:
+        values = [row["delta"] for row in rows]
+        return f"{signed(min(values))} to {signed(max(values))}"
+    several = len({row["dataset"] for row in all_rows}) > 1
+    return ", ".join(
+        row["adaptive"] + f" on {data_name(row['dataset'])}" * several + f" {interval(row)}" for row in rows
+    )
+
+
+def caveats(
+    rows: list[dict], tables: Mapping[str, pd.DataFrame], datasets: list[str], synthetic: bool
+) -> dict[str, str]:
+    """What a reader must know before believing the verdict: title → sentence.
+
+    Parameters
+    ----------
+    rows
+        `comparisons`.
+    tables
+        Of these ``robust_auroc``, ``masking_checks``, ``per_class`` and ``headline_check`` are looked at.
+    datasets
+        Data sets that models are tested on.
+    """
+    found = {
+        "Simulated ECGs": "These results prove that the machinery works; they are no evidence about ECGs."
+        * synthetic,
+        "Size": _size(rows, tables.get("robust_auroc")),
+        "Gradient masking": _masking(tables.get("masking_checks")),
+        "Rare classes": _dominated(tables.get("per_class")),
+        "Attack budget": _budget(tables.get("headline_check")),
+        "Data sets": _places(datasets),
+        "Not measured": "ε bounds how large a perturbation is, not whether a body or an electrode could make "
+        "it. Attacks show harm that exists; that no stronger attack exists is nowhere proved.",
+    }
+    return {title: text for title, text in found.items() if text}
+
+
+def _size(rows: list[dict], robust: pd.DataFrame | None) -> str:
+    if robust is None or robust.empty:
+        return ""
+    seeds = robust.loc[robust["seed"].astype(str) != "all", "seed"].nunique()
+    patients = robust.groupby("dataset", sort=False)["n_patients"].max()
+    people = listed(
+        [f"{n:,} test patients" + f" ({data_name(d)})" * (len(patients) > 1) for d, n in patients.items()]
+    )
+    text = f"{many(seeds, 'seed')} and {people}."
+    if seeds < MIN_SEEDS:
+        text += f" With fewer than {MIN_SEEDS} seeds nothing is claimed beyond the models trained here."
+    needed = [row["mde"] for row in rows if np.isfinite(row.get("mde", np.nan))]
+    if needed:
+        least, most = (f"{value:.3f}" for value in (min(needed), max(needed)))
+        span = least if least == most else f"{least} to {most}, depending on the comparison"
+        text += f" True differences smaller than {span} would usually be missed (power below 80 %)."
+    return text
+
+
+def _masking(checks: pd.DataFrame | None) -> str:
+    if checks is None or checks.empty:
+        return ""
+    judged = checks[checks["verdict"].isin(["pass", "fail"])]
+    failed = judged[judged["verdict"] == "fail"]
+    about = "A model that hides its gradients only looks robust. "
+    if failed.empty:
+        return f"{about}All {len(judged):,} checks for that pass."
+    models = [f"{arm} on {data_name(d)}" for d, arm in failed[["dataset", "arm"]].drop_duplicates().values]
+    text = f"{len(failed):,} of {len(judged):,} checks for that fail"
+    return f"{about}{text}: {listed(models)} (marked †) may be overrated."
+
+
+def _dominated(classes: pd.DataFrame | None) -> str:
+    if classes is None or "dominated" not in classes:
+        return ""
+    rows = classes[is_true(classes["dominated"])].drop_duplicates(["dataset", "class"])
+    named = [
+        f"{row['class']} of {data_name(row['dataset'])} ({row['largest_share']:.0%})"
+        for row in rows.to_dict("records")
+    ]
+    return f"Most records of a class come from one patient: {listed(named)}." if named else ""
+
+
+def _budget(check: pd.DataFrame | None) -> str:
+    if check is None or check.empty:
+        return ""
+    chosen, used = check[is_true(check["chosen"])], check[is_true(check["in_params"])]
+    texts = [
+        f"On {data_name(row['dataset'])} no ε brings the supervised model to chance: the largest is used."
+        for row in chosen[chosen["auroc_shared"] > 0.5].to_dict("records")
+    ]
+    if set(zip(chosen["dataset"], chosen["epsilon_mv"], strict=True)) != set(
+        zip(used["dataset"], used["epsilon_mv"], strict=True)
+    ):
+        texts.append("The ε used is not the one that the rule picks on these validation records.")
+    return " ".join(texts)
+
+
+def _places(datasets: list[str]) -> str:
+    if len(datasets) == 1:
+        return f"{data_name(datasets[0])} alone; other data may behave otherwise."
+    return "Each is judged by itself; a claim is supported only where every data set supports it."
+
+
+def short_claims(claims: pd.DataFrame | None) -> list[dict]:
+    """Claims as rows: number, text, verdict, effect with interval, and what was compared."""
+    return [] if claims is None else [_short(row) for row in claims.to_dict("records")]
+
+
+def _short(row: dict) -> dict:
+    number, _, text = row["claim"].partition(". ")
+    evidence = "" if pd.isna(row["evidence"]) else row["evidence"]
+    part = next((p for p in evidence.split("; ") if f": {row['effect']:.4f} [" in p), "").partition(": ")[0]
+    pair, _, rest = part.partition(", ")
+    measure, ratio = rest.partition(", ")[0], " / " in pair
+    form = "{:.2f}".format if ratio else signed
+    effect = "" if pd.isna(row["effect"]) else form(row["effect"])
+    ends = "" if pd.isna(row["ci_low"]) else f" [{form(row['ci_low'])}, {form(row['ci_high'])}]"
+    return {
+        "number": number, "text": text, "verdict": row["verdict"], "effect": effect + ends, "pair": pair,
+        "measure": MEASURES.get(measure, measure.replace("_", " ")),
+        "dagger": " †" * ("masking suspected" in evidence),
+    }  # fmt: skip
+
+
+def data_name(dataset: str) -> str:
+    """How a data set is called in a sentence."""
+    return DATA_NAMES.get(dataset, dataset)
+
+
+def listed(words: list[str]) -> str:
+    """“a, b and c”."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def many(count: int, noun: str) -> str:
+    """“1 seed”, “3 seeds”."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
