@@ -37,6 +37,9 @@ from ecgstudy.options import (
 )
 from ecgstudy.weighting import WHOLE_BATCH
 
+PLUGIN = "ecgstudy_plugin_"
+"""How the modules of plugins are called, before the file's name."""
+
 
 class Study(Section):
     """One study: the grid data sets × arms × seeds × protocols and every setting."""
@@ -305,7 +308,7 @@ def load_plugins(files: str) -> None:
     """
     for file in filter(None, files.split(os.pathsep)):
         path = Path(file).resolve()
-        name = f"ecgstudy_plugin_{path.stem}"
+        name = f"{PLUGIN}{path.stem}"
         if name in sys.modules:
             continue
         if not path.is_file():

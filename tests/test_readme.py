@@ -2,58 +2,21 @@
 
 import itertools
 import re
-import sys
 
 import pandas as pd
 import pytest
 import torch
 import yaml
 
-from ecgstudy.arms import ARMS
 from ecgstudy.attacks import ATTACKS
 from ecgstudy.backbones import ENCODERS
-from ecgstudy.contrast import Rows, weighted_contrastive_loss
 from ecgstudy.corruptions import CORRUPTIONS
 from ecgstudy.encoders import build_encoder, count_parameters
-from ecgstudy.factors import arm_names, described, factor_table, get_arm
+from ecgstudy.factors import arm_names, described, get_arm
 from ecgstudy.options import ResourceOptions
-from ecgstudy.study import ROOT, load_plugins
-from ecgstudy.weighting import SCHEMES, compose, uniform
+from ecgstudy.study import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def own_scheme(tmp_path):
-    """The README's weighting scheme, loaded as `make study PLUGINS=my_scheme.py` does."""
-    code = re.search(r"```python\n# my_scheme.py\n(.*?)```", README, re.DOTALL).group(1)
-    path = tmp_path / "my_scheme.py"
-    path.write_text(code)
-    known = dict(ARMS), dict(SCHEMES)
-    load_plugins(str(path))
-    yield code
-    sys.modules.pop("ecgstudy_plugin_my_scheme")
-    for registry, before in zip((ARMS, SCHEMES), known, strict=True):
-        registry.clear()
-        registry.update(before)
-
-
-def test_own_weighting_scheme_takes_at_most_fifteen_lines(own_scheme):
-    assert len([line for line in own_scheme.splitlines() if line.strip()]) <= 15
-
-
-def test_own_weighting_scheme_changes_the_loss_as_it_says(own_scheme):
-    generator = torch.Generator().manual_seed(0)
-    z = torch.nn.functional.normalize(torch.randn(18, 8, generator=generator, dtype=torch.float64), dim=1)
-    index = torch.arange(6).repeat(3)
-    rows = Rows(index, index, torch.arange(18) >= 12)
-    weighting = compose(get_arm("rocl-mine").weighting)
-    mine, log = weighted_contrastive_loss(z, rows, weighting, temperature=0.5)
-    standard, _ = weighted_contrastive_loss(z, rows, uniform, temperature=0.5)
-    assert mine != standard
-    pushes = torch.tensor([1.0] * 10 + [torch.e**0.5] * 5, dtype=torch.float64)  # 10 clean, 5 adversarial
-    torch.testing.assert_close(log["effective_negatives"], pushes.sum() ** 2 / (pushes**2).sum())
-    assert factor_table()["adversaries_repel"].loc["rocl-mine"]
 
 
 def test_arms_table_has_every_arm_with_its_idea_source_and_factors():
