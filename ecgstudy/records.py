@@ -66,8 +66,10 @@ class EcgRecords:
         return np.eye(len(self.classes), dtype=np.float32)[self.labels]
 
     def select(self, mask: np.ndarray) -> "EcgRecords":
-        """The records where the boolean (records,) `mask` holds, order kept."""
+        """The records where the boolean (records,) `mask` holds, order kept; neighbours are not copied."""
         rows = np.flatnonzero(np.asarray(mask))
+        if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+            rows = slice(rows[0], rows[-1] + 1)
         return replace(
             self,
             signals=self.signals[rows],
@@ -169,15 +171,31 @@ def _check_splits(records: EcgRecords) -> None:
 
 
 def save_records(records: EcgRecords, folder: str | Path) -> None:
-    """Write `records` to `folder`; ``card.json`` comes last, so its presence means all is there."""
-    folder = Path(folder)
+    """Write `records` to `folder`; ``card.json`` comes last, so its presence means all is there.
+
+    Records of a split are put next to each other, in their order: then a split is a part of the memory map.
+    """
+    folder, split = Path(folder), pd.Categorical(records.table["split"], SPLITS)
+    order = np.argsort(split.codes, kind="stable")
     for name, array in (("signals", records.signals), ("labels", records.labels)):
-        with whole_file(folder / f"{name}.npy") as partial, open(partial, "wb") as stream:
-            np.save(stream, array, allow_pickle=False)
+        with whole_file(folder / f"{name}.npy") as partial:
+            _write_rows(partial, array, order)
     with whole_file(folder / "table.parquet") as partial:
-        records.table.to_parquet(partial)
+        records.table.iloc[order].reset_index(drop=True).to_parquet(partial)
     form = {"name": records.name, "fs": records.fs, "leads": records.leads, "classes": records.classes}
     write_json(folder / "card.json", {**form, **records.card})
+
+
+def _write_rows(path: Path, array: np.ndarray, order: np.ndarray, block: int = 4096) -> None:
+    """The rows of `array` in `order` as a .npy file, a block at a time: it may be larger than the memory.
+
+    Not through a memory map: on a full disk that would end the process without an error.
+    """
+    form = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
+    with open(path, "wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, form)
+        for start in range(0, len(order), block):
+            stream.write(array[order[start : start + block]].tobytes())
 
 
 def load_records(folder: str | Path) -> EcgRecords:
