@@ -23,12 +23,15 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import numpy as np, torch
 from test_memory import FREE, run
+from toy import toy_records
 from ecgstudy.records import load_records
 from ecgstudy.robustness import evaluate
 from ecgstudy.training import pretrain
 
 torch.set_num_threads(1)
 folder = Path({folder!r})
+pretrain(run(), toy_records(), folder / "small")  # imports what is imported late
+evaluate(run(), toy_records(), folder / "small" / "slf", "slf")
 used = int(next(l for l in open("/proc/self/status") if l.startswith("VmData")).split()[1]) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (used + FREE, used + FREE))
 records = load_records(folder / "data")
