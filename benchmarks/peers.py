@@ -8,6 +8,7 @@ it is fastest; the loss that each reaches stands beside its time.
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -38,6 +39,7 @@ with warnings.catch_warnings():
 EPSILON_MV, STEP_MV, REACH_MV = 0.02, 0.02 / 8, 10.0
 PGD_STEPS, APGD_STEPS = 20, 100
 RECORDS, BATCHES = 256, (64, 128, 256)
+BFLOAT16 = "ours, gradients in bfloat16"
 Attack = Callable[[Tensor, Tensor], Tensor]
 """(signals in mV, classes) → perturbed signals in mV."""
 
@@ -95,11 +97,17 @@ def _attacks(victim: Victim, device: torch.device) -> dict[str, dict[str, Callab
     makers = {
         "PGD": {
             "ours": _ours_pgd,
+            BFLOAT16: lambda victim, *rest: _ours_pgd(replace(victim, gradients="bfloat16"), *rest),
             "torchattacks": _torchattacks_pgd,
             "foolbox": _foolbox_pgd,
             "ART": _art_pgd,
         },
-        "APGD": {"ours": _ours_apgd, "torchattacks": _torchattacks_apgd, "ART": _art_apgd},
+        "APGD": {
+            "ours": _ours_apgd,
+            BFLOAT16: lambda victim, *rest: _ours_apgd(replace(victim, gradients="bfloat16"), *rest),
+            "torchattacks": _torchattacks_apgd,
+            "ART": _art_apgd,
+        },
     }
     titles = {"PGD": f"PGD-{PGD_STEPS}", "APGD": f"APGD-{APGD_STEPS}"}
     return {

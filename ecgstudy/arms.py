@@ -41,6 +41,8 @@ class Adversary:
     """The inner attack: starred `views` are perturbed together to raise `loss`, the others are held.
 
     `loss` is a name in `ecgstudy.losses.ADVERSARIES`; `steps` and `step` (in ε) None are the study's;
+    `random_start`: from uniform noise of ε, or of as many ε as it says; from more than one, nothing is
+    clipped to ε (N-FGSM);
     `both_sides`: gradient also through the candidates of the contrastive loss.
     """
 
@@ -48,7 +50,7 @@ class Adversary:
     loss: str = "contrast"
     steps: int | None = None
     step: float | None = None
-    random_start: bool = True
+    random_start: bool | float = True
     both_sides: bool = False
     train_mode: bool = False
 

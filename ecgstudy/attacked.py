@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from ecgstudy import statistics
 from ecgstudy.attacks import BLACK_BOX, get_attack, split_leads
+from ecgstudy.attacks.ball import Ball
 from ecgstudy.attacks.ensemble import combine
 from ecgstudy.attacks.gradient import apgd
 from ecgstudy.attacks.objectives import label_targets, signed_scores
@@ -253,11 +254,22 @@ class Attacker:
         victim, attack = self.victim, name
         if name == "transfer":
             victim, attack = self.source, TRANSFERRED
-        stream = self._stream(name, epsilon_mv)
-        delta = get_attack(attack)(victim, sample.signals[rows], sample.labels[rows], budget, stream)
+        stream, signals = self._stream(name, epsilon_mv), sample.signals[rows]
+        delta = get_attack(attack)(victim, signals, sample.labels[rows], budget, stream)
+        norm = "l2" if split_leads(name)[0].endswith("-l2") else budget.norm
+        _check_inside(name, delta, signals, replace(budget.ball, norm=norm))
         if name in self.options.ensemble:
             self.counter.add(len(rows) * budget.steps * budget.restarts, started)
         return delta
+
+
+def _check_inside(name: str, delta: Tensor, signals: Tensor, ball: Ball) -> None:
+    """Refuse perturbations outside their set: what those here are tested for, others are held to."""
+    if delta.shape != signals.shape or not torch.allclose(ball.project(delta), delta, rtol=1e-4, atol=1e-6):
+        raise StudyError(
+            f"attack {name!r}: perturbations {tuple(delta.shape)} of ECGs {tuple(signals.shape)} leave the"
+            f" {ball.norm} ball of {ball.epsilon_mv:g} mV or its leads; end with budget.ball.project(delta)"
+        )
 
 
 def _nobody(attack: str, rows: Tensor, delta: Tensor) -> None:

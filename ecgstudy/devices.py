@@ -1,6 +1,10 @@
 """Where to compute, and in which precision."""
 
+import warnings
+
+import numpy as np
 import torch
+from torch import Tensor
 
 from ecgstudy.errors import StudyError
 
@@ -18,6 +22,18 @@ def pick_device(wanted: str) -> torch.device:
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(wanted)
+
+
+def resident(array: np.ndarray, device: torch.device) -> Tensor:
+    """`array` on the device, if that is a GPU with room for it; else the array itself, not copied.
+
+    A memory map is then read as it is needed, so that it may be larger than the memory.
+    """
+    with warnings.catch_warnings():  # that it cannot be written to: nobody shall
+        warnings.simplefilter("ignore", UserWarning)
+        tensor = torch.from_numpy(array)
+    room = device.type == "cuda" and tensor.nbytes < torch.cuda.mem_get_info(device)[0] / 2
+    return tensor.to(device) if room else tensor
 
 
 def pick_precision(wanted: str, device: torch.device) -> str:

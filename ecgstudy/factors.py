@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 
 import pandas as pd
 
-from ecgstudy.arms import ARMS, HN, IP, RISK, TAU_PLUS, Arm, Loss, Schemes
+from ecgstudy.arms import ARMS, HN, IP, RISK, TAU_PLUS, Adversary, Arm, Loss, Schemes
 from ecgstudy.errors import StudyError
 from ecgstudy.weighting import SCHEMES
 
@@ -31,6 +31,14 @@ FACTORS: dict[str, tuple[str, str, dict]] = {
 }  # fmt: skip
 """Suffix → idea, source, and the fields that it adds to a base: one more name for every row of `ARMS`."""
 
+SINGLE_STEP: dict[str, tuple[str, str, dict]] = {
+    "rsfgsm": ("one inner step of 1.25 ε from a random start", "Wong et al. 2020 (RS-FGSM)",
+               {"steps": 1, "step": 1.25}),
+    "nfgsm": ("one inner step of ε from noise of 2 ε, not clipped", "de Jorge et al. 2022 (N-FGSM)",
+              {"steps": 1, "step": 1.0, "random_start": 2.0}),
+}  # fmt: skip
+"""Suffix → idea, source, and what it changes in the inner attack: cheaper, and compared with the base."""
+
 ALIASES = {"debiased": "simclr-debiased", "hcl": "simclr-hn"}
 
 
@@ -47,13 +55,9 @@ def get_arm(name: str) -> Arm:
         arm = ARMS[name]
     elif name in ALIASES:
         arm = get_arm(ALIASES[name])
-    elif stem and suffix in (*FACTORS, *CONTROLS):
+    elif stem and suffix in (*FACTORS, *SINGLE_STEP, *CONTROLS):
         try:
-            arm = (
-                CONTROLS[suffix](get_arm(stem))
-                if suffix in CONTROLS
-                else _with_factor(get_arm(stem), stem, suffix)
-            )
+            arm = _with_suffix(get_arm(stem), stem, suffix)
         except StudyError as error:
             raise (
                 error if str(error).startswith("unknown arm") else StudyError(f"arm {name!r}: {error}")
@@ -61,13 +65,30 @@ def get_arm(name: str) -> Arm:
     else:
         raise StudyError(
             f"unknown arm {name!r}; known: {', '.join(arm_names())}; factors: {', '.join(FACTORS)}; "
-            f"controls: {', '.join(CONTROLS)}"
+            f"single-step attacks: {', '.join(SINGLE_STEP)}; controls: {', '.join(CONTROLS)}"
         )
     if unknown := [used for used in arm.schemes if used not in SCHEMES]:
         raise StudyError(
             f"arm {name!r} uses the unknown weighting scheme {unknown[0]!r}; known: {', '.join(SCHEMES)}"
         )
     return arm
+
+
+def _with_suffix(arm: Arm, stem: str, suffix: str) -> Arm:
+    if suffix in CONTROLS:
+        return CONTROLS[suffix](arm)
+    return (_in_one_step if suffix in SINGLE_STEP else _with_factor)(arm, stem, suffix)
+
+
+def _in_one_step(arm: Arm, stem: str, suffix: str) -> Arm:
+    if arm.adversary is None or arm.adversary.loss == "noise":
+        raise StudyError(f"-{suffix} shortens an inner attack, and {stem!r} has none")
+    idea, source, fields = SINGLE_STEP[suffix]
+    original = {key: value for key, value in arm.original.items() if key != "adversary"}
+    return replace(
+        arm, idea=f"{arm.idea}; {idea}", source=f"{arm.source}; {source}", base=stem, original=original,
+        adversary=replace(arm.adversary, **fields),
+    )  # fmt: skip
 
 
 def _with_factor(arm: Arm, stem: str, suffix: str) -> Arm:
@@ -165,7 +186,7 @@ def described(name: str) -> str:
     losses = [f"{_shown_weight(loss)}{loss.name}({loss.views})" for loss in arm.losses]
     parts = [" + ".join(losses) or (f"features, {arm.features}" if arm.features else "none")]
     if arm.adversary:
-        parts.append(f"attack {arm.adversary.loss}({arm.adversary.views})")
+        parts.append(f"attack {arm.adversary.loss}({arm.adversary.views}){_shown_budget(arm.adversary)}")
     parts += [
         " ".join([used, *(f"{key}={value}" for key, value in options.items())])
         for used, options in arm.weighting
@@ -174,6 +195,13 @@ def described(name: str) -> str:
     also |= {"epochs ×": arm.epochs - 1 and arm.epochs, "needs": arm.needs}
     parts += [key if value is True else f"{key} {value}" for key, value in also.items() if value]
     return "; ".join(parts)
+
+
+def _shown_budget(adversary: Adversary) -> str:
+    wide = float(adversary.random_start)
+    own = {"steps": adversary.steps, "step": adversary.step and f"{adversary.step:g} ε"}
+    own |= {"start": f"{wide:g} ε" if wide > 1 else None}
+    return "".join(f" {key} {value}" for key, value in own.items() if value)
 
 
 def _shown_weight(loss: Loss) -> str:

@@ -93,7 +93,7 @@ def fine_tuned(run: Run, records: EcgRecords, folder: Path, protocol: str) -> tu
 def alf_start(run: Run, encoder: Encoder, data: Data, options: AlfOptions) -> State:
     """A zero head on standardised features of the frozen encoder, in evaluation mode throughout."""
     with torch.no_grad():
-        clean = torch.cat([encoder(part) for part in data.signals.split(512)])
+        clean = torch.cat([encoder(part.to(data.device)) for part in data.signals.split(512)])
     standard = nn.BatchNorm1d(clean.shape[1], eps=0.0, affine=False)
     standard.running_mean, standard.running_var = clean.mean(0), clean.std(0).clamp(min=1e-6) ** 2
     head = nn.Sequential(standard, zero_head(clean.shape[1], data.labels.shape[1]))
@@ -121,7 +121,7 @@ def aff_start(run: Run, encoder: Encoder, data: Data, options: AffOptions) -> St
     arm = replace(
         ARMS["trades"], losses=(Loss("ce", "0"), Loss("kl", "0 0*", options.beta)), adversary=attack
     )
-    precision = pick_precision(run.study.training.precision, data.signals.device)
+    precision = pick_precision(run.study.training.precision, data.device)
     state = _state(run, arm, encoder.requires_grad_(True), head, data, options, precision)
     state.model.train()
     return state
@@ -133,7 +133,7 @@ START = {"alf": alf_start, "aff": aff_start}
 def _state(
     run: Run, arm: Arm, encoder: Encoder, head: nn.Module, data: Data, options: AlfOptions, precision: str
 ) -> State:
-    device = data.signals.device
+    device = data.device
     model = nn.ModuleDict({"encoder": encoder, "head": head}).to(device).eval()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = AdamW(trained, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True)
@@ -146,7 +146,7 @@ def _state(
 
 def tuning_loss(state: State, data: Data, index: Tensor) -> Tensor:
     """The protocol's loss on the chosen training records, attacked as its row says."""
-    signals, labels = {"0": data.signals[index]}, data.labels[index]
+    signals, labels = {"0": data.take(index)}, data.labels[index]
     batch = Batch(index, data.rows[index], labels, data.multilabel, signals)
     batch.signals |= attacked_views(state, batch, state.arm.adversary)
     for view in dict.fromkeys(view for loss in state.arm.losses for view in loss.names):

@@ -56,7 +56,7 @@ def _hand_over(run: Run, records: EcgRecords, folder: Path, job: Path) -> None:
     file = getattr(records.signals, "filename", None)
     if file is None or np.load(file, mmap_mode="r", allow_pickle=False).shape != records.signals.shape:
         return save_records(records, job)
-    save_records(replace(records, signals=records.signals[:0]), job)
+    save_records(replace(records, signals=records.signals[:, :, :0]), job)
     (job / "signals.npy").unlink()
     (job / "signals.npy").symlink_to(file)
 

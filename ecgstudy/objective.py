@@ -15,7 +15,7 @@ from ecgstudy.arms import Adversary, Arm, Loss
 from ecgstudy.attacks.ball import Ball, ascend
 from ecgstudy.checkpoints import load_encoder
 from ecgstudy.contrast import Rows
-from ecgstudy.devices import pick_device, pick_precision
+from ecgstudy.devices import pick_device, pick_precision, resident
 from ecgstudy.distributed import agreed, all_rows, like_all_rows, own_rows
 from ecgstudy.encoders import Encoder, Projector, build_encoder
 from ecgstudy.factors import get_arm
@@ -34,7 +34,7 @@ PROTOTYPES = 64
 
 @dataclass
 class Data:
-    """The training records on the device; every tensor is (records, …)."""
+    """The training records; every tensor is (records, …), on the device but for signals that are too many."""
 
     signals: Tensor
     labels: Tensor
@@ -45,7 +45,7 @@ class Data:
 
     @staticmethod
     def of(records: EcgRecords, device: torch.device, shuffle: np.random.Generator | None = None) -> "Data":
-        """Move the training split to `device`; `shuffle` permutes clinical risk over patients."""
+        """The training split for `device`; `shuffle` permutes clinical risk over patients."""
         train = records.split("train")
         patients = train.table["patient"].astype("category").cat.codes.to_numpy()
         known = np.stack(clinical_risk(train.table, train.table["split"].eq("train").to_numpy()))
@@ -59,8 +59,17 @@ class Data:
             n, torch.tensor(patients, device=device).long(), torch.zeros_like(n, dtype=torch.bool),
             {"risk": risk, "missing": missing, "labels": labels},
         )  # fmt: skip
-        signals = torch.tensor(train.signals, device=device)
-        return Data(signals, labels, rows, train.fs, train.multilabel)
+        return Data(resident(train.signals, device), labels, rows, train.fs, train.multilabel)
+
+    @property
+    def device(self) -> torch.device:
+        """Where to compute."""
+        return self.labels.device
+
+    def take(self, index: slice | Tensor) -> Tensor:
+        """Signals of some records, on the device."""
+        index = index.to(self.signals.device) if isinstance(index, Tensor) else index
+        return self.signals[index].to(self.device)
 
 
 class RunningMean(nn.Module):
@@ -170,7 +179,7 @@ def published(arm: Arm, training: TrainingOptions) -> Arm:
 
 def new_state(run: Run, data: Data, records: EcgRecords, teacher: Encoder | None = None) -> State:
     """Fresh weights, optimiser and random streams; weights and views depend on the seed, not the arm."""
-    study, device = run.study, data.signals.device
+    study, device = run.study, data.device
     arm = published(get_arm(run.arm), study.training)
     mean, std = data.signals.mean((0, 2)), data.signals.std()
     with torch.random.fork_rng(devices=[]):
@@ -232,13 +241,13 @@ def clustered(teacher: Encoder, data: Data, seed: int) -> Tensor:
     """Cluster (records, sizes) of each training record in k-means of the teacher's features (AdvCL)."""
     from sklearn.cluster import MiniBatchKMeans
 
-    features = torch.cat([teacher(part) for part in data.signals.split(512)]).cpu().numpy()
+    features = torch.cat([teacher(part.to(data.device)) for part in data.signals.split(512)]).cpu().numpy()
     sizes = [k for k in CLUSTERS if 10 * k <= len(features)] or [2]
     found = [
         MiniBatchKMeans(k, n_init=3, batch_size=4096, random_state=seed % 2**32).fit(features).labels_
         for k in sizes
     ]
-    return torch.tensor(np.stack(found, 1), device=data.signals.device).long()
+    return torch.tensor(np.stack(found, 1), device=data.device).long()
 
 
 @contextmanager
@@ -288,7 +297,7 @@ def embedded_batch(
 def _clean_batch(state: State, data: Data, index: Tensor, views: set[str]) -> Batch:
     """Views of the chosen records; both random ones are always drawn, so that arms see the same."""
     signals, options, streams = (
-        data.signals[own_rows(index, len(index))],
+        data.take(own_rows(index, len(index))),
         state.run.study.views,
         state.streams,
     )
@@ -324,10 +333,11 @@ def attacked_views(state: State, batch: Batch, adversary: Adversary) -> dict[str
     names = adversary.views.split()
     starred, held = [v for v in names if v.endswith("*")], [v for v in names if not v.endswith("*")]
     clean = torch.cat([batch.signals[v[:-1]] for v in starred])
-    ball = Ball(state.run.headline_epsilon_mv)
+    epsilon_mv, wide = state.run.headline_epsilon_mv, float(adversary.random_start)
     steps = adversary.steps or state.options.attack_steps
-    step_mv = ball.epsilon_mv * (adversary.step or state.options.attack_step)
-    drawn = ball.start(like_all_rows(clean), state.streams["attack"]) if adversary.random_start else None
+    step = adversary.step or state.options.attack_step
+    noise, ball = Ball(wide * epsilon_mv), Ball(epsilon_mv * (wide + steps * step if wide > 1 else 1))
+    drawn = noise.start(like_all_rows(clean), state.streams["attack"]) if wide else None
     start = torch.zeros_like(clean) if drawn is None else own_rows(drawn, len(batch.index))
     if adversary.loss == "noise":
         return dict(zip(starred, (clean + start).chunk(len(starred)), strict=True))
@@ -341,7 +351,7 @@ def attacked_views(state: State, batch: Batch, adversary: Adversary) -> dict[str
         at = replace(batch, features={}, embedded={}, adversary=adversary)
         with torch.no_grad():
             _embed(state, at, held, adversarial=False)
-        attacked = clean + ascend(value, clean, start, ball, steps=steps, step_mv=step_mv)
+        attacked = clean + ascend(value, clean, start, ball, steps=steps, step_mv=step * epsilon_mv)
     return dict(zip(starred, attacked.chunk(len(starred)), strict=True))
 
 

@@ -171,6 +171,8 @@ class AttackOptions(Section):
     further_steps: PositiveInt | None = None
     """Gradient steps of the further attacks; None: as many."""
     restarts: PositiveInt = 1
+    gradients: Literal["float32", "bfloat16"] = Field("float32", exclude_if=lambda value: value == "float32")
+    """Precision of the passes that attacks take gradients through; every score is in float32."""
     label_steps: PositiveInt = 20
     """Steps of the per-label attack (view `label`), started from the shared perturbation."""
     label_epsilons_mv: list[PositiveFloat] | None = None

@@ -67,8 +67,10 @@ class EcgRecords:
         return np.eye(len(self.classes), dtype=np.float32)[self.labels]
 
     def select(self, mask: np.ndarray) -> "EcgRecords":
-        """The records where the boolean (records,) `mask` holds, order kept."""
+        """The records where the boolean (records,) `mask` holds, order kept; neighbours are not copied."""
         rows = np.flatnonzero(np.asarray(mask))
+        if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+            rows = slice(rows[0], rows[-1] + 1)
         return replace(
             self,
             signals=self.signals[rows],
@@ -175,6 +177,8 @@ def _check_splits(records: EcgRecords) -> None:
 def save_records(records: EcgRecords, folder: str | Path) -> None:
     """Write `records` to `folder`: all files or none; the presence of ``card.json`` means that all are there.
 
+    Records of a split are put next to each other, in their order: then a split is a part of the memory map.
+
     Raises
     ------
     StudyError
@@ -182,17 +186,29 @@ def save_records(records: EcgRecords, folder: str | Path) -> None:
     """
     folder, form = Path(folder), {"name": records.name, "fs": records.fs}
     form |= {"leads": records.leads, "classes": records.classes}
+    order = np.argsort(pd.Categorical(records.table["split"], SPLITS).codes, kind="stable")
     with ExitStack() as files:  # they take their places once all are written, the last one first
 
         def new(name: str) -> Path:
             return files.enter_context(whole_file(folder / name))
 
         new("card.json").write_text(json_text({**form, **records.card}), encoding="utf-8")
-        records.table.to_parquet(new("table.parquet"))
+        records.table.iloc[order].reset_index(drop=True).to_parquet(new("table.parquet"))
         for name, values in (("labels", records.labels), ("signals", records.signals)):
-            with open(new(f"{name}.npy"), "wb") as stream:
-                np.save(stream, values, allow_pickle=False)
+            _write_rows(new(f"{name}.npy"), values, order)
         (folder / "card.json").unlink(missing_ok=True)  # it must not stand beside other arrays
+
+
+def _write_rows(path: Path, array: np.ndarray, order: np.ndarray, block: int = 4096) -> None:
+    """The rows of `array` in `order` as a .npy file, a block at a time: it may be larger than the memory.
+
+    Not through a memory map: on a full disk that would end the process without an error.
+    """
+    form = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
+    with open(path, "wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, form)
+        for start in range(0, len(order), block):
+            stream.write(array[order[start : start + block]].tobytes())
 
 
 def load_records(folder: str | Path) -> EcgRecords:

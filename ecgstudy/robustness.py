@@ -80,7 +80,12 @@ def frozen_victim(
     stored = halved(head.state_dict())
     load_state(head, stored, folder)
     model = Classifier(folded(encoder), head).eval().requires_grad_(False)
-    return Victim(model, records.multilabel, model.encoder, records.fs), stored, form
+    return _victim(run, model, records), stored, form
+
+
+def _victim(run: Run, model: Classifier, records: EcgRecords) -> Victim:
+    options = run.study.evaluation
+    return Victim(model, records.multilabel, model.encoder, records.fs, options.gradients)
 
 
 def evaluate(run: Run, records: EcgRecords, folder: Path, protocol: str) -> pd.DataFrame:
@@ -136,7 +141,7 @@ def _source(run: Run, records: EcgRecords, folder: Path, protocol: str, device: 
         return frozen_victim(run, records, folder, protocol)[0]
     model, _ = load_classifier(folder / protocol, str(device))
     model = Classifier(folded(model.encoder), model.head).eval().requires_grad_(False)
-    return Victim(model, records.multilabel, model.encoder, records.fs)
+    return _victim(run, model, records)
 
 
 def validation_curve(run: Run, records: EcgRecords, folder: Path) -> dict[float, float]:

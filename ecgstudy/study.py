@@ -38,6 +38,9 @@ from ecgstudy.options import (
 from ecgstudy.plain_yaml import read_yaml
 from ecgstudy.weighting import WHOLE_BATCH
 
+PLUGIN = "ecgstudy_plugin_"
+"""How the modules of plugins are called, before the file's name."""
+
 
 class Study(Section):
     """One study: the grid data sets × arms × seeds × protocols and every setting."""
@@ -306,7 +309,7 @@ def load_plugins(files: str) -> None:
         path = Path(file).resolve()
         if not path.is_file():
             raise StudyError(f"plugin {file}: no such file; PLUGINS takes paths of Python files")
-        name = f"ecgstudy_plugin_{path.stem}_{hashlib.sha256(bytes(path)).hexdigest()[:8]}"
+        name = f"{PLUGIN}{path.stem}_{hashlib.sha256(bytes(path)).hexdigest()[:8]}"
         if name in sys.modules:
             continue
         spec = importlib.util.spec_from_file_location(name, path)

@@ -28,7 +28,9 @@ class Classifier(nn.Module):
         self.encoder, self.head = encoder, head
 
     def forward(self, signals: Tensor) -> Tensor:
-        return self.head(self.encoder(signals, adversarial=True).float())
+        features = self.encoder(signals, adversarial=True).float()
+        with torch.autocast(features.device.type, enabled=False):  # attacks may pass the encoder in bfloat16
+            return self.head(features)
 
 
 def zero_head(features: int, classes: int) -> nn.Linear:

@@ -43,6 +43,7 @@ from ecgstudy import datasets as datasets_package
 from ecgstudy.attacks import (
     ball,
     ensemble,
+    get_attack,
     gradient,
     objectives,
     one_for_all,
@@ -52,14 +53,15 @@ from ecgstudy.attacks import (
     targeted,
     unlabelled,
 )
-from ecgstudy.datasets import common_form, reading
+from ecgstudy.corruptions import get_corruption
+from ecgstudy.datasets import common_form, own, reading
 from ecgstudy.errors import StudyError
 from ecgstudy.factors import get_arm
 from ecgstudy.files import write_json, write_text
 from ecgstudy.options import method
 from ecgstudy.provenance import is_done, read_json, stamp
 from ecgstudy.records import EcgRecords, load_records, save_records
-from ecgstudy.study import ROOT, Paths, Run, Study, load_study
+from ecgstudy.study import PLUGIN, ROOT, Paths, Run, Study, load_study
 
 PRETRAIN_CODE = (
     encoders,
@@ -125,6 +127,7 @@ def prepare_step(study: Study, dataset: str, paths: Paths) -> Step:
     parameters = {"dataset": dataset, "options": options["options"], **form}
     loader = sys.modules[datasets_package.get_loader(dataset).__module__]
     code = (loader, reading, common_form) if form else (loader, reading)
+    code += (own,) if loader.__name__.startswith(PLUGIN) else ()
     return Step(paths.data(dataset), parameters, code, ("card.json",), True)
 
 
@@ -169,7 +172,25 @@ def evaluate_step(run: Run, protocol: str, paths: Paths) -> Step:
     folder = paths.protocol(run.dataset, run.arm, run.seed, protocol)
     code = EVALUATE_CODE + _features_code() if get_arm(run.arm).features else EVALUATE_CODE
     code += () if how == "slf" else (finetune,)
-    return Step(folder, parameters, code, ("scores.parquet",))
+    return Step(folder, parameters, (*code, *_own_attacks(run.study)), ("scores.parquet",))
+
+
+def _own_attacks(study: Study) -> list[ModuleType]:
+    """Plugins that the study's attacks and corruptions come from."""
+    options = study.evaluation
+    used = [get_attack(name) for name in (*options.ensemble, *options.attacks) if name != "transfer"]
+    used += [get_corruption(name) for name in options.corruptions]
+    names = {part.__module__ for function in used for part in _parts_of(function)}
+    return [sys.modules[name] for name in sorted(names) if name.startswith(PLUGIN)]
+
+
+def _parts_of(function: Callable) -> Iterator[Callable]:
+    """A function and those it was made from (`functools.partial`, `ecgstudy.attacks.on_scores`)."""
+    yield function
+    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    for part in (getattr(function, "func", None), *cells):
+        if callable(part):
+            yield from _parts_of(part)
 
 
 def figures_step(study: Study, paths: Paths) -> Step:

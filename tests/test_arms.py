@@ -9,7 +9,7 @@ import pytest
 from ecgstudy import factors, weighting
 from ecgstudy.arms import ARMS, HN, IP, RISK, ROCL, TWO, Adversary, Arm, Loss
 from ecgstudy.errors import StudyError
-from ecgstudy.factors import arm_names, arm_row, bases, factor_table, get_arm
+from ecgstudy.factors import arm_names, arm_row, bases, described, factor_table, get_arm
 from ecgstudy.losses import ADVERSARIES, LOSSES, MODULES
 
 DESIGN = [
@@ -96,6 +96,21 @@ def test_hard_negatives_on_a_row_with_weights_are_compared_with_that_row(base):
 
 def test_long_arms_take_the_published_form_of_their_base():
     assert get_arm("rocl-long").original == get_arm("rocl").original
+
+
+def test_single_step_arms_differ_from_their_base_in_the_attack_alone():
+    for stem in ("rocl", "rocl-ip-hn", "pgd-at"):
+        for suffix, budget in {"rsfgsm": (1, 1.25, True), "nfgsm": (1, 1.0, 2.0)}.items():
+            arm, base = get_arm(f"{stem}-{suffix}"), get_arm(stem)
+            assert arm.base == stem
+            assert (arm.adversary.steps, arm.adversary.step, arm.adversary.random_start) == budget
+            kept = {"adversary": base.adversary, "idea": base.idea, "source": base.source, "base": base.base}
+            assert dataclasses.replace(arm, original=base.original, **kept) == base
+            assert "adversary" not in arm.original
+    assert described("rocl-nfgsm").endswith("attack contrast(1* 2) steps 1 step 1 ε start 2 ε")
+    for name in ("simclr-nfgsm", "adv-supcon-noise-rsfgsm"):
+        with pytest.raises(StudyError, match=f"arm '{name}': .* shortens an inner attack"):
+            get_arm(name)
 
 
 def test_factors_add_up_in_any_order_on_one_base():

@@ -82,6 +82,25 @@ def test_the_attack_begins_as_its_row_says_and_raises_its_loss(name, monkeypatch
     assert left["last"] > left["unattacked"]
 
 
+def test_nfgsm_steps_once_from_wide_noise_and_is_not_clipped(monkeypatch):
+    _, batch, seen, left = watched("rocl-nfgsm", monkeypatch)
+    assert len(seen) == 1
+    noise = seen[0][0]["1*"] - left["clean"]["1"]
+    assert noise.std().item() == pytest.approx(2 * EPSILON / 3**0.5, rel=0.05)
+    delta = batch.signals["1*"] - left["clean"]["1"]
+    assert 2.5 * EPSILON < delta.abs().max() <= 3 * EPSILON + 1e-6
+    moved = (delta - noise).abs()  # by ε, or not at all where the gradient is 0
+    assert ((moved - EPSILON).abs() < 1e-6).float().mean() > 0.99
+
+
+def test_rsfgsm_steps_once_and_is_clipped(monkeypatch):
+    _, batch, seen, left = watched("rocl-rsfgsm", monkeypatch)
+    assert len(seen) == 1
+    noise, delta = (x["1*"] - left["clean"]["1"] for x in (seen[0][0], batch.signals))
+    expected = (noise + 1.25 * EPSILON * (delta - noise).sign()).clamp(-EPSILON, EPSILON)
+    torch.testing.assert_close(delta, expected, rtol=0, atol=1e-6)
+
+
 def test_clae_takes_one_whole_step_from_the_clean_view(monkeypatch):
     _, batch, seen, _ = watched("clae", monkeypatch)
     assert len(seen) == 1

@@ -110,9 +110,9 @@ def test_peaks_found_at_preparation_are_those_found_at_the_attack(tmp_path):
     records = load(patients=48, records_per_patient=1)
     save_records(with_r_peaks(records), tmp_path)
     prepared = load_records(tmp_path)
-    test = (records.table["split"].eq("test") & records.table["attacked"]).to_numpy()
-    assert prepared.table["r_peaks"].isna().tolist() == (~test).tolist()
-    now, then = (Profiler(r.select(test), most=5) for r in (records, prepared))
+    tests = [(r.table["split"].eq("test") & r.table["attacked"]).to_numpy() for r in (records, prepared)]
+    assert prepared.table["r_peaks"].isna().tolist() == (~tests[1]).tolist()
+    now, then = (Profiler(r.select(t), most=5) for r, t in zip((records, prepared), tests, strict=True))
     assert now.peaks.sum() > 25
     np.testing.assert_array_equal(now.peaks, then.peaks)
 

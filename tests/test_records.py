@@ -157,3 +157,18 @@ def test_the_card_is_plain_json(tmp_path):
     save_records(tiny(), tmp_path)
     card = json.loads((tmp_path / "card.json").read_text(encoding="utf-8"))
     assert card == {"name": "tiny", "fs": 100.0, "leads": ["I", "II"], "classes": ["A", "B"], "adc_mv": 0.001}
+
+
+def test_each_split_of_saved_records_is_a_part_of_the_memory_map(tmp_path):
+    records = tiny()
+    mixed = dataclasses.replace(
+        records, table=records.table.assign(split=["test", "train"] * 3 + ["validation"])
+    )
+    save_records(mixed, tmp_path)
+    again = load_records(tmp_path)
+    for split in ("train", "validation", "test"):
+        part, wanted = again.split(split), mixed.split(split)
+        assert np.shares_memory(part.signals, again.signals)
+        np.testing.assert_array_equal(part.signals, wanted.signals)
+        np.testing.assert_array_equal(part.labels, wanted.labels)
+        pd.testing.assert_frame_equal(part.table, wanted.table)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from ecgstudy import weighting, workflow
-from ecgstudy.factors import CONTROLS, arm_names
+from ecgstudy.factors import CONTROLS, SINGLE_STEP, arm_names
 from ecgstudy.files import write_json
 from ecgstudy.study import ROOT, Paths, Run, load_study
 from ecgstudy.tables import COLUMNS
@@ -204,7 +204,7 @@ def test_finished_study_has_nothing_to_do_and_remakes_what_is_deleted(tmp_path):
 def test_one_study_has_every_arm_and_a_control_of_each_kind():
     arms = load_study(ROOT / "params/all-arms.yaml").arms
     assert set(arms) >= set(arm_names())
-    assert {name.rpartition("-")[2] for name in set(arms) - set(arm_names())} == set(CONTROLS)
+    assert {name.rpartition("-")[2] for name in set(arms) - set(arm_names())} == {*CONTROLS, *SINGLE_STEP}
 
 
 @pytest.mark.slow

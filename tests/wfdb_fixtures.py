@@ -105,6 +105,19 @@ def write_ptbxl_signals(
     return adc
 
 
+def write_folder(folder: Path, fs=500, seconds=10.0, leads=("II", "V1"), records=20) -> dict[str, np.ndarray]:
+    """Slow sines in format 16, one file a record; returns record → (samples, leads) in mV."""
+    folder.mkdir(parents=True, exist_ok=True)
+    time, written = np.arange(round(seconds * fs))[:, None] / fs, {}
+    for number in range(records):
+        phase = np.random.default_rng(number).uniform(0, 6, len(leads))
+        written[f"w{number:03}"] = signals = np.sin(2 * np.pi * 1.5 * time + phase)
+        form = {"fmt": ["16"] * len(leads), "adc_gain": [1000.0] * len(leads), "baseline": [0] * len(leads)}
+        names = {"sig_name": list(leads), "units": ["mV"] * len(leads)}
+        wfdb.wrsamp(f"w{number:03}", fs, p_signal=signals, write_dir=str(folder), **names, **form)
+    return written
+
+
 def write_sums(root: Path) -> None:
     files = sorted(path for path in root.rglob("*") if path.is_file())
     lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()} {path.relative_to(root)}\n" for path in files]

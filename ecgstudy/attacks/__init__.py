@@ -17,7 +17,11 @@ from ecgstudy.attacks.unlabelled import label_free
 from ecgstudy.errors import StudyError
 
 Attack = Callable[[Victim, Tensor, Tensor, Budget, Generator], Tensor]
-"""(victim, signals in mV, multi-hot labels of the whole sample, budget, generator) -> δ in mV."""
+"""(victim, signals in mV, multi-hot labels of the whole sample, budget, generator) -> δ in mV.
+
+One of your own is one line, ``ATTACKS["mine"] = attack``. It keeps to `budget.ball`; one that uses its ℓ2
+counterpart instead has a name that ends in ``-l2`` and stays out of the ensemble.
+"""
 
 
 def scores_problem(

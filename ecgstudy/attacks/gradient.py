@@ -4,7 +4,7 @@ import torch
 from torch import Generator, Tensor
 
 from ecgstudy.attacks.ball import Ball, ascend
-from ecgstudy.attacks.problem import Best, Budget, Problem, first_best
+from ecgstudy.attacks.problem import Best, Budget, Problem, first_best, settled
 
 
 def pgd(problem: Problem, budget: Budget, generator: Generator, *, random_start: bool = True) -> Tensor:
@@ -27,12 +27,13 @@ def pgd(problem: Problem, budget: Budget, generator: Generator, *, random_start:
     Tensor
         δ in mV, the shape of the signals.
     """
-    best = first_best(problem, budget)
+    first = first_best(problem, budget)
+    best = Best(first.delta, first.values)
     for restart in range(budget.restarts):
         start = _start(problem, budget.ball, generator, restart, random_start)
         for rows in problem.batches(budget.batch_size):
             _pgd_once(problem, rows, start[rows], budget, best)
-    return best.delta
+    return settled(problem, budget, best, first)
 
 
 def _pgd_once(problem: Problem, rows: slice, start: Tensor, budget: Budget, best: Best) -> None:
@@ -70,13 +71,14 @@ def apgd(problem: Problem, budget: Budget, generator: Generator) -> Tensor:
 
     Parameters and result as of `pgd`; `budget.step` is not used.
     """
-    best = first_best(problem, budget)
+    first = first_best(problem, budget)
+    best = Best(first.delta, first.values)
     for restart in range(budget.restarts):
         start = _start(problem, budget.ball, generator, restart, True)
         for rows in problem.batches(budget.batch_size):
             found = _apgd_once(problem, rows, start[rows], budget)
             best.visit(rows, found.delta, found.values)
-    return best.delta
+    return settled(problem, budget, best, first)
 
 
 def checkpoints(steps: int) -> list[int]:

@@ -47,5 +47,5 @@ def universal(problem: Problem, budget: Budget, generator: Generator) -> Tensor:
         parts = [checkpoint(total, delta, rows, **recompute) for rows in problem.batches(budget.batch_size)]
         return torch.stack(parts).sum(0, keepdim=True) / len(signals)
 
-    one = Problem(torch.zeros_like(signals[:1]), mean)
+    one = Problem(torch.zeros_like(signals[:1]), mean, exact=problem.exact)
     return apgd(one, replace(budget, mask=None), generator) * free

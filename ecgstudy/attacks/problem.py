@@ -25,16 +25,22 @@ class Victim:
         Signals in mV → features (records, features) of the frozen encoder; None where there is none.
     fs
         Sampling rate of the signals in Hz, for attacks that are shaped in time; None: unknown.
+    gradients
+        Precision of passes that a gradient is taken through; all others are in float32.
     """
 
     model: Callable[[Tensor], Tensor]
     multilabel: bool
     features: Callable[[Tensor], Tensor] | None = None
     fs: float | None = None
+    gradients: Literal["float32", "bfloat16"] = "float32"
 
     def scores(self, signals: Tensor) -> Tensor:
         """Class scores (records, classes) in float32."""
-        return class_scores(self.model(signals).float(), self.multilabel)
+        short = self.gradients == "bfloat16" and torch.is_grad_enabled()
+        with torch.autocast(signals.device.type, torch.bfloat16, enabled=short):
+            logits = self.model(signals)
+        return class_scores(logits.float(), self.multilabel)
 
 
 @dataclass(frozen=True)
@@ -90,18 +96,22 @@ class Problem:
         Records do not influence each other.
     start
         A perturbation known before, of each record: the first start, and a candidate for the result.
+    exact
+        Whether `objective` is the same under a gradient; if not, results are looked at again without one.
     """
 
     signals: Tensor
     objective: Callable[[Tensor, slice | Tensor], Tensor]
     start: Tensor | None = None
+    exact: bool = True
 
     @staticmethod
     def of(
         victim: Victim, signals: Tensor, objective: Objective, targets: Tensor, start: Tensor | None = None
     ) -> "Problem":
         """Raise `objective` (`ecgstudy.attacks.objectives`) of the victim's scores, with `targets`."""
-        return Problem(signals, lambda x, rows: objective(victim.scores(x), targets[rows]), start)
+        exact = victim.gradients == "float32"
+        return Problem(signals, lambda x, rows: objective(victim.scores(x), targets[rows]), start, exact)
 
     def batches(self, size: int) -> Iterator[slice]:
         """Slices of at most `size` records."""
@@ -140,3 +150,11 @@ def first_best(problem: Problem, budget: Budget) -> Best:
         start = budget.ball.project(problem.start)
         best.visit(slice(None), start, problem.values(start, budget.batch_size))
     return best
+
+
+def settled(problem: Problem, budget: Budget, best: Best, first: Best) -> Tensor:
+    """δ of `best`; where the search saw approximate objectives, that of `first` if it is better after all."""
+    if problem.exact:
+        return best.delta
+    kept = problem.values(best.delta, budget.batch_size) >= first.values
+    return torch.where(kept[:, None, None], best.delta, first.delta)

@@ -95,6 +95,7 @@ def shaped(search: Search, shape: Shape) -> Search:
             torch.zeros_like(problem.signals),
             lambda theta, rows: problem.objective(problem.signals[rows] + delta(theta, rows), rows),
             problem.start,
+            problem.exact,
         )
         best = search(over_theta, budget, generator)
         return ball.project(delta(best, slice(None)))  # less than rounding

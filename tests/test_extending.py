@@ -1,0 +1,176 @@
+"""One's own scheme, encoder, data set and attack work as the README shows them."""
+
+import re
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from test_robustness import SHORT, evaluated
+from toy import toy_records, toy_run
+from victims import aurocs, ecgs, linear, seeded
+from wfdb_fixtures import write_folder
+
+from ecgstudy import arms, attacks, backbones, datasets, losses, weighting, workflow
+from ecgstudy.attacked import _check_inside
+from ecgstudy.attacks.ball import Ball
+from ecgstudy.attacks.problem import Budget
+from ecgstudy.contrast import Rows, weighted_contrastive_loss
+from ecgstudy.encoders import build_encoder, folded
+from ecgstudy.errors import StudyError
+from ecgstudy.factors import factor_table, get_arm
+from ecgstudy.objective import arm_loss, prepared
+from ecgstudy.options import DatasetOptions
+from ecgstudy.study import PLUGIN, ROOT, Paths, load_plugins, load_study
+from ecgstudy.weighting import compose, uniform
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+REGISTRIES = (
+    arms.ARMS, weighting.SCHEMES, losses.LOSSES, backbones.ENCODERS, datasets.DATASETS, attacks.ATTACKS
+)  # fmt: skip
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    """Writes and loads a Python file that the README shows, as ``make study PLUGINS=…`` does."""
+    before = [dict(registry) for registry in REGISTRIES]
+
+    def load(name):
+        code = re.search(rf"```python\n# {name}.py\n(.*?)```", README, re.DOTALL).group(1)
+        (tmp_path / f"{name}.py").write_text(code)
+        load_plugins(str(tmp_path / f"{name}.py"))
+        return code
+
+    yield load
+    for name in [name for name in sys.modules if name.startswith(PLUGIN)]:
+        del sys.modules[name]
+    for registry, known in zip(REGISTRIES, before, strict=True):
+        registry.clear()
+        registry.update(known)
+
+
+def test_own_weighting_scheme_takes_at_most_fifteen_lines(plugin):
+    assert len([line for line in plugin("my_scheme").splitlines() if line.strip()]) <= 15
+
+
+def test_own_weighting_scheme_changes_the_loss_as_it_says(plugin):
+    plugin("my_scheme")
+    generator = torch.Generator().manual_seed(0)
+    z = torch.nn.functional.normalize(torch.randn(18, 8, generator=generator, dtype=torch.float64), dim=1)
+    index = torch.arange(6).repeat(3)
+    rows = Rows(index, index, torch.arange(18) >= 12)
+    weighting = compose(get_arm("rocl-mine").weighting)
+    mine, log = weighted_contrastive_loss(z, rows, weighting, temperature=0.5)
+    standard, _ = weighted_contrastive_loss(z, rows, uniform, temperature=0.5)
+    assert mine != standard
+    pushes = torch.tensor([1.0] * 10 + [torch.e**0.5] * 5, dtype=torch.float64)  # 10 clean, 5 adversarial
+    torch.testing.assert_close(log["effective_negatives"], pushes.sum() ** 2 / (pushes**2).sum())
+    assert factor_table()["adversaries_repel"].loc["rocl-mine"]
+
+
+def test_own_encoder_is_folded_for_attacks_and_trains(plugin, tmp_path):
+    plugin("my_encoder")
+    encoder = build_encoder("my-net", {"width": 32}, torch.zeros(3), torch.ones(()), True).eval()
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_var.uniform_(0.5, 2)
+            module.running_mean.uniform_(-1, 1)
+    signals = torch.randn(4, 3, 250, generator=seeded())
+    assert encoder(signals).shape == (4, 32)
+    torch.testing.assert_close(folded(encoder)(signals), encoder(signals), rtol=1e-4, atol=1e-5)
+    run = toy_run("rocl")
+    form = run.study.encoder.model_copy(update={"name": "my-net", "options": {"width": 8}})
+    run = type(run)(run.study.model_copy(update={"encoder": form}), run.dataset, run.arm, run.seed)
+    state, data = prepared(run, toy_records(), tmp_path)
+    arm_loss(state, data, torch.arange(16))[0].backward()
+    assert all(p.grad.abs().sum() > 0 for p in state.model["encoder"].parameters() if p.grad is not None)
+    assert state.model["encoder"].backbone.first.conv.weight.grad is not None
+
+
+def test_own_data_set_is_prepared_as_the_params_say(plugin, tmp_path):
+    plugin("my_data")
+    block = re.search(r"```yaml\n(datasets:\n  ward7.*?)```", README, re.DOTALL).group(1)
+    options = DatasetOptions.model_validate(yaml.safe_load(block)["datasets"]["ward7"])
+    folder = tmp_path / "ward7"
+    signals = write_folder(folder, fs=500, seconds=9, leads=("V1", "II"))
+    pd.DataFrame(
+        {
+            "record": list(signals),
+            "patient": [index // 2 for index in range(len(signals))],
+            "rhythm": ["AF" if index % 4 < 2 else "sinus" for index in range(len(signals))],
+        }
+    ).to_csv(folder / "labels.csv", index=False)
+    records = datasets.prepare("ward7", options.model_copy(update={"data_root": str(folder)}), tmp_path)
+    assert records.signals.shape == (len(signals), 2, 800)
+    assert (records.fs, records.leads, records.classes) == (100.0, ("II", "V1"), ("AF", "sinus"))
+    assert records.card["licence"] == "in house"
+    smooth = signals[records.table["record"].iloc[3]][::5, 1][:800]  # slow sines: resampling keeps them
+    np.testing.assert_allclose(records.signals[3, 0][50:-50], smooth[50:-50], atol=0.02)
+
+
+def test_own_attack_stays_in_its_ball_and_beats_noise(plugin):
+    plugin("my_attack")
+    clean, noise, attacked = aurocs("mi-fgsm", 0.05, steps=10)
+    assert attacked < noise - 0.05 <= clean
+    victim, _ = linear()
+    signals, labels = ecgs()
+    mask = torch.tensor([1.0, 0.0])[:, None]
+    budget = Budget(0.3, steps=7, mask=mask)
+    delta = attacks.get_attack("mi-fgsm")(victim, signals, labels, budget, seeded())
+    _check_inside("mi-fgsm", delta, signals, budget.ball)
+    best = attacks.get_attack("pgd-margin")(victim, signals, labels, budget, seeded())
+    torch.testing.assert_close(delta, best, rtol=1e-5, atol=1e-6)  # of a linear model: the corner of the ball
+
+
+@pytest.mark.parametrize(
+    "fault",
+    {
+        "too far": lambda d: d * 1.01,
+        "another lead": lambda d: d + torch.tensor([0.0, 0.01])[:, None],
+        "not a number": lambda d: d * torch.nan,
+        "another shape": lambda d: d[:, :1],
+    }.items(),
+    ids=lambda fault: fault[0],
+)
+def test_perturbations_outside_their_set_are_refused(fault):
+    signals, _ = ecgs()
+    ball = Ball(0.3, mask=torch.tensor([1.0, 0.0])[:, None])
+    delta = ball.project(torch.full_like(signals, 1.0))
+    _check_inside("mine", delta, signals, ball)
+    with pytest.raises(StudyError, match=r"attack 'mine': .* leave the linf ball of 0.3 mV or its leads"):
+        _check_inside("mine", fault[1](delta), signals, ball)
+
+
+def test_an_evaluation_refuses_an_attack_that_leaves_its_ball_but_for_l2_names(monkeypatch, tmp_path):
+    def far(victim, signals, labels, budget, generator):
+        delta = torch.zeros_like(signals)
+        delta[..., 0] = 2 * budget.epsilon_mv
+        return delta
+
+    monkeypatch.setitem(attacks.ATTACKS, "far", far)
+    monkeypatch.setitem(attacks.ATTACKS, "far-l2", far)
+    with pytest.raises(StudyError, match="attack 'far'"):
+        evaluated("random", tmp_path / "one", options=SHORT.model_copy(update={"attacks": ["far"]}))
+    done = evaluated("random", tmp_path / "two", options=SHORT.model_copy(update={"attacks": ["far-l2"]}))
+    assert "far-l2" in set(done.scores["attack"])
+
+
+def test_what_a_plugin_makes_is_out_of_date_when_it_changes(plugin, tmp_path):
+    text = (ROOT / "params/tiny.yaml").read_text().replace("attacks: [square", "attacks: [mi-fgsm, square")
+    (tmp_path / "mine.yaml").write_text(text)
+
+    def stamps():
+        run, paths = next(load_study(tmp_path / "mine.yaml").runs()), Paths("tiny", tmp_path)
+        steps = workflow.pretrain_step(run, paths), workflow.evaluate_step(run, "slf", paths)
+        return [step.content()["stamp"] for step in steps]
+
+    plugin("my_attack")
+    before, path = stamps(), tmp_path / "my_attack.py"
+    path.write_text(path.read_text().replace("decay=1.0", "decay=0.9"))
+    del sys.modules[next(name for name in sys.modules if name.startswith(f"{PLUGIN}my_attack"))]
+    load_plugins(str(path))
+    after = stamps()
+    assert before[0] == after[0]
+    assert before[1] != after[1]

@@ -1,0 +1,91 @@
+"""Records that do not fit into memory are trained on and evaluated through their memory map."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from test_robustness import SHORT
+from toy import toy_records, toy_run
+
+from ecgstudy.objective import Data
+from ecgstudy.records import load_records, save_records
+
+SAMPLES, RECORDS, MB = 1000, 80_000, 2**20
+"""Two leads: 640 MB."""
+
+CHILD = """
+import resource, sys
+from dataclasses import replace
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import numpy as np, torch
+from test_memory import FREE, run
+from toy import toy_records
+from ecgstudy.records import load_records
+from ecgstudy.robustness import evaluate
+from ecgstudy.training import pretrain
+
+torch.set_num_threads(1)
+folder = Path({folder!r})
+pretrain(run(), toy_records(), folder / "small")  # imports what is imported late
+evaluate(run(), toy_records(), folder / "small" / "slf", "slf")
+used = int(next(l for l in open("/proc/self/status") if l.startswith("VmData")).split()[1]) * 1024
+resource.setrlimit(resource.RLIMIT_DATA, (used + FREE, used + FREE))
+records = load_records(folder / "data")
+assert records.signals.nbytes > 2 * FREE
+try:
+    np.array(records.signals)
+except MemoryError:
+    pretrain(run(), records, folder / "run")
+    print(evaluate(run(), records, folder / "run" / "slf", "slf")["attack"].nunique())
+"""
+FREE = 300 * MB
+
+
+def run():
+    """A short pretraining and evaluation that nevertheless read every training record once."""
+    one = toy_run("rocl", records_per_epoch=32)
+    views = one.study.views.model_copy(update={"crop_s": 1.0})
+    update = {"views": views, "evaluation": SHORT.model_copy(update={"check_records": 4, "max_records": 8})}
+    return type(one)(one.study.model_copy(update=update), one.dataset, one.arm, one.seed)
+
+
+def write_large(folder: Path) -> None:
+    """Prepared records of which only the labels and the last ones' signals take room on the disk."""
+    few = toy_records()
+    save_records(few, folder)
+    train = RECORDS - (few.table["split"] != "train").sum()
+    rows = np.r_[np.arange(train) % 80, np.arange(80, len(few))]
+    table = few.table.iloc[rows].reset_index(drop=True)
+    table["record"] = [f"r{i}" for i in range(RECORDS)]
+    table.to_parquet(folder / "table.parquet")
+    np.save(folder / "labels.npy", few.labels[rows])
+    signals = np.lib.format.open_memmap(folder / "signals.npy", "w+", np.float32, (RECORDS, 2, SAMPLES))
+    noise = np.random.default_rng(0).normal(0, 0.3, (80, 2, SAMPLES))
+    for start in (0, RECORDS - 80):
+        signals[start : start + 80] = noise
+    signals.flush()
+
+
+def test_records_larger_than_memory_are_trained_on_and_evaluated(tmp_path):
+    write_large(tmp_path / "data")
+    code = CHILD.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    call = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(call, capture_output=True, text=True, env=os.environ, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) >= 3  # attacks, after a copy of all signals had failed for want of memory
+
+
+def test_training_signals_of_prepared_records_are_read_in_place(tmp_path):
+    records = toy_records()
+    save_records(records, tmp_path)
+    data = Data.of(load_records(tmp_path), torch.device("cpu"))
+    train = records.split("train")
+    np.testing.assert_array_equal(data.signals.numpy(), train.signals)
+    index = torch.tensor([5, 2, 79])
+    np.testing.assert_array_equal(data.take(index).numpy(), train.signals[index.numpy()])
+    assert data.signals.numpy().base is not None
+    assert not np.shares_memory(data.take(index).numpy(), data.signals.numpy())
