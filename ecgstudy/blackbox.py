@@ -7,11 +7,10 @@ import torch
 
 from ecgstudy.attacked import Attacker, Sample, StepCounter
 from ecgstudy.attacks.problem import Victim
-from ecgstudy.checkpoints import load_tensors, save_tensors
+from ecgstudy.checkpoints import load_tensors, save_result
 from ecgstudy.corruptions import Recording
 from ecgstudy.factors import get_arm
 from ecgstudy.features import FeatureVictim, extract, fit_features_model
-from ecgstudy.files import write_json, write_text
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import Run, derived_seed
 
@@ -27,8 +26,6 @@ def store_features(run: Run, records: EcgRecords, folder: Path, asked: dict) -> 
     train = records.split("train")
     values, names = extract(train.signals, train.fs, train.leads, _centre(records))
     tensors = {"features": torch.from_numpy(values), "labels": torch.from_numpy(train.multi_hot())}
-    save_tensors(folder / "encoder.safetensors", tensors)
-    write_text(folder / "history.jsonl", "")
     form = {
         "features": get_arm(run.arm).features, "names": names, "parameters": len(names),
         "leads": list(records.leads), "fs": records.fs, "classes": list(records.classes), 
@@ -36,7 +33,7 @@ def store_features(run: Run, records: EcgRecords, folder: Path, asked: dict) -> 
         "dataset": run.dataset, "seed": run.seed, "precision": "float64", "training_records": len(train),
         "run": asked,
     }  # fmt: skip
-    write_json(folder / "encoder.json", form)
+    save_result(folder, tensors, form, history="")
 
 
 def _centre(records: EcgRecords) -> int | None:

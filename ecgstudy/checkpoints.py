@@ -1,6 +1,7 @@
 """Weights and training state on disk: safetensors only, so that loading never runs code."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -68,18 +69,29 @@ def load_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     module.load_state_dict(state)
 
 
-def save_encoder(folder: Path, model: nn.ModuleDict, form: dict) -> None:
+def save_encoder(folder: Path, model: nn.ModuleDict, form: dict, history: str | None = None) -> None:
     """Write ``encoder.safetensors`` (float16 weights) and ``encoder.json``, which says how to build it.
 
-    Both are written, or none. The study evaluates the encoder *as stored*, so that these files give its
-    scores exactly. `model` holds the encoder and what it was trained with: a projector, or a supervised
-    arm's head.
+    The study evaluates the encoder *as stored*, so that these files give its scores exactly. `model` holds
+    the encoder and what it was trained with: a projector, or a supervised arm's head. `history`, if given,
+    becomes ``history.jsonl``.
     """
-    with whole_file(folder / "encoder.json") as partial:
-        partial.write_text(json_text(form), encoding="utf-8")
-        with whole_file(folder / "encoder.safetensors") as weights:
-            _save(weights, halved(model.state_dict()))
-            (folder / "encoder.json").unlink(missing_ok=True)  # it must not stand beside other weights
+    save_result(folder, halved(model.state_dict()), form, history)
+
+
+def save_result(folder: Path, tensors: dict[str, Tensor], form: dict, history: str | None) -> None:
+    """Write a run's ``encoder.safetensors``, ``history.jsonl`` and ``encoder.json``: all or none.
+
+    The last one says that the others are there, goes first and comes last.
+    """
+    with ExitStack() as files:  # they take their places once all are written, the last one first
+        form_file = files.enter_context(whole_file(folder / "encoder.json"))
+        form_file.write_text(json_text(form), encoding="utf-8")
+        if history is not None:
+            history_file = files.enter_context(whole_file(folder / "history.jsonl"))
+            history_file.write_text(history, encoding="utf-8")
+        _save(files.enter_context(whole_file(folder / "encoder.safetensors")), tensors)
+        (folder / "encoder.json").unlink(missing_ok=True)
 
 
 def load_encoder(folder: str | Path, device: str = "cpu") -> tuple[Encoder, nn.Linear | None, dict]:

@@ -21,7 +21,6 @@ from ecgstudy.distributed import is_first, parallel, processes
 from ecgstudy.encoders import count_parameters
 from ecgstudy.errors import StudyError
 from ecgstudy.factors import get_arm
-from ecgstudy.files import write_text
 from ecgstudy.launch import pretrain_in_processes
 from ecgstudy.objective import Data, Log, State, arm_loss, follow, prepared
 from ecgstudy.records import EcgRecords
@@ -178,8 +177,7 @@ def _finish(state: State, data: Data, records: EcgRecords, history: list[dict], 
         "training_records": len(data.signals), "device": _device_name(state.device),
         "run": _asked(run, folder),
     }  # fmt: skip
-    write_text(folder / "history.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
-    save_encoder(folder, state.model, form)
+    save_encoder(folder, state.model, form, "".join(json.dumps(entry) + "\n" for entry in history))
 
 
 def _device_name(device: torch.device) -> str:

@@ -162,6 +162,14 @@ BAD = {
         lambda root: cut(root / "103.atr", 20),
         r"103\.atr: missing or truncated annotations",
     ),
+    "changed .dat": (
+        lambda root: flip_a_byte(root / "103.dat"),
+        r"103: lead 'MLII' has not the checksum that the \.hea gives; download the record again",
+    ),
+    "no beats": (
+        lambda root: (root / "103.atr").write_bytes(b"\0\0"),
+        r"103\.atr: missing or truncated annotations",
+    ),
     "wrong rate": (
         lambda root: write_mitdb_signals(root, "103", fs=250),
         r"103\.hea: sampling rate 250 Hz; .* 360",

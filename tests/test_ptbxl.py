@@ -189,6 +189,16 @@ BAD = {
         lambda root: edit(root, 7, scp_codes="{'NORM': "),
         r"record 7: scp_codes .* is not a dict",
     ),
+    "SCP codes without end": (
+        lambda root: edit(root, 7, scp_codes="(" * 9000),
+        r"record 7: scp_codes '\(+' is not a dict",
+    ),
+    "path out of the data set": (
+        lambda root: edit(root, 7, filename_lr="../../other/00007_lr"),
+        r"record 7 has filename_lr '\.\./\.\./other/00007_lr'; it must be inside the data set",
+    ),
+    "path from the root": (lambda root: edit(root, 7, filename_lr="/etc/x"), "filename_lr '/etc/x'; it must"),
+    "address": (lambda root: edit(root, 7, filename_lr="x::https://x/y"), "'x::https://x/y'; it must"),
     "fold 11": (lambda root: edit(root, 7, strat_fold=11), r"record 7 has strat_fold 11"),
     "duplicate record": (lambda root: edit(root, 7, ecg_id=8), r"record 8 occurs twice"),
     "patient in two splits": (

@@ -117,10 +117,12 @@ def _read_annotations(path: Path) -> tuple[np.ndarray, np.ndarray]:
         if path.read_bytes()[-2:] != b"\0\0":
             raise ValueError("no end mark")  # wfdb reads a file cut at an even byte without complaint
         annotation = wfdb.rdann(str(path.with_suffix("")), path.suffix[1:])
+        symbols = np.asarray(annotation.symbol, dtype=str)
+        beat = ~np.isin(symbols, list(NOT_BEATS))
+        if not beat.any():
+            raise ValueError("no beats")
     except DAMAGE as error:
         raise StudyError(f"{path}: missing or truncated annotations ({error}); download it again") from error
-    symbols = np.asarray(annotation.symbol)
-    beat = ~np.isin(symbols, list(NOT_BEATS))
     unknown = set(symbols[beat]) - set(AAMI) - UNCLASSIFIABLE
     if unknown:
         known = " ".join([*AAMI, *sorted(UNCLASSIFIABLE)])

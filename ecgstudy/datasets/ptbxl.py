@@ -108,6 +108,10 @@ def _table(root: Path, rows: pd.DataFrame) -> pd.DataFrame:
     if len(outside):
         record, fold = outside[["ecg_id", "strat_fold"]].iloc[0]
         raise StudyError(f"{where}: record {record} has strat_fold {fold}; folds are 1 to 10")
+    strange = rows[~rows["filename_lr"].astype(str).str.fullmatch(r"[\w-]+(/[\w-]+)*")]
+    if len(strange):
+        record, name = strange[["ecg_id", "filename_lr"]].iloc[0]
+        raise StudyError(f"{where}: record {record} has filename_lr {name!r}; it must be inside the data set")
     records = rows["ecg_id"].astype(str)
     split = rows["strat_fold"].map({9: "validation", 10: "test"}).fillna("train")
     return pd.DataFrame(
@@ -134,8 +138,10 @@ def _classes_of(text: str, class_of: dict, where: str) -> list[str]:
     """Classes of the codes in `text`, a dictionary code → likelihood written in Python."""
     try:
         codes = list(ast.literal_eval(text))
-    except (ValueError, SyntaxError, TypeError) as error:
-        raise StudyError(f"{where}: scp_codes {text!r} is not a dictionary code → likelihood") from error
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise StudyError(
+            f"{where}: scp_codes {str(text)[:80]!r} is not a dictionary code → likelihood"
+        ) from error
     unknown = [code for code in codes if code not in class_of]
     if unknown:
         raise StudyError(f"{where}: unknown SCP code {unknown[0]!r}; {STATEMENTS} lists the known ones")

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,8 +16,12 @@ from ecgstudy.errors import StudyError
 from ecgstudy.files import sha256
 
 SUMS = "SHA256SUMS.txt"
-DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError)
+DAMAGE = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError, RecursionError,
+)  # fmt: skip
 """What wfdb raises, depending on where a file is cut or garbled."""
+LARGE = re.compile(r"^[ \t]*[^#\s]\S*[ \t]+\d+\S*[x:+]\d{5}", re.MULTILINE)
+"""Samples a frame, skew or offset of a signal for which wfdb would fill the memory with zeros."""
 
 
 def read_leads(stem: Path, leads: Sequence[str], fs: float) -> tuple[np.ndarray, list[str]]:
@@ -40,12 +45,12 @@ def read_leads(stem: Path, leads: Sequence[str], fs: float) -> tuple[np.ndarray,
     Raises
     ------
     StudyError
-        Naming the file: missing, truncated or damaged, another rate, a lead absent or not in mV.
+        Naming the file: missing, truncated, damaged, or of samples that do not have the header's checksum;
+        another rate; a lead absent or not in mV.
     """
-    import wfdb  # slow to import, and training does not need it
-
     try:
-        record = wfdb.rdrecord(str(stem), physical=False)
+        record = _read_record(stem)
+        names = [name.upper() for name in record.sig_name]
     except FileNotFoundError as error:
         raise StudyError(f"{error.filename}: no such file; download the record again") from error
     except DAMAGE as error:
@@ -54,7 +59,6 @@ def read_leads(stem: Path, leads: Sequence[str], fs: float) -> tuple[np.ndarray,
         ) from error
     if record.fs != fs:
         raise StudyError(f"{stem}.hea: sampling rate {record.fs:g} Hz; it must be {fs:g} Hz")
-    names = [name.upper() for name in record.sig_name]
     absent = [lead for lead in leads if lead.upper() not in names]
     if absent:
         raise StudyError(f"{stem}.hea: lead {absent[0]!r} is missing; it has {', '.join(record.sig_name)}")
@@ -62,10 +66,30 @@ def read_leads(stem: Path, leads: Sequence[str], fs: float) -> tuple[np.ndarray,
     units = {record.units[channel] for channel in channels} - {"mV"}
     if units:
         raise StudyError(f"{stem}.hea: unit {units.pop()!r}; signals must be in mV")
-    for per_channel in ("fmt", "adc_gain", "baseline"):
+    for per_channel in ("fmt", "adc_gain", "baseline", "checksum"):
         setattr(record, per_channel, [getattr(record, per_channel)[channel] for channel in channels])
     record.d_signal = record.d_signal[:, channels]  # turning only these into mV takes half the time of all
+    for lead, adc, told in zip(leads, record.d_signal.T, record.checksum, strict=True):
+        if told is not None and (int(adc.sum(dtype=np.int64)) - told) % 65536:
+            raise StudyError(
+                f"{stem}: lead {lead!r} has not the checksum that the .hea gives; download the record again"
+            )
     return record.dac().T.astype(np.float32), record.comments
+
+
+def _read_record(stem: Path) -> "wfdb.Record":  # noqa: F821 (imported when needed)
+    """The record in ADC units; one of the errors `DAMAGE` if there is no making sense of its files."""
+    import wfdb  # slow to import, and training does not need it
+
+    if LARGE.search(stem.with_name(f"{stem.name}.hea").read_text(encoding="utf-8", errors="replace")):
+        raise ValueError("samples a frame, skew or offset of 10000 and more")
+    record = wfdb.rdrecord(str(stem), physical=False)
+    if not isinstance(record, wfdb.Record):
+        raise ValueError("several segments")
+    scale = np.array([record.adc_gain, record.baseline], dtype=float)
+    if not np.isfinite(scale).all() or not scale[0].all() or np.abs(scale[1]).max() > 2**31:
+        raise ValueError("a gain or baseline that no converter has")
+    return record
 
 
 def read_records(
