@@ -38,7 +38,7 @@ adopt: $(ENV)  ## after a change of code alone: recompute CHECKS=2 results of ea
 power: $(ENV)  ## docs/power.md: seeds a confirmatory study needs, from the pilot's stored scores
 	.venv/bin/python -m ecgstudy.power params/mitdb.yaml params/ptbxl.yaml
 
-pilot: $(ENV)  ## contrasts and claims over the pilot's studies together, from their tables
+pilot: $(ENV)  ## contrasts, claims and report over the pilot's studies together, from their tables
 	.venv/bin/python -m ecgstudy.across pilot params/mitdb.yaml params/ptbxl.yaml params/transfer.yaml
 
 bench: $(ENV)  ## speed and memory, side by side with what else there is, to outputs/bench (PARTS=all; wants an idle machine)

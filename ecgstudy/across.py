@@ -1,7 +1,7 @@
 """Several studies as one: the primary family adjusted over all of them, and the claims judged on all.
 
 ``python -m ecgstudy.across pilot params/mitdb.yaml params/ptbxl.yaml`` reads the tables of both and writes
-``outputs/pilot/tables/contrasts.csv`` and ``claims.csv``.
+``outputs/pilot``: the tables ``contrasts.csv`` and ``claims.csv``, the forest plot and ``report/index.html``.
 """
 
 import sys
@@ -9,13 +9,20 @@ from pathlib import Path
 
 import pandas as pd
 
+from ecgstudy import alt_texts
 from ecgstudy.claims import judge
+from ecgstudy.comparisons import contrast_forest
+from ecgstudy.datasets import is_synthetic
 from ecgstudy.errors import StudyError
+from ecgstudy.index import write_joint_index
+from ecgstudy.plotting import is_true, save_figure
 from ecgstudy.statistics import holm
 from ecgstudy.study import Paths, Study, load_study
 from ecgstudy.tables import write_csv
 
 PLACE = ["dataset", "protocol"]
+CONTEXT = ("robust_auroc", "masking_checks", "per_class", "headline_check")
+"""Tables that the report's caveats look at, where a study has them."""
 
 
 def across(studies: list[Study], root: Path | None = None) -> dict[str, pd.DataFrame]:
@@ -46,28 +53,41 @@ def across(studies: list[Study], root: Path | None = None) -> dict[str, pd.DataF
     return {"contrasts": contrasts, "claims": judge(contrasts, cost, studies[0].statistics.confidence)}
 
 
-def _joined(studies: list[Study], name: str, root: Path | None) -> pd.DataFrame:
+def _joined(studies: list[Study], name: str, root: Path | None, needed: bool = True) -> pd.DataFrame:
     parts, seen = [], set()
     for study in studies:
         paths = Paths(study.study, root) if root else Paths(study.study)
         try:
             table = pd.read_csv(paths.tables / f"{name}.csv")
         except FileNotFoundError as error:
+            if not needed:
+                continue
             raise StudyError(
                 f"{error.filename} is missing; run `make study STUDY={study.study}` first"
             ) from None
         places = pd.Series(list(zip(*(table[column] for column in PLACE), strict=True)), table.index, object)
         parts.append(table[~places.isin(seen)].assign(study=study.study))
         seen |= set(places)
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def write_report(name: str, studies: list[Study], root: Path | None = None) -> Path:
+    """Write tables, forest plot and index page of `studies` together; returns the page."""
+    paths, synthetic = Paths(name, root) if root else Paths(name), any(map(is_synthetic, studies))
+    tables = across(studies, root)
+    write_csv(tables, paths.tables)
+    main = tables["contrasts"][is_true(tables["contrasts"]["headline"])]
+    look = {"values": main, "alt": alt_texts.forest(main), "synthetic": synthetic}
+    save_figure(contrast_forest(main), paths.figures, "contrasts", **look)
+    beside = {table: _joined(studies, table, root, needed=False) for table in CONTEXT}
+    write_joint_index(name, paths, studies, tables | beside, synthetic)
+    return paths.report / "index.html"
 
 
 def main(arguments: list[str]) -> None:
     """Command line: a name for the whole, and the params files of its studies."""
     name, *params = arguments
-    studies = [load_study(file) for file in params]
-    write_csv(across(studies), Paths(name).tables)
-    print(Paths(name).tables / "claims.csv")
+    print(f"Report: {write_report(name, [load_study(file) for file in params])}")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 
-from ecgstudy.across import across, main
+from ecgstudy.across import across, main, write_report
 from ecgstudy.claims import CLAIMS
 from ecgstudy.errors import StudyError
+from ecgstudy.report import check_self_contained
 from ecgstudy.study import Paths, Study
 
 COST = ["dataset", "arm", "seed", "protocol", "step_ms"]
@@ -29,7 +31,7 @@ def contrast(dataset, delta, p, protocol="slf", family="primary"):
         "delta": delta,
     }
     both |= {"se": 0.001, "df": 20.0, "beyond_seeds": True, "masking_ok": True, "seed_list": "0 1 2", "p": p}
-    both |= {"heavy": 0.0, "seeds": 3}
+    both |= {"heavy": 0.0, "seeds": 3, "ci_low": delta - 0.002, "ci_high": delta + 0.002}
     robust = {"attack": "ensemble", "epsilon_mv": 0.02, "headline": True, "family": family, "p_holm": p}
     clean = {"attack": "none", "epsilon_mv": 0.0, "headline": False, "family": "exploratory"}
     return [both | robust, both | clean]
@@ -79,11 +81,31 @@ def test_a_study_without_tables_is_named(tmp_path):
         across([one, a_study("two")], tmp_path)
 
 
-def test_the_command_writes_both_tables(tmp_path, monkeypatch, capsys):
+def test_the_command_writes_tables_and_report(tmp_path, monkeypatch, capsys):
     write(tmp_path, "one", contrast("mitdb", 0.05, 0.02))
     params = tmp_path / "one.yaml"
     params.write_text(a_study("one").model_dump_json())
     monkeypatch.setattr(Paths, "home", property(lambda self: tmp_path / self.study))
     main(["all", str(params)])
-    assert capsys.readouterr().out.strip().endswith("claims.csv")
+    assert capsys.readouterr().out.strip().endswith("all/report/index.html")
     assert {path.name for path in (tmp_path / "all" / "tables").iterdir()} == {"contrasts.csv", "claims.csv"}
+
+
+def test_the_joint_report_answers_over_all_data_sets_and_links_to_the_studies(tmp_path):
+    studies = [
+        write(tmp_path, "one", contrast("mitdb", 0.05, 0.001)),
+        write(tmp_path, "two", contrast("ptbxl", -0.05, 0.001)),
+    ]
+    report = Paths("two", tmp_path).report / "index.html"
+    report.parent.mkdir()
+    report.write_text("page")
+    page = BeautifulSoup(write_report("all", studies, tmp_path).read_text(encoding="utf-8"), "html.parser")
+    assert "Mixed. Of 2 comparisons on MIT-BIH and PTB-XL" in page.find("p", class_="lead").get_text()
+    forest = page.find("table", class_="forest")
+    assert [row.get_text() for row in forest.find_all("tr", class_="group")] == ["MIT-BIH", "PTB-XL"]
+    links = [a["href"] for a in page.find_all("a")]
+    assert "../../two/report/index.html" in links
+    assert "../../one/report/index.html" not in links  # was not made
+    assert all((tmp_path / "all/report" / link.partition("#")[0]).exists() for link in links)
+    assert "rocl-hn − rocl +0.050" in page.find("img")["alt"]
+    assert check_self_contained(str(page)) == []
