@@ -54,7 +54,7 @@ def across(studies: list[Study], root: Path | None = None) -> dict[str, pd.DataF
 
 
 def _joined(studies: list[Study], name: str, root: Path | None, needed: bool = True) -> pd.DataFrame:
-    parts, seen = [pd.DataFrame()] * (not needed), set()
+    parts, seen = [], set()
     for study in studies:
         paths = Paths(study.study, root) if root else Paths(study.study)
         try:
@@ -68,7 +68,7 @@ def _joined(studies: list[Study], name: str, root: Path | None, needed: bool = T
         places = pd.Series(list(zip(*(table[column] for column in PLACE), strict=True)), table.index, object)
         parts.append(table[~places.isin(seen)].assign(study=study.study))
         seen |= set(places)
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def write_report(name: str, studies: list[Study], root: Path | None = None) -> Path:
