@@ -137,9 +137,19 @@ def _fetch_all(
     return failed
 
 
+def fetch_file(url: str, digest: str, target: Path, most: int) -> str | None:
+    """Fetch one file of at most `most` bytes with the SHA-256 `digest`; return what went wrong, or None."""
+    with requests.Session() as session:
+        return _fetch_to(session, url, digest, target, most)
+
+
 def _fetch(session: requests.Session, base: str, file: str, digest: str | None, folder: Path) -> str | None:
+    """Complete one file of a data set; return what went wrong, or None."""
+    return _fetch_to(session, base + file, digest, folder / file, MAX_FILE_BYTES)
+
+
+def _fetch_to(session: requests.Session, url: str, digest: str | None, target: Path, most: int) -> str | None:
     """Complete one file, in several attempts; return what went wrong, or None."""
-    target = folder / file
     if target.exists() and digest == sha256(target):
         return None
     part, problem = target.with_name(f"{target.name}.part"), None
@@ -149,7 +159,7 @@ def _fetch(session: requests.Session, base: str, file: str, digest: str | None, 
             part.parent.mkdir(parents=True, exist_ok=True)
             if digest is None:
                 part.unlink(missing_ok=True)  # nothing to check a resumed file against
-            _transfer(session, base + file, part)
+            _transfer(session, url, part, most)
             if digest in (None, sha256(part)):
                 os.replace(part, target)
                 return None
@@ -160,7 +170,7 @@ def _fetch(session: requests.Session, base: str, file: str, digest: str | None, 
     return problem
 
 
-def _transfer(session: requests.Session, url: str, part: Path) -> None:
+def _transfer(session: requests.Session, url: str, part: Path, most: int) -> None:
     """Append what is missing to `part`; start over if the server does not resume."""
     have = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
@@ -176,6 +186,6 @@ def _transfer(session: requests.Session, url: str, part: Path) -> None:
         with open(part, "ab" if resumes else "wb") as stream:
             for chunk in answer.iter_content(CHUNK):
                 size += len(chunk)
-                if size > MAX_FILE_BYTES:
-                    raise OSError(f"over {MAX_FILE_BYTES} bytes")
+                if size > most:
+                    raise OSError(f"over {most} bytes")
                 stream.write(chunk)
