@@ -13,6 +13,7 @@ from ecgstudy.encoders import Encoder, build_encoder
 from ecgstudy.errors import StudyError
 from ecgstudy.files import json_text, whole_file
 from ecgstudy.options import method
+from ecgstudy.pretrained import without_weights
 from ecgstudy.supervised import Classifier
 
 
@@ -115,7 +116,7 @@ def load_encoder(folder: str | Path, device: str = "cpu") -> tuple[Encoder, nn.L
         name, options, dual = form["encoder"]["name"], form["encoder"]["options"], form["dual"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudyError(f"{file}: missing or damaged ({error}); pretrain the run first") from error
-    encoder = build_encoder(name, options, *scale, dual=dual)
+    encoder = build_encoder(name, without_weights(options), *scale, dual=dual)
     state, _ = load_tensors(path)
     own = {name.removeprefix("encoder."): t for name, t in state.items() if name.startswith("encoder.")}
     load_state(encoder, own, path)

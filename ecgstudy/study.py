@@ -36,6 +36,7 @@ from ecgstudy.options import (
     target,
 )
 from ecgstudy.plain_yaml import read_yaml
+from ecgstudy.pretrained import spelled_out
 from ecgstudy.weighting import WHOLE_BATCH
 
 PLUGIN = "ecgstudy_plugin_"
@@ -65,6 +66,11 @@ class Study(Section):
     resources: ResourceOptions = ResourceOptions()
     showcase: str | None = None
     """Arm whose first seed is shown in the report's pages 02 and 03; None: the last arm."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pretrained_encoder(cls, content: object) -> object:
+        return spelled_out(content)
 
     @model_validator(mode="after")
     def _check_names(self) -> "Study":

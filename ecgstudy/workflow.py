@@ -59,6 +59,7 @@ from ecgstudy.errors import StudyError
 from ecgstudy.factors import get_arm
 from ecgstudy.files import write_json, write_text
 from ecgstudy.options import method
+from ecgstudy.pretrained import encoder_code
 from ecgstudy.provenance import is_done, read_json, stamp
 from ecgstudy.records import EcgRecords, load_records, save_records
 from ecgstudy.study import PLUGIN, ROOT, Paths, Run, Study, load_study
@@ -142,14 +143,16 @@ def pretrain_step(run: Run, paths: Paths) -> Step:
     arm = get_arm(run.arm)
     schemes = tuple(weighting.SCHEMES[name] for name in arm.schemes)
     terms = tuple(losses.LOSSES[loss.name] for loss in arm.losses)
-    network = sys.modules[encoders.get_encoder(run.study.encoder.name).__module__]
+    chosen = run.study.encoder
+    home = sys.modules[encoders.get_encoder(chosen.name).__module__]
+    network = encoder_code(chosen.name, chosen.options, home)
     parameters = {**run.parameters(), "data": prepare_step(run.study, run.dataset, paths).content()}
     if arm.needs:
         needed = pretrain_step(replace(run, arm=arm.needs), paths)
         parameters["needs"] = {"arm": arm.needs, "stamp": needed.content()["stamp"]}
     folder = paths.run(run.dataset, run.arm, run.seed)
     feeds = ("encoder.safetensors", "encoder.json")
-    code = _features_code() if arm.features else (*PRETRAIN_CODE, network, *schemes, *terms)
+    code = _features_code() if arm.features else (*PRETRAIN_CODE, *network, *schemes, *terms)
     code += (distributed,) if run.processes > 1 else ()
     return Step(folder, parameters, code, feeds)
 

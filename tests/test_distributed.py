@@ -34,7 +34,7 @@ CASES = {
     **{name: (name, {}, CNN) for name in (*ARMS, "rocl-hn-shuffled", "clef-shuffled")},
     **{f"{name} original": (name, ORIGINAL, CNN) for name in ("clae", "ascl", "advcl", "rocl-hn", "acl")},
     "rocl-ip-hn in blocks": ("rocl-ip-hn", {}, CNN),
-    **{f"rocl-ip {net}": ("rocl-ip", {}, {"name": net}) for net in ENCODERS},
+    **{f"rocl-ip {net}": ("rocl-ip", {}, {"name": net}) for net in ENCODERS if net != "pretrained"},
 }
 
 

@@ -26,7 +26,7 @@ def test_arms_table_has_every_arm_with_its_idea_source_and_factors():
 
 
 def test_encoders_table_has_the_numbers_of_parameters():
-    for name, size in itertools.product(ENCODERS, ("small", "base")):
+    for name, size in itertools.product(ENCODERS.keys() - {"pretrained"}, ("small", "base")):
         leads = [build_encoder(name, {"size": size}, torch.zeros(n), torch.ones(()), False) for n in (1, 12)]
         assert f"| `{name}` | {size} | {' | '.join(f'{count_parameters(e):,}' for e in leads)} |" in README
 
