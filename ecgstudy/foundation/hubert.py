@@ -47,6 +47,9 @@ class Tokens(nn.Module):
     def __init__(self, hubert: nn.Module):
         super().__init__()
         self.hubert = hubert
+        hubert.feature_extractor._requires_grad = (
+            False  # or it would mark our adapted ECGs, which are no leaves
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.hubert(x.flatten(1)).last_hidden_state.mean(1)
