@@ -11,6 +11,7 @@ chosen, so that clean AUROC of these references may be slightly high.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pywt
@@ -268,6 +269,8 @@ class FeatureVictim:
     fs: float
     leads: Sequence[str]
     centre: int | None = None
+    gradients: Literal["float32"] = "float32"
+    """It has none; attacks that ask are told that nothing is approximate."""
 
     @property
     def multilabel(self) -> bool:
