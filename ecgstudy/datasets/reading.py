@@ -49,14 +49,18 @@ def read_leads(stem: Path, leads: Sequence[str], fs: float) -> tuple[np.ndarray,
         another rate; a lead absent or not in mV.
     """
     try:
-        record = _read_record(stem)
-        names = [name.upper() for name in record.sig_name]
+        return _read_leads(stem, leads, fs)
     except FileNotFoundError as error:
         raise StudyError(f"{error.filename}: no such file; download the record again") from error
     except DAMAGE as error:
         raise StudyError(
             f"{stem}: the .hea is damaged or the .dat truncated ({error}); download the record again"
         ) from error
+
+
+def _read_leads(stem: Path, leads: Sequence[str], fs: float) -> tuple[np.ndarray, list[str]]:
+    record = _read_record(stem)
+    names = [name.upper() for name in record.sig_name]
     if record.fs != fs:
         raise StudyError(f"{stem}.hea: sampling rate {record.fs:g} Hz; it must be {fs:g} Hz")
     absent = [lead for lead in leads if lead.upper() not in names]
