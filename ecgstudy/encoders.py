@@ -82,6 +82,8 @@ def build_encoder(name: str, options: dict, mean_mv: Tensor, std_mv: Tensor, dua
         backbone = factory(leads=len(mean_mv), dual=dual, **options)
     except TypeError as error:
         raise StudyError(f"encoder {name!r} does not take the options {options}: {error}") from error
+    if getattr(backbone, "takes_mv", False):  # a released network has a scale of its own
+        mean_mv, std_mv = torch.zeros_like(mean_mv), torch.ones_like(std_mv)
     return Encoder(backbone, mean_mv, std_mv).to(memory_format=torch.channels_last)
 
 

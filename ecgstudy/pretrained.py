@@ -1,9 +1,8 @@
 """Encoders from elsewhere: a released network that takes our ECGs, adapted inside the model.
 
 Leads, rate, filters, scale and length are changed by differentiable operations, so that attacks stay what
-they are: perturbations in mV of the user's signal. What `ecgstudy.encoders.Encoder` does before (one offset
-for each lead, one scale for all) cancels in each `ecgstudy.foundation.Input.scale`, so that the network sees
-what its authors showed it.
+they are: perturbations in mV of the user's signal. `ecgstudy.encoders.Encoder` leaves the signals in mV for
+these networks, which have a scale of their own.
 """
 
 import copy
@@ -58,6 +57,8 @@ class Adapted(nn.Module):
         Separate statistics for adversarial input, where the network has batch norms. Layer and group norms
         keep no statistics, so there is nothing to double in a network that has only these, or none.
     """
+
+    takes_mv = True
 
     def __init__(self, released: Released, leads: tuple[str, ...], fs: float, dual: bool):
         super().__init__()

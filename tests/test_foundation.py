@@ -105,6 +105,7 @@ def test_each_scale_is_what_it_says_and_does_not_see_the_unit():
     torch.testing.assert_close(record.std((1, 2), correction=0), torch.ones(4))
     torch.testing.assert_close(span.amin(-1), -torch.ones(4, 2))
     torch.testing.assert_close(span.amax(-1), torch.ones(4, 2))
+    assert signals.scaled(x, "mv") is x
     for scale, found in (("lead", lead), ("record", record), ("range", span)):
         torch.testing.assert_close(signals.scaled(1000 * x, scale), found, rtol=1e-4, atol=1e-4)
 
@@ -289,8 +290,3 @@ def test_an_unknown_size_is_named():
     for make in (clef, hubert_ecg):
         with pytest.raises(StudyError, match=r"has no size 'huge'; known: small, "):
             make("huge")
-
-
-def test_a_scale_over_all_leads_needs_a_filter_that_takes_out_their_means():
-    with pytest.raises(StudyError, match="scale 'record' needs band_hz"):
-        takes(scale="record")

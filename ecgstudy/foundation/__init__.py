@@ -5,8 +5,6 @@ from typing import Literal
 
 from torch import nn
 
-from ecgstudy.errors import StudyError
-
 
 @dataclass(frozen=True)
 class Input:
@@ -21,8 +19,8 @@ class Input:
     samples
         Length. Longer records are seen in as few windows as cover them, whose features are averaged.
     scale
-        ``lead``: mean 0, standard deviation 1 in each lead; ``record``: the same over all leads together,
-        after a filter that takes out each lead's mean; ``range``: from −1 to 1 in each lead.
+        ``mv``: as it is; ``lead``: mean 0, standard deviation 1 in each lead; ``record``: the same over all
+        leads together; ``range``: from −1 to 1 in each lead.
     band_hz, band_order
         Butterworth band-pass forwards and backwards (``filtfilt``); None: none.
     notch_hz
@@ -36,16 +34,12 @@ class Input:
     leads: tuple[str, ...]
     fs: float
     samples: int
-    scale: Literal["lead", "record", "range"]
+    scale: Literal["mv", "lead", "record", "range"]
     band_hz: tuple[float, float] | None = None
     band_order: int = 4
     notch_hz: float | None = None
     baseline_s: float | None = None
     exact: bool = False
-
-    def __post_init__(self) -> None:
-        if self.scale == "record" and not self.band_hz:
-            raise StudyError("Input: scale 'record' needs band_hz, which takes out the mean of each lead")
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,8 @@ def less_median(x: Tensor, takes: Input) -> Tensor:
 
 def scaled(x: Tensor, scale: str) -> Tensor:
     """`x` in the network's unit; a silent lead stays finite."""
+    if scale == "mv":
+        return x
     if scale == "range":
         low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
         return 2 * (x - low) / (high - low + 1e-8) - 1
