@@ -68,7 +68,9 @@ def _joined(studies: list[Study], name: str, root: Path | None, needed: bool = T
         places = pd.Series(list(zip(*(table[column] for column in PLACE), strict=True)), table.index, object)
         parts.append(table[~places.isin(seen)].assign(study=study.study))
         seen |= set(places)
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    columns = dict.fromkeys(column for part in parts for column in part)
+    known = [part.dropna(axis=1, how="all") for part in parts if len(part)] or [pd.DataFrame()]
+    return pd.concat(known, ignore_index=True).reindex(columns=list(columns))
 
 
 def write_report(name: str, studies: list[Study], root: Path | None = None) -> Path:

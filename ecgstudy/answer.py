@@ -176,11 +176,12 @@ def _dominated(classes: pd.DataFrame | None) -> str:
     if classes is None or "dominated" not in classes:
         return ""
     rows = classes[is_true(classes["dominated"])].drop_duplicates(["dataset", "class"])
+    several = classes["dataset"].nunique() > 1
     named = [
-        f"{row['class']} of {data_name(row['dataset'])} ({row['largest_share']:.0%})"
+        f"{row['class']} ({row['largest_share']:.0%}" + f", {data_name(row['dataset'])}" * several + ")"
         for row in rows.to_dict("records")
     ]
-    return f"Most records of a class come from one patient: {listed(named)}." if named else ""
+    return f"Most records of these classes come from one patient each: {listed(named)}." if named else ""
 
 
 def _budget(check: pd.DataFrame | None) -> str:
@@ -200,7 +201,7 @@ def _budget(check: pd.DataFrame | None) -> str:
 
 def _places(datasets: list[str]) -> str:
     if len(datasets) == 1:
-        return f"{data_name(datasets[0])} alone; other data may behave otherwise."
+        return f"One alone, {data_name(datasets[0])}; other data may behave otherwise."
     return "Each is judged by itself; a claim is supported only where every data set supports it."
 
 

@@ -136,7 +136,11 @@ def _markdown(source: str) -> Markup:
     renderer = IPythonRenderer(escape=False, exclude_anchor_links=True)
     renderer.inline_math = lambda body: _mathml(body, "inline")
     renderer.block_math = lambda body: _mathml(body, "block")
-    return Markup(MarkdownWithMath(renderer=renderer).render(source))
+    html = MarkdownWithMath(renderer=renderer).render(source)
+    # Wide tables scroll in a box of their own, so that pages never do.
+    return Markup(
+        html.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
+    )
 
 
 def _mathml(tex: str, display: str) -> str:

@@ -75,6 +75,18 @@ def test_a_place_that_two_studies_have_counts_once(tmp_path):
     assert across([other, one], tmp_path)["contrasts"]["delta"].tolist() == [0.9, 0.9, 0.1, 0.1]
 
 
+def test_studies_without_comparisons_or_with_empty_columns_add_nothing(tmp_path):
+    one = write(tmp_path, "one", contrast("mitdb", 0.05, 0.02))
+    two = write(tmp_path, "two", contrast("ptbxl", 0.05, 0.03))
+    table = pd.read_csv(Paths("two", tmp_path).tables / "contrasts.csv").assign(severity=np.nan)
+    table.iloc[:0].to_csv(Paths("two", tmp_path).tables / "contrasts.csv", index=False)
+    contrasts = across([one, two], tmp_path)["contrasts"]
+    assert contrasts["dataset"].tolist() == ["mitdb", "mitdb"]
+    assert contrasts["severity"].isna().all()
+    table.to_csv(Paths("two", tmp_path).tables / "contrasts.csv", index=False)
+    assert across([one, two], tmp_path)["contrasts"]["dataset"].tolist() == ["mitdb"] * 2 + ["ptbxl"] * 2
+
+
 def test_a_study_without_tables_is_named(tmp_path):
     one = write(tmp_path, "one", contrast("mitdb", 0.05, 0.02))
     with pytest.raises(StudyError, match=r"contrasts\.csv is missing; run `make study STUDY=two` first"):

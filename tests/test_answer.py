@@ -106,7 +106,7 @@ def test_caveats_tell_size_power_and_data_sets():
     assert found["Size"].startswith(
         "3 seeds and 21 test patients. True differences smaller than 0.040 to 0.440"
     )
-    assert found["Data sets"].startswith("MIT-BIH alone")
+    assert found["Data sets"].startswith("One alone, MIT-BIH")
     assert "Simulated ECGs" not in found
     few = answer.caveats([], {"robust_auroc": robust(["0", "all"])}, ["mitdb", "ptbxl"], synthetic=True)
     assert few["Size"].startswith("1 seed and 21 test patients. With fewer than 3 seeds nothing is claimed")
@@ -132,7 +132,7 @@ def test_classes_of_one_patient_and_an_odd_epsilon_are_caveats():
     check = pd.DataFrame({"dataset": "mitdb", "epsilon_mv": [0.05, 0.1], "auroc_shared": [0.7, 0.6],
                           "chosen": [False, True], "in_params": [True, False]})  # fmt: skip
     found = answer.caveats([], {"per_class": classes, "headline_check": check}, ["mitdb"], False)
-    assert found["Rare classes"] == "Most records of a class come from one patient: F of MIT-BIH (93%)."
+    assert found["Rare classes"] == "Most records of these classes come from one patient each: F (93%)."
     assert "the largest is used" in found["Attack budget"]
     assert "not the one that the rule picks" in found["Attack budget"]
     fine = check.assign(chosen=[True, False], auroc_shared=0.4)

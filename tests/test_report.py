@@ -316,7 +316,7 @@ def test_methods_are_one_page_whose_links_lead_somewhere(tmp_path):
     (docs / "one.md").write_text(
         "# One\n\n$x^2$, see [two](two.md), [code](../code.py), [web](https://a.org/b.md)."
     )
-    (docs / "two.md").write_text("# Two\n\n[back](one.md#part)")
+    (docs / "two.md").write_text("# Two\n\n[back](one.md#part)\n\n| a | b |\n|---|---|\n| 1 | 2 |\n")
     write_methods(tmp_path / "report/methods.html", ("one", "two"), docs)
     shown = page(tmp_path / "report/methods.html")
     assert [a["href"] for a in shown.main.find_all("a")] == [
@@ -327,6 +327,7 @@ def test_methods_are_one_page_whose_links_lead_somewhere(tmp_path):
     ]
     assert [section["id"] for section in shown.main.find_all("section")] == ["one", "two"]
     assert shown.find("msup") is not None
+    assert shown.table.parent["class"] == ["scroll"]
 
 
 @pytest.mark.slow
