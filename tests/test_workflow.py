@@ -162,7 +162,7 @@ def run_tiny(folder, *, study="tiny", profile="local", kill_after: str | None = 
 
 def checkout(folder):
     """A working copy without outputs."""
-    kept = ["ecgstudy", "notebooks", "params", "profiles", "Snakefile", "pyproject.toml"]
+    kept = ["docs", "ecgstudy", "notebooks", "params", "profiles", "Snakefile", "pyproject.toml"]
     folder.mkdir()
     subprocess.run(["cp", "-r", *[str(ROOT / name) for name in kept], str(folder)], check=True)
     params = folder / "params/tiny.yaml"  # three epochs, so that there is something to interrupt
