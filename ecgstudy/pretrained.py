@@ -19,12 +19,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ecgstudy.backbones import DualBatchNorm, encoder
 from ecgstudy.errors import StudyError
 from ecgstudy.foundation import Released, signals
+from ecgstudy.options import PLUGIN
 from ecgstudy.weights import fit_weights, released_weights
 
 OWN = ("factory", "weights", "sha256")
 """Keys of a pretrained encoder in a params file, beside its `options`."""
-PLUGIN = "ecgstudy_plugin_{}_[0-9a-f]{{8}}"
-"""What `ecgstudy.study.load_plugins` calls the module of a file."""
 
 
 class SwitchedNorm(DualBatchNorm):
@@ -156,7 +155,7 @@ def factory_module(factory: str) -> ModuleType:
         For any other module.
     """
     package = factory.partition(":")[0]
-    wanted = PLUGIN.format(re.escape(package))
+    wanted = rf"{PLUGIN}{re.escape(package)}_[0-9a-f]{{8}}"
     if plugins := [name for name in sys.modules if re.fullmatch(wanted, name)]:
         return sys.modules[plugins[-1]]
     try:

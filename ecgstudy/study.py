@@ -19,6 +19,7 @@ from ecgstudy.errors import StudyError
 from ecgstudy.factors import arm_row, get_arm
 from ecgstudy.files import ROOT
 from ecgstudy.options import ENSEMBLE as ENSEMBLE
+from ecgstudy.options import PLUGIN as PLUGIN
 from ecgstudy.options import (
     AffOptions,
     AlfOptions,
@@ -38,9 +39,6 @@ from ecgstudy.options import (
 from ecgstudy.plain_yaml import read_yaml
 from ecgstudy.pretrained import spelled_out
 from ecgstudy.weighting import WHOLE_BATCH
-
-PLUGIN = "ecgstudy_plugin_"
-"""How the modules of plugins are called, before the file's name."""
 
 
 class Study(Section):
