@@ -9,7 +9,6 @@ import sys
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from html import escape
-from os.path import relpath
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -72,17 +71,19 @@ def render_notebook(
 def write_methods(out: str | Path, names: tuple[str, ...] = DOCUMENTS, folder: Path = ROOT / "docs") -> None:
     """Write the Markdown documents `names` of `folder` as one page, formulas included.
 
-    Links among them stay on the page; links to other files lead to those.
+    Links among them stay on the page. Of links to other files only the words are kept: a report that is
+    sent to somebody takes no other file along.
     """
 
     def leads(link: re.Match) -> str:
-        file, _, part = link[1].partition("#")
+        file, _, part = link[2].partition("#")
         if Path(file).stem in names and file.endswith(".md"):
-            return f"](#{part or Path(file).stem})"
-        return f"]({relpath(folder / file, Path(out).parent)}{'#' * bool(part)}{part})"
+            return f"[{link[1]}](#{part or Path(file).stem})"
+        return link[1]
 
     texts = {name: (folder / f"{name}.md").read_text(encoding="utf-8") for name in names}
-    documents = {name: re.sub(r"\]\((?![a-z]+:|#)([^)\s]+)\)", leads, text) for name, text in texts.items()}
+    local = re.compile(r"\[([^][]+)\]\((?![a-z]+:|#)([^)\s]+)\)")
+    documents = {name: local.sub(leads, text) for name, text in texts.items()}
     write_page("methods.html.j2", out, title="Methods", documents=documents)
 
 

@@ -314,17 +314,13 @@ def test_methods_are_one_page_whose_links_lead_somewhere(tmp_path):
     docs = tmp_path / "docs"
     docs.mkdir()
     (docs / "one.md").write_text(
-        "# One\n\n$x^2$, see [two](two.md), [code](../code.py), [web](https://a.org/b.md)."
+        "# One\n\n$x^2$, see [two](two.md), [`code`](../code.py), [web](https://a.org/b.md)."
     )
     (docs / "two.md").write_text("# Two\n\n[back](one.md#part)\n\n| a | b |\n|---|---|\n| 1 | 2 |\n")
     write_methods(tmp_path / "report/methods.html", ("one", "two"), docs)
     shown = page(tmp_path / "report/methods.html")
-    assert [a["href"] for a in shown.main.find_all("a")] == [
-        "#two",
-        "../code.py",
-        "https://a.org/b.md",
-        "#part",
-    ]
+    assert [a["href"] for a in shown.main.find_all("a")] == ["#two", "https://a.org/b.md", "#part"]
+    assert "see two, code, web." in shown.main.p.get_text()
     assert [section["id"] for section in shown.main.find_all("section")] == ["one", "two"]
     assert shown.find("msup") is not None
     assert shown.table.parent["class"] == ["scroll"]
