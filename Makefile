@@ -6,7 +6,7 @@ WHERE = --profile $(PROFILE) $(if $(CORES),--cores $(CORES))
 WORKERS = $(or $(CORES),$(shell $(PYTHON) -c "import os; print(len(os.sched_getaffinity(0)))" 2>/dev/null || echo 2))
 export ECGSTUDY_PLUGINS = $(subst $() ,:,$(abspath $(subst :, ,$(PLUGINS))))
 ENV := .venv/installed
-RUN := .venv/bin/python -m ecgstudy.workflow
+RUN := .venv/bin/python -m ecgstudy.running.workflow
 .DEFAULT_GOAL := help
 CHECKS ?= 2
 .PHONY: help study figures report adopt headline power pilot bench doctor lab test test-slow lint clean-env
@@ -33,19 +33,19 @@ headline: $(ENV)  ## choose the headline ε of each data set from validation rec
 	$(RUN) headline params/$(STUDY).yaml $(WHERE)
 
 adopt: $(ENV)  ## after a change of code alone: recompute CHECKS=2 results of each kind, keep the rest if they agree (STUDY=…)
-	.venv/bin/python -m ecgstudy.adopt params/$(STUDY).yaml --checks $(CHECKS)
+	.venv/bin/python -m ecgstudy.running.adopt params/$(STUDY).yaml --checks $(CHECKS)
 
 power: $(ENV)  ## docs/power.md: seeds a confirmatory study needs, from the pilot's stored scores
-	.venv/bin/python -m ecgstudy.power params/mitdb.yaml params/ptbxl.yaml
+	.venv/bin/python -m ecgstudy.analysis.power params/mitdb.yaml params/ptbxl.yaml
 
 pilot: $(ENV)  ## contrasts, claims and report over the pilot's studies together, from their tables
-	.venv/bin/python -m ecgstudy.across pilot params/mitdb.yaml params/ptbxl.yaml params/transfer.yaml
+	.venv/bin/python -m ecgstudy.analysis.across pilot params/mitdb.yaml params/ptbxl.yaml params/transfer.yaml
 
 bench: $(ENV)  ## speed and memory, side by side with what else there is, to outputs/bench (PARTS=all; wants an idle machine)
 	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks $(PARTS)
 
 doctor:  ## versions, device, data, disk: what is missing, and the command that mends it
-	@$(if $(wildcard .venv/bin/python),.venv/bin/python,$(PYTHON)) -m ecgstudy.doctor
+	@$(if $(wildcard .venv/bin/python),.venv/bin/python,$(PYTHON)) -m ecgstudy.running.doctor
 
 lab: $(ENV)  ## open the notebooks in JupyterLab
 	.venv/bin/jupyter lab --notebook-dir=.

@@ -1,4 +1,4 @@
-# The grid of one study. Started by `python -m ecgstudy.workflow study params/NAME.yaml` (see the
+# The grid of one study. Started by `python -m ecgstudy.running.workflow study params/NAME.yaml` (see the
 # Makefile), which writes every step's run.json first; paths are relative to outputs/NAME.
 #
 # Whether a step is out of date is decided by content, not by files' times: the workflow compares the
@@ -18,7 +18,7 @@ from snakemake.logging import logger
 from ecgstudy.factors import get_arm
 from ecgstudy.datasets import is_synthetic
 from ecgstudy.options import method, target
-from ecgstudy.provenance import is_done
+from ecgstudy.running.provenance import is_done
 from ecgstudy.study import ROOT, load_study
 
 
@@ -30,8 +30,8 @@ def quoted(word):
 
 study = load_study(ROOT / config["params"])
 python = quoted(sys.executable)
-run_notebook = f"{python} -m ecgstudy.notebooks {quoted(ROOT / 'notebooks')}/"
-on_its_gpu = f"{python} -m ecgstudy.gpus " + "{resources.jobs_per_gpu} {resources.gpu} "  # 0 jobs: any GPU
+run_notebook = f"{python} -m ecgstudy.running.notebooks {quoted(ROOT / 'notebooks')}/"
+on_its_gpu = f"{python} -m ecgstudy.running.gpus " + "{resources.jobs_per_gpu} {resources.gpu} "  # 0 jobs: any GPU
 parameters = quoted(f"study={config['params']}")
 undone = "rm -f {output.done}; "
 logger.addFilter(lambda record: not record.getMessage().startswith("Cannot restore"))  # as nothing was there

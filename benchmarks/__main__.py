@@ -15,10 +15,10 @@ import torch
 
 from benchmarks.plot import plotted
 from benchmarks.timing import Row
-from ecgstudy.devices import pick_device
 from ecgstudy.files import ROOT, whole_file, write_json
-from ecgstudy.plotting import save_figure
-from ecgstudy.provenance import git_commit
+from ecgstudy.plots.plotting import save_figure
+from ecgstudy.running.devices import pick_device
+from ecgstudy.running.provenance import git_commit
 
 PARTS = {
     "steps": "efficiency", "peers": "peers", "loss": "losses", "reading": "reading",

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ecgstudy.plotting import GREY, INK, style
+from ecgstudy.plots.plotting import GREY, INK, style
 
 OURS = ("ours", "uniform", "IP and HN")
 TITLES = {

@@ -14,7 +14,7 @@ from ecgstudy.files import ROOT
 
 
 def whole(device: torch.device, repeats: int) -> list[Row]:
-    """Seconds of `python -m ecgstudy.workflow study params/quick.yaml`, on all cores, cold and done."""
+    """Seconds of `make study` (``params/quick.yaml``) without its installation, on all cores, cold and done."""
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "clone"
         subprocess.run(["git", "clone", "--quiet", "--depth=1", f"file://{ROOT}", str(clone)], check=True)
@@ -26,7 +26,7 @@ def whole(device: torch.device, repeats: int) -> list[Row]:
 
 def _seconds(clone: Path) -> float:
     started = time.perf_counter()
-    command = [sys.executable, "-m", "ecgstudy.workflow", "study", "params/quick.yaml"]
+    command = [sys.executable, "-m", "ecgstudy.running.workflow", "study", "params/quick.yaml"]
     subprocess.run(
         command, cwd=clone, env={**os.environ, "PYTHONPATH": str(clone)}, check=True, capture_output=True
     )

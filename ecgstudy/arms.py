@@ -82,7 +82,7 @@ class Arm:
     own_head
         Evaluated with the head that it was trained with; otherwise with a new linear head.
     features
-        scikit-learn model on engineered features (`ecgstudy.features`), instead of an encoder.
+        scikit-learn model on engineered features (`ecgstudy.evaluation.features`), instead of an encoder.
     epochs, fading_views, shuffled
         Factor of the study's epochs; augmentations fade during training; clinical risk is permuted.
     sets_headline

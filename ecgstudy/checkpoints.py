@@ -12,8 +12,8 @@ from torch import Generator, Tensor, nn
 from ecgstudy.encoders import Encoder, build_encoder
 from ecgstudy.errors import StudyError
 from ecgstudy.files import json_text, whole_file
+from ecgstudy.foundation.pretrained import without_weights
 from ecgstudy.options import method
-from ecgstudy.pretrained import without_weights
 from ecgstudy.supervised import Classifier
 
 

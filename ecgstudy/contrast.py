@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ecgstudy.distributed import own_range, summed
 from ecgstudy.errors import StudyError
+from ecgstudy.running.distributed import own_range, summed
 
 Denominator = Literal["own", "all", "mean", "none"]
 Similarity = Literal["cosine", "chebyshev"]

@@ -5,11 +5,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ecgstudy import plotting as pl
-from ecgstudy.ecg_paper import record_amplitudes
-from ecgstudy.plotting import INK, style
-from ecgstudy.plotting import save_figure as save_figure
-from ecgstudy.plotting import stamped as stamped
+from ecgstudy.plots import plotting as pl
+from ecgstudy.plots.ecg_paper import record_amplitudes
+from ecgstudy.plots.plotting import INK, style
+from ecgstudy.plots.plotting import save_figure as save_figure
+from ecgstudy.plots.plotting import stamped as stamped
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import ENSEMBLE
 

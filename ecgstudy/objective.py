@@ -15,13 +15,13 @@ from ecgstudy.arms import Adversary, Arm, Loss
 from ecgstudy.attacks.ball import Ball, ascend
 from ecgstudy.checkpoints import load_encoder
 from ecgstudy.contrast import Rows
-from ecgstudy.devices import pick_device, pick_precision, resident
-from ecgstudy.distributed import agreed, all_rows, like_all_rows, own_rows
+from ecgstudy.datasets.risk import clinical_risk
 from ecgstudy.encoders import Encoder, Projector, build_encoder
 from ecgstudy.factors import get_arm
 from ecgstudy.losses import ADVERSARIES, LOSSES, MODULES, Batch, Log, adaptive_alpha, predicted_labels
 from ecgstudy.records import EcgRecords
-from ecgstudy.risk import clinical_risk
+from ecgstudy.running.devices import pick_device, pick_precision, resident
+from ecgstudy.running.distributed import agreed, all_rows, like_all_rows, own_rows
 from ecgstudy.study import Run, TrainingOptions, derived_seed
 from ecgstudy.supervised import zero_head
 from ecgstudy.views import fast_part, view

@@ -193,7 +193,7 @@ class AttackOptions(Section):
     max_records: PositiveInt | None = None
     """Attack at most this many test records (drawn once, the same for all arms)."""
     corruptions: Different[str] = []
-    """Natural corruptions (`ecgstudy.corruptions.CORRUPTIONS`) of the same records, scored like attacks."""
+    """Of `ecgstudy.evaluation.corruptions.CORRUPTIONS`; the same records, scored like attacks."""
     severities: Grid[Annotated[int, Field(ge=1, le=5)]] = [1, 3, 5]
 
 

@@ -1,4 +1,4 @@
-"""Executed notebooks and documents → self-contained HTML pages (`ecgstudy.index` makes the first of them)."""
+"""Executed notebooks and documents → self-contained HTML pages; the first is `ecgstudy.pages.index`."""
 
 import argparse
 import ast
@@ -29,7 +29,7 @@ from ecgstudy import __version__
 from ecgstudy.errors import StudyError
 from ecgstudy.files import ROOT, write_text
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent / "pages/templates"
 BANNER = "Simulated ECGs: this page proves the machinery only, it is no evidence about ECGs"
 DOCUMENTS = ("methods", "data", "limits", "reproducibility")
 """Documents of ``docs/`` that a report's page of methods holds."""
@@ -243,7 +243,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _index_of(params: Path, pages: list[str]) -> None:
     # Pages of notebooks, made by processes of their own, need not wait for torch.
     from ecgstudy.datasets import is_synthetic
-    from ecgstudy.index import write_index
+    from ecgstudy.pages.index import write_index
     from ecgstudy.study import Paths, load_study
 
     study = load_study(params)

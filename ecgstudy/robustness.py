@@ -13,7 +13,10 @@ from torch import Generator, Tensor, nn
 from tqdm.auto import tqdm
 
 from ecgstudy import statistics
-from ecgstudy.attacked import (
+from ecgstudy.attacks.problem import Victim
+from ecgstudy.checkpoints import halved, load_classifier, load_state, save_tensors
+from ecgstudy.encoders import Encoder, folded
+from ecgstudy.evaluation.attacked import (
     Attacker,
     Sample,
     StepCounter,
@@ -21,24 +24,21 @@ from ecgstudy.attacked import (
     in_batches,
     macro_auroc,
 )
-from ecgstudy.attacks.problem import Victim
-from ecgstudy.checkpoints import halved, load_classifier, load_state, save_tensors
-from ecgstudy.corruptions import Recording, skipped
-from ecgstudy.devices import pick_device
-from ecgstudy.encoders import Encoder, folded
+from ecgstudy.evaluation.corruptions import Recording, skipped
+from ecgstudy.evaluation.geometry import geometry
+from ecgstudy.evaluation.masking import NOT_APPLICABLE, masking_checks
+from ecgstudy.evaluation.profiles import Profiler
 from ecgstudy.factors import get_arm
 from ecgstudy.files import whole_file, write_json
 from ecgstudy.finetune import fine_tuned, pretrained
-from ecgstudy.geometry import geometry
-from ecgstudy.masking import NOT_APPLICABLE, masking_checks
 from ecgstudy.options import method
-from ecgstudy.profiles import Profiler
 from ecgstudy.records import EcgRecords
+from ecgstudy.running.devices import pick_device
 from ecgstudy.study import AttackOptions, Run, derived_seed
 from ecgstudy.supervised import Classifier, fit_linear_probe
 
 if TYPE_CHECKING:
-    from ecgstudy.features import FeatureVictim
+    from ecgstudy.evaluation.features import FeatureVictim
 
 
 def linear_probe(run: Run, encoder: Encoder, records: EcgRecords, device: torch.device) -> nn.Linear:
@@ -103,7 +103,7 @@ def evaluate(run: Run, records: EcgRecords, folder: Path, protocol: str) -> pd.D
     started, device = time.perf_counter(), pick_device(run.study.device)
     run, arm, head, options = run.tested_on(protocol), get_arm(run.arm), {}, run.study.evaluation
     if arm.features:
-        from ecgstudy.blackbox import features_victim
+        from ecgstudy.evaluation.blackbox import features_victim
 
         victim = features_victim(run, records, folder.parent)
         form = json.loads((folder.parent / "encoder.json").read_text(encoding="utf-8"))
@@ -221,7 +221,7 @@ def _attack_features(
     device: torch.device,
 ) -> tuple[pd.DataFrame, list[dict], None, dict]:
     """As `_attack_all`, for a model without gradients: by transfer from `source`, and by queries."""
-    from ecgstudy.blackbox import attack_without_gradient
+    from ecgstudy.evaluation.blackbox import attack_without_gradient
 
     chosen = attacked_sample(records, "test", run.study.evaluation.max_records)
     sample = Sample.of(chosen, protocol, device)

@@ -13,11 +13,12 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from ecgstudy.attacks import BLACK_BOX, get_attack, split_leads
-from ecgstudy.corruptions import get_corruption
 from ecgstudy.encoders import get_encoder
 from ecgstudy.errors import StudyError
+from ecgstudy.evaluation.corruptions import get_corruption
 from ecgstudy.factors import arm_row, get_arm
 from ecgstudy.files import ROOT
+from ecgstudy.foundation.pretrained import spelled_out
 from ecgstudy.options import ENSEMBLE as ENSEMBLE
 from ecgstudy.options import PLUGIN as PLUGIN
 from ecgstudy.options import (
@@ -36,8 +37,7 @@ from ecgstudy.options import (
     ViewOptions,
     target,
 )
-from ecgstudy.plain_yaml import read_yaml
-from ecgstudy.pretrained import spelled_out
+from ecgstudy.running.plain_yaml import read_yaml
 from ecgstudy.weighting import WHOLE_BATCH
 
 
@@ -60,7 +60,7 @@ class Study(Section):
     statistics: StatisticsOptions = StatisticsOptions()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     processes: PositiveInt = 1
-    """Share each pretraining among so many processes, on one GPU each (`ecgstudy.distributed`)."""
+    """Share each pretraining among so many processes, on one GPU each (`ecgstudy.running.distributed`)."""
     resources: ResourceOptions = ResourceOptions()
     showcase: str | None = None
     """Arm whose first seed is shown in the report's pages 02 and 03; None: the last arm."""

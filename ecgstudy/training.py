@@ -17,13 +17,13 @@ from ecgstudy.checkpoints import (
     save_encoder,
     save_progress,
 )
-from ecgstudy.distributed import is_first, parallel, processes
 from ecgstudy.encoders import count_parameters
 from ecgstudy.errors import StudyError
 from ecgstudy.factors import get_arm
-from ecgstudy.launch import pretrain_in_processes
 from ecgstudy.objective import Data, Log, State, arm_loss, follow, prepared
 from ecgstudy.records import EcgRecords
+from ecgstudy.running.distributed import is_first, parallel, processes
+from ecgstudy.running.launch import pretrain_in_processes
 from ecgstudy.study import Run, TrainingOptions
 
 SCHEDULE_STEPS = 20
@@ -38,7 +38,7 @@ def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
 
     Writes ``encoder.safetensors``, ``encoder.json`` and ``history.jsonl`` to `folder`, and a
     checkpoint after every epoch, from which a further call continues exactly. A study that asks for several
-    `processes` gets them here (`ecgstudy.launch`); each of them calls this function, and the first writes.
+    `processes` gets them here (`ecgstudy.running.launch`); each calls this function, and the first writes.
 
     Parameters
     ----------
@@ -63,7 +63,9 @@ def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
     if (finished := _finished(run, Path(folder))) is not None:
         return finished
     if get_arm(run.arm).features:
-        from ecgstudy.blackbox import store_features  # scikit-learn and wavelets, seconds that few runs need
+        from ecgstudy.evaluation.blackbox import (
+            store_features,  # scikit-learn and wavelets, seconds that few runs need
+        )
 
         store_features(run, records, Path(folder), _asked(run, Path(folder)))
         return []

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import grid_sample
 
-from ecgstudy.distributed import drawn
+from ecgstudy.running.distributed import drawn
 from ecgstudy.study import ViewOptions
 
 STRENGTHS = (

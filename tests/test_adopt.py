@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
-from ecgstudy import adopt as ad
-from ecgstudy import workflow
 from ecgstudy.errors import StudyError
-from ecgstudy.provenance import is_done, settings
 from ecgstudy.robustness import evaluate
+from ecgstudy.running import adopt as ad
+from ecgstudy.running import workflow
+from ecgstudy.running.provenance import is_done, settings
 from ecgstudy.study import ROOT, Paths, load_study
 from ecgstudy.training import pretrain
 

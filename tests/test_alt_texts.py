@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecgstudy import alt_texts
+from ecgstudy.plots import alt_texts
 
 HEADLINE = {"one": 0.02, "two": 0.05}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecgstudy import answer
+from ecgstudy.pages import answer
 
 
 def contrast(adaptive="rocl-ip", delta=0.03, p=0.01, dataset="mitdb", **other):

@@ -3,8 +3,8 @@
 import subprocess
 import sys
 
+from ecgstudy.running.workflow import prepared_records
 from ecgstudy.study import ROOT, Paths, load_study
-from ecgstudy.workflow import prepared_records
 
 SCRIPT = """
 import sys

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from ecgstudy.claims import CLAIMS, COLUMNS, claimed_pairs, judge
+from ecgstudy.analysis.claims import CLAIMS, COLUMNS, claimed_pairs, judge
 
 
 def contrast(adaptive, standard, delta, measure="robust", se=0.001, dataset="mitdb", protocol="slf", **more):

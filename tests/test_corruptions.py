@@ -15,14 +15,22 @@ from test_tables import attacked, make_study, sample
 from torch import Generator
 from toy import toy_records, toy_run
 
-from ecgstudy import tables
-from ecgstudy.attacked import attacked_sample
+from ecgstudy.analysis import tables
 from ecgstudy.attacks.problem import Victim
 from ecgstudy.checkpoints import load_classifier
-from ecgstudy.corruptions import CORRUPTIONS, RMS_MV, SEVERITIES, SNR_DB, Recording, skipped, why_not
 from ecgstudy.errors import StudyError
+from ecgstudy.evaluation.attacked import attacked_sample
+from ecgstudy.evaluation.corruptions import (
+    CORRUPTIONS,
+    RMS_MV,
+    SEVERITIES,
+    SNR_DB,
+    Recording,
+    skipped,
+    why_not,
+)
+from ecgstudy.evaluation.scores import read_scores
 from ecgstudy.robustness import evaluate
-from ecgstudy.scores import read_scores
 from ecgstudy.study import AttackOptions, Paths, Study, derived_seed
 from ecgstudy.training import pretrain
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from toy import toy_records, toy_run
 
-from ecgstudy.attacked import attacked_sample
 from ecgstudy.checkpoints import load_classifier, load_encoder
-from ecgstudy.diagnostics import embedding_plane, inspect_batch, most_fragile
+from ecgstudy.evaluation.attacked import attacked_sample
+from ecgstudy.evaluation.diagnostics import embedding_plane, inspect_batch, most_fragile
 from ecgstudy.factors import get_arm
 from ecgstudy.robustness import evaluate
 from ecgstudy.study import AttackOptions, DatasetOptions, ViewOptions

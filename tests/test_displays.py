@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from bs4 import BeautifulSoup
 
-from ecgstudy.displays import readable, readable_claims, verdict_counts
+from ecgstudy.plots.displays import readable, readable_claims, verdict_counts
 
 
 def cells(styler):

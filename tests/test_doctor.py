@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ecgstudy import doctor
+from ecgstudy.running import doctor
 from ecgstudy.study import ROOT
 
 
@@ -67,7 +67,11 @@ def test_the_number_of_faults_decides_the_exit_status(faults, code, monkeypatch,
 def test_it_speaks_without_any_package():
     """As where nothing is installed: an interpreter that sees the standard library alone."""
     ran = subprocess.run(
-        [sys.executable, "-S", "-m", "ecgstudy.doctor"], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-S", "-m", "ecgstudy.running.doctor"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert ran.returncode == 1, ran.stderr
     assert "torch" in ran.stdout

@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 from test_workflow import checkout, run_tiny
 
-from ecgstudy import engine, workflow
 from ecgstudy.errors import StudyError
+from ecgstudy.running import engine, workflow
 from ecgstudy.study import ROOT, Paths, load_study
 
 
@@ -19,7 +19,7 @@ def test_a_study_is_run_by_one_process_at_a_time(tmp_path):
     code = (
         "import pathlib, sys, time\n"
         "from ecgstudy.study import Paths\n"
-        "from ecgstudy.engine import study_lock\n"
+        "from ecgstudy.running.engine import study_lock\n"
         "with study_lock(Paths('tiny', pathlib.Path(sys.argv[1]))): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
@@ -55,7 +55,8 @@ def test_each_profile_starts_the_same_jobs_with_the_resources_of_the_params(prof
     printed = capfd.readouterr().out
     for notebook in ("02_pretrain", "03_evaluate"):
         for arm in study.arms:
-            command = rf"-m ecgstudy.gpus {slots} 1 \S+ -m ecgstudy.notebooks \S+/{notebook}.ipynb \S+ \S+"
+            command = rf"-m ecgstudy.running.gpus {slots} 1 \S+ -m ecgstudy.running.notebooks"
+            command += rf" \S+/{notebook}.ipynb \S+ \S+"
             assert len(re.findall(rf"{command} dataset=builtin arm={arm} seed=0\b", printed)) == 1
     asked = Counter(re.findall(r"resources: .*runtime=(\d+), gpu=(\d), .*mem_mb=(\d+)\b", printed))
     assert asked == {("1440", "1", "8000"): 4, ("240", "0", "8000"): 2}

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from ecgstudy import explore as ex
-from ecgstudy import workflow
 from ecgstudy.errors import StudyError
+from ecgstudy.plots import explore as ex
 from ecgstudy.robustness import evaluate
+from ecgstudy.running import workflow
 from ecgstudy.study import ROOT, Paths, Run, load_study
 from ecgstudy.training import pretrain
 

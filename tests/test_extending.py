@@ -13,16 +13,17 @@ from toy import toy_records, toy_run
 from victims import aurocs, ecgs, linear, seeded
 from wfdb_fixtures import write_folder
 
-from ecgstudy import arms, attacks, backbones, datasets, losses, weighting, workflow
-from ecgstudy.attacked import _check_inside
+from ecgstudy import arms, attacks, backbones, datasets, losses, weighting
 from ecgstudy.attacks.ball import Ball
 from ecgstudy.attacks.problem import Budget
 from ecgstudy.contrast import Rows, weighted_contrastive_loss
 from ecgstudy.encoders import build_encoder, folded
 from ecgstudy.errors import StudyError
+from ecgstudy.evaluation.attacked import _check_inside
 from ecgstudy.factors import factor_table, get_arm
 from ecgstudy.objective import arm_loss, prepared
 from ecgstudy.options import DatasetOptions
+from ecgstudy.running import workflow
 from ecgstudy.study import PLUGIN, ROOT, Paths, load_plugins, load_study
 from ecgstudy.weighting import compose, uniform
 

@@ -22,13 +22,15 @@ from test_resume import truncated
 from toy import toy_records, toy_run
 from wfdb_fixtures import write_mitdb, write_ptbxl
 
-from ecgstudy import engine, gpus, plotting, tables, workflow
+from ecgstudy.analysis import tables
 from ecgstudy.checkpoints import load_encoder, load_tensors, save_tensors
 from ecgstudy.datasets import download
 from ecgstudy.errors import StudyError
 from ecgstudy.files import sha256, write_json
-from ecgstudy.notebooks import execute
+from ecgstudy.plots import plotting
 from ecgstudy.records import save_records
+from ecgstudy.running import engine, gpus, workflow
+from ecgstudy.running.notebooks import execute
 from ecgstudy.study import Paths, Study, load_study
 from ecgstudy.training import pretrain
 

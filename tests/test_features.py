@@ -13,7 +13,7 @@ from ecgstudy.attacks.objectives import auroc_targets, signed_scores
 from ecgstudy.attacks.problem import Budget, Problem
 from ecgstudy.attacks.square import square
 from ecgstudy.errors import StudyError
-from ecgstudy.features import MODELS, FeatureVictim, extract, fit_features_model
+from ecgstudy.evaluation.features import MODELS, FeatureVictim, extract, fit_features_model
 
 FS = 250
 

@@ -9,11 +9,12 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from ecgstudy import comparisons, ecg_paper, figures
+from ecgstudy import figures
 from ecgstudy.arms import ARMS
-from ecgstudy.ecg_paper import _magnification
 from ecgstudy.errors import StudyError
-from ecgstudy.plotting import STAMP, _spread, arm_colour
+from ecgstudy.plots import comparisons, ecg_paper
+from ecgstudy.plots.ecg_paper import _magnification
+from ecgstudy.plots.plotting import STAMP, _spread, arm_colour
 from ecgstudy.records import EcgRecords
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")

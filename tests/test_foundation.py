@@ -8,13 +8,13 @@ import torch
 from networks import noise
 from scipy import signal
 
-from ecgstudy.corruptions import DEFINITIONS
 from ecgstudy.errors import StudyError
+from ecgstudy.evaluation.corruptions import DEFINITIONS
 from ecgstudy.foundation import Input, net1d, signals
 from ecgstudy.foundation.hubert import hubert_ecg
 from ecgstudy.foundation.net1d import LEADS, clef, ecgfounder
-from ecgstudy.pretrained import own_name
-from ecgstudy.weights import fit_weights
+from ecgstudy.foundation.pretrained import own_name
+from ecgstudy.foundation.weights import fit_weights
 
 needs_transformers = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None, reason="needs the optional package transformers"

@@ -9,13 +9,13 @@ import torch
 from sklearn.metrics import silhouette_score
 from toy import toy_records, toy_run
 
-from ecgstudy import geometry as gm
+from ecgstudy.analysis.tables import cost, perturbations
 from ecgstudy.checkpoints import load_encoder
-from ecgstudy.geometry import geometry
+from ecgstudy.evaluation import geometry as gm
+from ecgstudy.evaluation.geometry import geometry
+from ecgstudy.evaluation.scores import Scores
 from ecgstudy.robustness import evaluate
-from ecgstudy.scores import Scores
 from ecgstudy.study import AttackOptions
-from ecgstudy.tables import cost, perturbations
 from ecgstudy.training import pretrain
 
 

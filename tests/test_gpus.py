@@ -10,8 +10,8 @@ from itertools import accumulate
 
 import pytest
 
-from ecgstudy import gpus
 from ecgstudy.errors import StudyError
+from ecgstudy.running import gpus
 
 WRITER = """
 import os, sys, time
@@ -32,7 +32,7 @@ def job(tmp_path):
         call = [
             sys.executable,
             "-m",
-            "ecgstudy.gpus",
+            "ecgstudy.running.gpus",
             *options,
             sys.executable,
             "-c",

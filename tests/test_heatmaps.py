@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from ecgstudy import heatmaps, plotting
 from ecgstudy.errors import StudyError
+from ecgstudy.plots import heatmaps, plotting
 
 HEADLINE = {"one": 0.02, "two": 0.05}
 

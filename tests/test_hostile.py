@@ -11,8 +11,8 @@ from toy import toy_records
 
 from ecgstudy.errors import StudyError
 from ecgstudy.records import load_records, save_records
+from ecgstudy.running.workflow import plan
 from ecgstudy.study import ROOT, Paths, load_study
-from ecgstudy.workflow import plan
 
 SOURCES = sorted([*(ROOT / "ecgstudy").rglob("*.py"), *(ROOT / "notebooks/scripts").glob("*.py")])
 FORBIDDEN = {

@@ -12,10 +12,10 @@ import pytest
 import torch
 from toy import toy_records, toy_run
 
-from ecgstudy import launch
 from ecgstudy.checkpoints import load_tensors
 from ecgstudy.errors import StudyError
 from ecgstudy.records import load_records, save_records
+from ecgstudy.running import launch
 from ecgstudy.training import pretrain
 
 RECORDS = toy_records()

@@ -6,9 +6,9 @@ import torch
 from toy import toy_records, toy_run
 from victims import fitted
 
-from ecgstudy.attacked import Attacker, Sample, StepCounter
 from ecgstudy.attacks import ATTACKS, get_attack, split_leads
 from ecgstudy.errors import StudyError
+from ecgstudy.evaluation.attacked import Attacker, Sample, StepCounter
 from ecgstudy.study import AttackOptions, Study
 
 

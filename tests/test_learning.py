@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from ecgstudy import statistics
-from ecgstudy.attacked import in_batches
-from ecgstudy.blackbox import features_victim
 from ecgstudy.checkpoints import load_encoder
 from ecgstudy.datasets import prepare
+from ecgstudy.evaluation.attacked import in_batches
+from ecgstudy.evaluation.blackbox import features_victim
 from ecgstudy.factors import arm_names, get_arm
 from ecgstudy.robustness import linear_probe
 from ecgstudy.study import ROOT, Run, load_study

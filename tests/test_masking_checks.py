@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Generator, nn
 
-from ecgstudy.attacked import Attacker, Sample, StepCounter
 from ecgstudy.attacks.problem import Victim
-from ecgstudy.masking import masking_checks, zero_gradients
+from ecgstudy.evaluation.attacked import Attacker, Sample, StepCounter
+from ecgstudy.evaluation.masking import masking_checks, zero_gradients
 from ecgstudy.study import ENSEMBLE, AttackOptions
 
 OPTIONS = AttackOptions(

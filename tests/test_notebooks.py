@@ -11,9 +11,9 @@ import papermill
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
-from ecgstudy import notebooks
 from ecgstudy.errors import StudyError
-from ecgstudy.notebooks import execute
+from ecgstudy.running import notebooks
+from ecgstudy.running.notebooks import execute
 from ecgstudy.study import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -11,12 +11,12 @@ from pyautoattack import AutoAttack
 from torch import Generator, nn
 from torch.nn.functional import cross_entropy
 
-from ecgstudy.attacked import macro_auroc
 from ecgstudy.attacks import get_attack, scores_problem
 from ecgstudy.attacks.ball import ascend
 from ecgstudy.attacks.ensemble import combine
 from ecgstudy.attacks.gradient import pgd
 from ecgstudy.attacks.problem import Budget, Victim
+from ecgstudy.evaluation.attacked import macro_auroc
 
 with warnings.catch_warnings():  # foolbox imports a name that scipy is about to drop
     warnings.filterwarnings("ignore", "Please import `gaussian_filter`", DeprecationWarning)

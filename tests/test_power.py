@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ecgstudy import power as pw
 from ecgstudy import statistics as st
+from ecgstudy.analysis import power as pw
 from ecgstudy.errors import StudyError
 from ecgstudy.study import Paths, Study
 

@@ -13,15 +13,15 @@ from test_study import GOOD
 from torch import Generator, nn
 from toy import toy_records, toy_run
 
-from ecgstudy import workflow
 from ecgstudy.attacks import get_attack
 from ecgstudy.attacks.problem import Budget, Victim
 from ecgstudy.checkpoints import load_encoder, save_encoder
 from ecgstudy.encoders import build_encoder
 from ecgstudy.errors import StudyError
 from ecgstudy.finetune import fine_tuned
+from ecgstudy.foundation.pretrained import Adapted, SwitchedNorm, switched
 from ecgstudy.options import EncoderOptions
-from ecgstudy.pretrained import Adapted, SwitchedNorm, switched
+from ecgstudy.running import workflow
 from ecgstudy.study import PLUGIN, ROOT, Paths, Run, Study, load_plugins, load_study
 from ecgstudy.supervised import Classifier
 from ecgstudy.training import pretrain
@@ -174,7 +174,7 @@ def test_the_arm_random_keeps_the_released_encoder_and_it_loads_where_its_file_i
 ):
     run, folder = run_of("random", released), tmp_path / "random" / "seed0"
     assert pretrain(run, toy_records(), folder) == []
-    monkeypatch.setattr("ecgstudy.pretrained.released_weights", None)  # not asked for
+    monkeypatch.setattr("ecgstudy.foundation.pretrained.released_weights", None)  # not asked for
     stored, _, form = load_encoder(folder)
     assert form["encoder"]["options"]["sha256"] == released["sha256"]
     original = torch.load(released["weights"], weights_only=True)
@@ -236,7 +236,9 @@ def test_other_weights_and_other_code_are_another_run():
     stamps = [stamp(SECTION), stamp(SECTION | {"sha256": "1" * 64}), stamp({"factory": CLEF})]
     assert len(set(stamps)) == 3
     code = workflow.pretrain_step(next(study().runs()), Paths("small")).code
-    assert {"ecgstudy.pretrained", "ecgstudy.foundation.net1d"} <= {getattr(c, "__name__", "") for c in code}
+    assert {"ecgstudy.foundation.pretrained", "ecgstudy.foundation.net1d"} <= {
+        getattr(c, "__name__", "") for c in code
+    }
 
 
 def test_leads_and_rate_of_the_data_must_be_known_and_the_same():

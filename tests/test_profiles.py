@@ -8,7 +8,7 @@ import torch
 from toy import toy_records
 
 from ecgstudy.datasets.builtin import load
-from ecgstudy.profiles import PARTS, Profiler, parts_of_beats, profile, r_peaks, with_r_peaks
+from ecgstudy.evaluation.profiles import PARTS, Profiler, parts_of_beats, profile, r_peaks, with_r_peaks
 from ecgstudy.records import load_records, save_records
 
 FS, LEADS = 100.0, ("I", "II")

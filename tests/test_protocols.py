@@ -13,18 +13,19 @@ import torch
 import yaml
 from toy import toy_records, toy_run
 
-from ecgstudy import robustness, workflow
+from ecgstudy import robustness
+from ecgstudy.analysis.claims import judge
+from ecgstudy.analysis.tables import contrasts, robust_auroc
 from ecgstudy.checkpoints import load_classifier
-from ecgstudy.claims import judge
 from ecgstudy.datasets import prepare
 from ecgstudy.datasets.common_form import reduced
 from ecgstudy.errors import StudyError
+from ecgstudy.evaluation.scores import read_scores
 from ecgstudy.options import AttackOptions, DatasetOptions
 from ecgstudy.records import load_records, save_records
 from ecgstudy.robustness import evaluate
-from ecgstudy.scores import read_scores
+from ecgstudy.running import workflow
 from ecgstudy.study import Paths, Run, Study
-from ecgstudy.tables import contrasts, robust_auroc
 from ecgstudy.training import pretrain
 
 
@@ -330,7 +331,7 @@ def test_every_protocol_goes_through_the_whole_workflow(tmp_path):
     content["protocols"] = ["slf", "alf", "aff", "slf@other"]
     content |= {name: {"epochs": 1, "attack_steps": 1} for name in ("alf", "aff")}
     path.write_text(yaml.safe_dump(content))
-    call = [sys.executable, "-m", "ecgstudy.workflow", "study", "params/tiny.yaml"]
+    call = [sys.executable, "-m", "ecgstudy.running.workflow", "study", "params/tiny.yaml"]
     env = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     env["ECGSTUDY_PLUGINS"] = str(folder / "other.py")
     done = subprocess.run(call, cwd=folder, env=env, capture_output=True, text=True)

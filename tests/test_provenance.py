@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from ecgstudy.provenance import PACKAGES, environment, git_commit, plain_source, stamp
+from ecgstudy.running.provenance import PACKAGES, environment, git_commit, plain_source, stamp
 
 CODE = '''"""Module."""
 

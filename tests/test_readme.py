@@ -10,8 +10,8 @@ import yaml
 
 from ecgstudy.attacks import ATTACKS
 from ecgstudy.backbones import ENCODERS
-from ecgstudy.corruptions import CORRUPTIONS
 from ecgstudy.encoders import build_encoder, count_parameters
+from ecgstudy.evaluation.corruptions import CORRUPTIONS
 from ecgstudy.factors import arm_names, described, get_arm
 from ecgstudy.options import ResourceOptions
 from ecgstudy.study import ROOT

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from nbformat import v4
 
 from ecgstudy.errors import StudyError
-from ecgstudy.index import forest, write_index
-from ecgstudy.plotting import save_figure
+from ecgstudy.pages.index import forest, write_index
+from ecgstudy.plots.plotting import save_figure
 from ecgstudy.report import BANNER, check_self_contained, render_notebook, write_methods
 from ecgstudy.study import ROOT, Paths, Study
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecgstudy.risk import clinical_risk
+from ecgstudy.datasets.risk import clinical_risk
 
 
 def risk_of(ages, sexes, training=None):

@@ -15,7 +15,10 @@ from torch import Generator
 from toy import toy_records, toy_run
 
 from ecgstudy import robustness
-from ecgstudy.attacked import (
+from ecgstudy.attacks import get_attack
+from ecgstudy.attacks.problem import Budget, Victim
+from ecgstudy.checkpoints import load_classifier, load_encoder
+from ecgstudy.evaluation.attacked import (
     attacked_sample,
     in_batches,
     label_scores,
@@ -23,9 +26,6 @@ from ecgstudy.attacked import (
     spread,
     worst_scores,
 )
-from ecgstudy.attacks import get_attack
-from ecgstudy.attacks.problem import Budget, Victim
-from ecgstudy.checkpoints import load_classifier, load_encoder
 from ecgstudy.robustness import evaluate, frozen_victim, validation_curve
 from ecgstudy.study import AttackOptions
 from ecgstudy.training import pretrain

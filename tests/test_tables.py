@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from ecgstudy import tables as tb
+from ecgstudy.analysis import tables as tb
 from ecgstudy.errors import StudyError
-from ecgstudy.scores import read_scores
+from ecgstudy.evaluation.scores import read_scores
 from ecgstudy.statistics import holm
 from ecgstudy.study import Paths, Study
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as some
 from toy import toy_records
 from victims import curved, ecgs, linear, seeded
 
-from ecgstudy.attacked import macro_auroc
 from ecgstudy.attacks import get_attack, scores_problem
 from ecgstudy.attacks.one_for_all import universal
 from ecgstudy.attacks.problem import Budget, Problem, Victim
 from ecgstudy.errors import StudyError
+from ecgstudy.evaluation.attacked import macro_auroc
 
 
 def mean_value(problem, delta):

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from test_download import site  # noqa: F401 (a fixture)
 from torch import nn
 
-from ecgstudy import weights as module
 from ecgstudy.errors import StudyError
-from ecgstudy.weights import fit_weights, released_weights
+from ecgstudy.foundation import weights as module
+from ecgstudy.foundation.weights import fit_weights, released_weights
 
 STATE = {"a.weight": noise(3, 4), "a.bias": noise(3)}
 

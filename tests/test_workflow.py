@@ -10,11 +10,12 @@ import time
 import pandas as pd
 import pytest
 
-from ecgstudy import weighting, workflow
+from ecgstudy import weighting
+from ecgstudy.analysis.tables import COLUMNS
 from ecgstudy.factors import CONTROLS, SINGLE_STEP, arm_names
 from ecgstudy.files import write_json
+from ecgstudy.running import workflow
 from ecgstudy.study import ROOT, Paths, Run, load_study
-from ecgstudy.tables import COLUMNS
 from ecgstudy.weighting import SCHEMES
 
 
@@ -149,7 +150,15 @@ TABLES = ("robust_auroc", "per_class", "contrasts", "masking_checks")
 
 def run_tiny(folder, *, study="tiny", profile="local", kill_after: str | None = None, **variables) -> int:
     """Run a study of the checkout at `folder`; kill its processes once a file appears."""
-    call = [sys.executable, "-m", "ecgstudy.workflow", "study", f"params/{study}.yaml", "--profile", profile]
+    call = [
+        sys.executable,
+        "-m",
+        "ecgstudy.running.workflow",
+        "study",
+        f"params/{study}.yaml",
+        "--profile",
+        profile,
+    ]
     env = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", **variables}
     with open(folder / "log.txt", "a") as log:
         process = subprocess.Popen(call, cwd=folder, env=env, start_new_session=True, stdout=log, stderr=log)

@@ -5,8 +5,8 @@ from torch import Generator, nn
 from toy import toy_records
 
 from ecgstudy import attacks
-from ecgstudy.attacked import macro_auroc
 from ecgstudy.attacks.problem import Budget, Victim
+from ecgstudy.evaluation.attacked import macro_auroc
 
 
 def seeded(seed=0):

@@ -1,4 +1,4 @@
-"""Released ECG networks: what each takes, and the form in which `ecgstudy.pretrained` wraps it."""
+"""Released ECG networks: what each takes, and the form in which `ecgstudy.foundation.pretrained` wraps it."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -10,8 +10,8 @@ from scipy.signal import firwin
 from torch import Tensor
 from torch.nn import functional
 
-from ecgstudy.corruptions import Recording
 from ecgstudy.errors import StudyError
+from ecgstudy.evaluation.corruptions import Recording
 from ecgstudy.foundation import Input
 
 NOTCH_QUALITY = 30.0

@@ -29,10 +29,11 @@ dataset = "builtin"
 import pandas as pd
 from IPython.display import display
 
-from ecgstudy import alt_texts, ecg_paper, figures
+from ecgstudy import figures
+from ecgstudy.plots import alt_texts, ecg_paper
 from ecgstudy.records import count_classes
+from ecgstudy.running.workflow import prepared_records
 from ecgstudy.study import Paths, load_study
-from ecgstudy.workflow import prepared_records
 
 plan = load_study(study)
 paths = Paths(plan.study)

@@ -29,11 +29,13 @@ seed = 0
 import pandas as pd
 from IPython.display import display
 
-from ecgstudy import alt_texts, diagnostics, figures
+from ecgstudy import figures
+from ecgstudy.evaluation import diagnostics
 from ecgstudy.factors import described, get_arm
+from ecgstudy.plots import alt_texts
+from ecgstudy.running.workflow import prepared_records
 from ecgstudy.study import Paths, Run, load_study
 from ecgstudy.training import pretrain
-from ecgstudy.workflow import prepared_records
 
 plan = load_study(study)
 paths, run = Paths(plan.study), Run(plan, dataset, arm, seed)

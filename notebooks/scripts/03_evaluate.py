@@ -37,13 +37,16 @@ import json
 import pandas as pd
 from IPython.display import display
 
-from ecgstudy import alt_texts, diagnostics, ecg_paper, figures, scores, tables
-from ecgstudy.displays import readable
+from ecgstudy import figures
+from ecgstudy.analysis import tables
+from ecgstudy.evaluation import diagnostics, scores
 from ecgstudy.factors import get_arm
-from ecgstudy.plotting import at_headline, corrupted
+from ecgstudy.plots import alt_texts, ecg_paper
+from ecgstudy.plots.displays import readable
+from ecgstudy.plots.plotting import at_headline, corrupted
 from ecgstudy.robustness import evaluate
+from ecgstudy.running.workflow import prepared_records
 from ecgstudy.study import ENSEMBLE, Paths, Run, load_study
-from ecgstudy.workflow import prepared_records
 
 # %%
 plan = load_study(study)

@@ -27,12 +27,13 @@ study = "params/quick.yaml"
 # %%
 from IPython.display import display
 
-from ecgstudy import alt_texts, comparisons, figures, heatmaps, plotting
+from ecgstudy import figures
+from ecgstudy.analysis.tables import write_tables
 from ecgstudy.datasets import is_synthetic
-from ecgstudy.displays import readable, readable_claims, verdict_counts
 from ecgstudy.factors import bases, factor_table
+from ecgstudy.plots import alt_texts, comparisons, heatmaps, plotting
+from ecgstudy.plots.displays import readable, readable_claims, verdict_counts
 from ecgstudy.study import ENSEMBLE, Paths, load_study
-from ecgstudy.tables import write_tables
 
 plan = load_study(study)
 paths, attack, protocol = Paths(plan.study), ENSEMBLE, plan.protocols[0]

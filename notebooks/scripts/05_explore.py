@@ -32,7 +32,7 @@ epsilon_mv = 0.05
 from IPython.display import display
 
 from ecgstudy import figures
-from ecgstudy.explore import Explorer, controls, effective_negatives
+from ecgstudy.plots.explore import Explorer, controls, effective_negatives
 from ecgstudy.study import Paths, Run, load_study
 
 plan = load_study(study)

@@ -1,7 +1,7 @@
 """Several studies as one: the primary family adjusted over all of them, and the claims judged on all.
 
-``python -m ecgstudy.across pilot params/mitdb.yaml params/ptbxl.yaml`` reads the tables of both and writes
-``outputs/pilot``: the tables ``contrasts.csv`` and ``claims.csv``, the forest plot and ``report/index.html``.
+``python -m ecgstudy.analysis.across pilot params/mitdb.yaml params/ptbxl.yaml`` reads the tables of both and
+writes ``outputs/pilot``: the tables ``contrasts.csv`` and ``claims.csv``, the forest plot, ``report/index.html``.
 """
 
 import sys
@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from ecgstudy import alt_texts
-from ecgstudy.claims import judge
-from ecgstudy.comparisons import contrast_forest
+from ecgstudy.analysis.claims import judge
+from ecgstudy.analysis.tables import write_csv
 from ecgstudy.datasets import is_synthetic
 from ecgstudy.errors import StudyError
-from ecgstudy.index import write_joint_index
-from ecgstudy.plotting import is_true, save_figure
+from ecgstudy.pages.index import write_joint_index
+from ecgstudy.plots import alt_texts
+from ecgstudy.plots.comparisons import contrast_forest
+from ecgstudy.plots.plotting import is_true, save_figure
 from ecgstudy.statistics import holm
 from ecgstudy.study import Paths, Study, load_study
-from ecgstudy.tables import write_csv
 
 PLACE = ["dataset", "protocol"]
 CONTEXT = ("robust_auroc", "masking_checks", "per_class", "headline_check")

@@ -7,8 +7,8 @@ import numpy as np
 
 from ecgstudy import statistics as st
 from ecgstudy.errors import StudyError
+from ecgstudy.evaluation.scores import Sample, Scores, ScoreSet
 from ecgstudy.options import target
-from ecgstudy.scores import Sample, Scores, ScoreSet
 
 PRIMARY = {arm: "rocl" for arm in ("rocl-ip", "rocl-hn", "rocl-ip-hn", "rocl-clef")}
 """The pre-specified comparisons (adaptive → standard); all others are exploratory."""

@@ -21,7 +21,7 @@ from traitlets.config import Config
 
 from ecgstudy.errors import StudyError
 from ecgstudy.files import ROOT, unwritable, write_json
-from ecgstudy.provenance import environment, read_json, settings
+from ecgstudy.running.provenance import environment, read_json, settings
 
 REMEDIES = {
     "OutOfMemoryError": "; lower training.batch_size or evaluation.batch_size, or run fewer jobs a GPU"
@@ -79,7 +79,9 @@ def _papermill(notebook: Path, log: Path, parameters: dict) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line: ``NOTEBOOK EXECUTED KEY=VALUE …``; whole numbers become int."""
-    parser = argparse.ArgumentParser(prog="python -m ecgstudy.notebooks", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m ecgstudy.running.notebooks", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("notebook", type=Path)
     parser.add_argument("executed", type=Path)
     parser.add_argument("parameters", nargs="*", metavar="KEY=VALUE")

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 INSTALL = "rm -rf .venv && make test"
 RECORDS = {"mitdb": ("*.hea", 48), "ptbxl": ("records100/*/*.hea", 21_799)}
 """Data set → where its headers are, and how many the complete one has."""
@@ -66,7 +66,7 @@ def _device() -> Iterator[Finding]:
         return
     import torch
 
-    from ecgstudy.devices import pick_device, pick_precision
+    from ecgstudy.running.devices import pick_device, pick_precision
 
     device = pick_device("auto")
     precision = pick_precision("auto", device)

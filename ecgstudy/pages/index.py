@@ -11,11 +11,11 @@ import pandas as pd
 from markupsafe import Markup
 from PIL import Image
 
-from ecgstudy.alt_texts import interval, signed
-from ecgstudy.answer import caveats, comparisons, data_name, listed, many, short_claims, verdict
-from ecgstudy.displays import SIGNS, intervals
 from ecgstudy.options import target
-from ecgstudy.plotting import at_headline, daggered, known_arm
+from ecgstudy.pages.answer import caveats, comparisons, data_name, listed, many, short_claims, verdict
+from ecgstudy.plots.alt_texts import interval, signed
+from ecgstudy.plots.displays import SIGNS, intervals
+from ecgstudy.plots.plotting import at_headline, daggered, known_arm
 from ecgstudy.report import embedded_figure, read_provenance, write_methods, write_page
 from ecgstudy.study import ENSEMBLE, Paths, Study
 
@@ -105,7 +105,7 @@ def write_joint_index(
     paths
         Of the whole; ``tables/`` and ``figures/`` are there already.
     tables
-        As `ecgstudy.across.across` joins them.
+        As `ecgstudy.analysis.across.across` joins them.
     """
     headline = {d: o.headline_epsilon_mv for study in studies for d, o in study.datasets.items()}
     reports = [(Paths(study.study, paths.root).report / "index.html", study) for study in studies]
@@ -171,7 +171,7 @@ def first_screen(
 
 
 def forest(rows: list[dict]) -> dict[str, object]:
-    """`ecgstudy.answer.comparisons` as rows of text, with places from 0 to 100 on a common axis."""
+    """`ecgstudy.pages.answer.comparisons` as rows of text, with places from 0 to 100 on a common axis."""
     if not rows:
         return {}
     ends = [row[key] for row in rows for key in ("delta", "ci_low", "ci_high")]

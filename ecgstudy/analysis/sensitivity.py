@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 
 from ecgstudy import statistics as st
-from ecgstudy.groups import (
+from ecgstudy.analysis.groups import (
     AGES,
     PRIMARY,
     Group,
@@ -19,7 +19,7 @@ from ecgstudy.groups import (
     one_sample,
     place,
 )
-from ecgstudy.scores import Sample, Scores, ScoreSet
+from ecgstudy.evaluation.scores import Sample, Scores, ScoreSet
 
 Alternatives = Iterator[tuple[str, str, Group]]
 """(name of the choice, a note, the score sets it leaves)."""

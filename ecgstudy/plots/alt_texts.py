@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 
-from ecgstudy.plotting import at_headline, corrupted, daggered
+from ecgstudy.plots.plotting import at_headline, corrupted, daggered
 
 WHERE = ["dataset", "protocol", "attack", "epsilon_mv"]
 

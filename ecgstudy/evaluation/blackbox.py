@@ -5,12 +5,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from ecgstudy.attacked import Attacker, Sample, StepCounter
 from ecgstudy.attacks.problem import Victim
 from ecgstudy.checkpoints import load_tensors, save_result
-from ecgstudy.corruptions import Recording
+from ecgstudy.evaluation.attacked import Attacker, Sample, StepCounter
+from ecgstudy.evaluation.corruptions import Recording
+from ecgstudy.evaluation.features import FeatureVictim, extract, fit_features_model
 from ecgstudy.factors import get_arm
-from ecgstudy.features import FeatureVictim, extract, fit_features_model
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import Run, derived_seed
 

@@ -19,8 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ecgstudy.backbones import DualBatchNorm, encoder
 from ecgstudy.errors import StudyError
 from ecgstudy.foundation import Released, signals
+from ecgstudy.foundation.weights import fit_weights, released_weights
 from ecgstudy.options import PLUGIN
-from ecgstudy.weights import fit_weights, released_weights
 
 OWN = ("factory", "weights", "sha256")
 """Keys of a pretrained encoder in a params file, beside its `options`."""

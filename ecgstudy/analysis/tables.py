@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 
 from ecgstudy import statistics as st
-from ecgstudy.claims import claimed_pairs, judge
-from ecgstudy.effects import effect_weights, pull_and_push
-from ecgstudy.files import whole_file
-from ecgstudy.groups import (
+from ecgstudy.analysis.claims import claimed_pairs, judge
+from ecgstudy.analysis.effects import effect_weights, pull_and_push
+from ecgstudy.analysis.groups import (
     AGES,
     PRIMARY,
     WHERE,
@@ -22,9 +21,10 @@ from ecgstudy.groups import (
     mean_macro,
     place,
 )
+from ecgstudy.analysis.sensitivity import contrast_sensitivity, sensitivity
+from ecgstudy.evaluation.scores import Scores, ScoreSet, read_scores
+from ecgstudy.files import whole_file
 from ecgstudy.options import target
-from ecgstudy.scores import Scores, ScoreSet, read_scores
-from ecgstudy.sensitivity import contrast_sensitivity, sensitivity
 from ecgstudy.study import ENSEMBLE, Paths, Study
 
 EQUAL_CLEAN = -0.01
@@ -217,7 +217,7 @@ def masking_checks(scores: Scores) -> pd.DataFrame:
 
 
 def perturbations(scores: Scores) -> pd.DataFrame:
-    """What part of an ECG's spectrum, leads and beats each attack uses: `ecgstudy.profiles.profile`."""
+    """What part of an ECG each attack uses, as `ecgstudy.evaluation.profiles.profile` has it."""
     rows = [
         dict(zip(RUN, run, strict=True)) | row | {"masking_ok": e.get("masking_ok")}
         for run, e in scores.evaluations.items()

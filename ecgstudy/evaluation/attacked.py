@@ -17,8 +17,8 @@ from ecgstudy.attacks.ensemble import combine
 from ecgstudy.attacks.gradient import apgd
 from ecgstudy.attacks.objectives import label_targets, signed_scores
 from ecgstudy.attacks.problem import Budget, Problem, Victim
-from ecgstudy.corruptions import Recording, get_corruption, why_not
 from ecgstudy.errors import StudyError
+from ecgstudy.evaluation.corruptions import Recording, get_corruption, why_not
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import AttackOptions, derived_seed
 

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from ecgstudy.arms import Adversary
-from ecgstudy.attacked import (
+from ecgstudy.attacks.problem import Victim
+from ecgstudy.checkpoints import load_classifier, load_encoder
+from ecgstudy.contrast import Pairs, Rows
+from ecgstudy.evaluation.attacked import (
     Attacker,
     Sample,
     StepCounter,
@@ -18,9 +21,6 @@ from ecgstudy.attacked import (
     spread,
     victim_scores,
 )
-from ecgstudy.attacks.problem import Victim
-from ecgstudy.checkpoints import load_classifier, load_encoder
-from ecgstudy.contrast import Pairs, Rows
 from ecgstudy.objective import embedded_batch, evaluating
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import ENSEMBLE, Run

@@ -1,9 +1,10 @@
 """Keep results when the code has changed and they have not: recompute a few, compare, adopt the others.
 
 A change of the code that acts on a result puts it out of date, and so does code that is only faster.
-``python -m ecgstudy.adopt params/NAME.yaml`` recomputes some of the encoders and evaluations that are out of
-date for that reason alone. If all of these come out as they are stored, the others are taken to be up to date
-as well, and ``provenance.json`` of each says so: what was recomputed, at which commit, how far it differed.
+``python -m ecgstudy.running.adopt params/NAME.yaml`` recomputes some of the encoders and evaluations that are
+out of date for that reason alone. If all of these come out as they are stored, the others are taken to be
+up to date as well, and ``provenance.json`` of each says so: what was recomputed, at which commit, how far it
+differed.
 """
 
 import argparse
@@ -18,16 +19,16 @@ import numpy as np
 import torch
 
 from ecgstudy.checkpoints import load_tensors
-from ecgstudy.engine import study_lock
 from ecgstudy.errors import StudyError
+from ecgstudy.evaluation.scores import read_scores
 from ecgstudy.factors import get_arm
 from ecgstudy.files import ROOT, write_json
-from ecgstudy.provenance import git_commit, is_done, read_json, settings
 from ecgstudy.robustness import evaluate
-from ecgstudy.scores import read_scores
+from ecgstudy.running.engine import study_lock
+from ecgstudy.running.provenance import git_commit, is_done, read_json, settings
+from ecgstudy.running.workflow import Step, evaluate_step, plan, prepared_records, pretrain_step
 from ecgstudy.study import Paths, Run, Study, derived_seed, load_study
 from ecgstudy.training import pretrain
-from ecgstudy.workflow import Step, evaluate_step, plan, prepared_records, pretrain_step
 
 FILES = ("encoder.safetensors", "encoder.json", "history.jsonl")
 """A finished encoder."""
@@ -185,7 +186,9 @@ def _take(step: Step, why: dict) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; ``--help`` lists the options."""
-    parser = argparse.ArgumentParser(prog="python -m ecgstudy.adopt", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m ecgstudy.running.adopt", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("params", type=Path)
     parser.add_argument("--checks", type=int, default=2, help="encoders, and evaluations, to recompute")
     parser.add_argument("--tolerance", type=float, default=0.0, help="of a recomputed macro AUROC")

@@ -19,11 +19,11 @@ from threading import Thread
 import numpy as np
 import torch
 
-from ecgstudy.devices import pick_device
-from ecgstudy.distributed import join
 from ecgstudy.errors import StudyError
 from ecgstudy.files import ROOT, write_json
 from ecgstudy.records import EcgRecords, load_records, save_records
+from ecgstudy.running.devices import pick_device
+from ecgstudy.running.distributed import join
 from ecgstudy.study import Run, Study, load_plugins
 
 
@@ -41,7 +41,7 @@ def pretrain_in_processes(run: Run, records: EcgRecords, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as job:
         _hand_over(run, records, folder, Path(job))
         how = ["--standalone", f"--nproc-per-node={run.processes}", "--local-ranks-filter=0"]
-        command = [sys.executable, "-m", "torch.distributed.run", *how, "-m", "ecgstudy.launch", job]
+        command = [sys.executable, "-m", "torch.distributed.run", *how, "-m", "ecgstudy.running.launch", job]
         env = {**os.environ, "OMP_NUM_THREADS": "1"}  # Snakemake sets it to the job's threads: all processes'
         with subprocess.Popen(command, env=env, cwd=ROOT, stdin=subprocess.PIPE) as running:
             failed = running.wait()

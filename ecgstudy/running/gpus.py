@@ -124,7 +124,9 @@ def run(jobs_per_gpu: int, wanted: int, command: list[str], folder: Path) -> Non
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line: ``JOBS_PER_GPU GPUS COMMAND…``."""
-    parser = argparse.ArgumentParser(prog="python -m ecgstudy.gpus", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m ecgstudy.running.gpus", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--slots", type=Path, default=SLOTS, help="folder of the slots")
     parser.add_argument("jobs_per_gpu", type=int)
     parser.add_argument("gpus", type=int)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ecgstudy.alt_texts import interval, signed
-from ecgstudy.plotting import CONTROL_MARKERS, is_true, known_arm
+from ecgstudy.plots.alt_texts import interval, signed
+from ecgstudy.plots.plotting import CONTROL_MARKERS, is_true, known_arm
 from ecgstudy.statistics import MIN_SEEDS
 
 DATA_NAMES = {"mitdb": "MIT-BIH", "ptbxl": "PTB-XL", "builtin": "simulated ECGs"}

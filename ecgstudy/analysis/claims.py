@@ -99,7 +99,7 @@ def judge(contrasts: pd.DataFrame, cost: pd.DataFrame, confidence: float = 0.95)
     Parameters
     ----------
     contrasts, cost
-        Tables of `ecgstudy.tables`.
+        Tables of `ecgstudy.analysis.tables`.
     confidence
         Of a claim's intervals jointly: Bonferroni over its parts and data sets.
 

@@ -6,7 +6,12 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from ecgstudy.attacked import (
+from ecgstudy.attacks import BLACK_BOX, get_attack, split_leads
+from ecgstudy.attacks.ball import Ball
+from ecgstudy.attacks.ensemble import combine
+from ecgstudy.attacks.objectives import auroc_targets, signed_scores
+from ecgstudy.attacks.problem import Victim
+from ecgstudy.evaluation.attacked import (
     Sample,
     budget_of,
     label_scores,
@@ -15,11 +20,6 @@ from ecgstudy.attacked import (
     victim_scores,
     worst_scores,
 )
-from ecgstudy.attacks import BLACK_BOX, get_attack, split_leads
-from ecgstudy.attacks.ball import Ball
-from ecgstudy.attacks.ensemble import combine
-from ecgstudy.attacks.objectives import auroc_targets, signed_scores
-from ecgstudy.attacks.problem import Victim
 from ecgstudy.study import ENSEMBLE, AttackOptions
 
 EXTREME_MV = 1.0

@@ -9,7 +9,7 @@ import torch
 from scipy.signal import periodogram
 from torch import Tensor
 
-from ecgstudy.attacked import spread
+from ecgstudy.evaluation.attacked import spread
 from ecgstudy.records import EcgRecords
 
 BANDS_HZ = {"0–0.5 Hz": 0.0, "0.5–5 Hz": 0.5, "5–15 Hz": 5.0, "15–40 Hz": 15.0, "≥ 40 Hz": 40.0}

@@ -11,22 +11,23 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from torch import Generator, Tensor
 
-from ecgstudy import ecg_paper, figures
+from ecgstudy import figures
 from ecgstudy.arms import Adversary
-from ecgstudy.attacked import Sample, attacked_sample, budget_of, spread
 from ecgstudy.attacks import get_attack, split_leads
 from ecgstudy.attacks.problem import Victim
 from ecgstudy.checkpoints import load_classifier
 from ecgstudy.contrast import Pairs
-from ecgstudy.diagnostics import VIEWS, AttackedEcg
 from ecgstudy.errors import StudyError
+from ecgstudy.evaluation.attacked import Sample, attacked_sample, budget_of, spread
+from ecgstudy.evaluation.diagnostics import VIEWS, AttackedEcg
+from ecgstudy.evaluation.profiles import profile, r_peaks
 from ecgstudy.objective import Data, embedded_batch, evaluating
-from ecgstudy.profiles import profile, r_peaks
+from ecgstudy.plots import ecg_paper
 from ecgstudy.records import EcgRecords
+from ecgstudy.running.workflow import prepared_records
 from ecgstudy.study import Paths, Run, derived_seed
 from ecgstudy.training import load_trained
 from ecgstudy.weighting import compose
-from ecgstudy.workflow import prepared_records
 
 BESIDE = 15
 """Records that are attacked together with the chosen one: margins and universal attacks refer to a sample."""
@@ -90,7 +91,7 @@ class Explorer:
         return AttackedEcg(record, signals[place].numpy(), {attack: delta.numpy()}, scores)
 
     def energy(self, ecg: AttackedEcg) -> pd.DataFrame:
-        """Where the perturbation's energy lies, beside white noise's (`ecgstudy.profiles.profile`)."""
+        """Where the perturbation's energy lies, beside white noise's: `ecgstudy.evaluation.profiles`."""
         (delta,) = ecg.deltas.values()
         centre = (self.records.card.get("window_samples") or [None])[0]
         peaks = r_peaks(ecg.signal[None], self.test.fs, self.test.leads, centre)

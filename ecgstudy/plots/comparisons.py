@@ -9,12 +9,12 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from ecgstudy import plotting as pl
+from ecgstudy.analysis.tables import PRIMARY
 from ecgstudy.arms import Arm
 from ecgstudy.errors import StudyError
 from ecgstudy.options import target
-from ecgstudy.plotting import INK, known_arm, style
-from ecgstudy.tables import PRIMARY
+from ecgstudy.plots import plotting as pl
+from ecgstudy.plots.plotting import INK, known_arm, style
 
 COLUMNS, CROWD = 3, 8
 """Panels side by side, and arms that a panel can hold; more are split, or labelled in part."""
@@ -154,7 +154,7 @@ MEASURES = {
     "class_separation": "silhouette of clean records",
     "identity_confusion": "share of attacked records\nnearest to another patient",
 }
-"""Measures of `ecgstudy.geometry` that are drawn."""
+"""Measures of `ecgstudy.evaluation.geometry` that are drawn."""
 
 
 @style()
@@ -165,7 +165,7 @@ def geometry_figure(
     attack: str = "ensemble",
     protocol: str = "slf",
 ) -> Figure:
-    """The embedding's geometry (`ecgstudy.geometry`) against robust AUROC: a point an arm and seed.
+    """`ecgstudy.evaluation.geometry` of the embeddings against robust AUROC: a point an arm and seed.
 
     ρ is Spearman's rank correlation of the arms' means.
 

@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ecgstudy import plotting as pl
-from ecgstudy.plotting import INK, style
+from ecgstudy.plots import plotting as pl
+from ecgstudy.plots.plotting import INK, style
 from ecgstudy.study import ENSEMBLE
 
 CELL_WIDTH, CELL_HEIGHT = 0.4, 0.25

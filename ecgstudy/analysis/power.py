@@ -1,6 +1,6 @@
 """How many seeds and patients a confirmatory study needs, from the variances that a pilot's scores show.
 
-``python -m ecgstudy.power params/mitdb.yaml params/ptbxl.yaml`` writes ``docs/power.md``.
+``python -m ecgstudy.analysis.power params/mitdb.yaml params/ptbxl.yaml`` writes ``docs/power.md``.
 """
 
 import sys
@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import chi2, nct
 
+from ecgstudy.analysis.groups import PRIMARY, grouped, is_headline, outcomes, paired
 from ecgstudy.errors import StudyError
+from ecgstudy.evaluation.scores import Sample, ScoreSet, read_scores
 from ecgstudy.files import ROOT, write_text
-from ecgstudy.groups import PRIMARY, grouped, is_headline, outcomes, paired
-from ecgstudy.scores import Sample, ScoreSet, read_scores
 from ecgstudy.statistics import HEAVY, MIN_SEEDS, critical_ratio, variance_parts
 from ecgstudy.study import ENSEMBLE, Paths, Study, load_study
 
@@ -270,7 +270,9 @@ def _markdown(header: list[str], rows: Iterable[list[str]]) -> list[str]:
 def main(params: list[str]) -> None:
     """Write ``docs/power.md`` from the scores of these studies."""
     if not params:
-        raise StudyError("name the pilot's params files: python -m ecgstudy.power params/mitdb.yaml …")
+        raise StudyError(
+            "name the pilot's params files: python -m ecgstudy.analysis.power params/mitdb.yaml …"
+        )
     studies = [load_study(name) for name in params]
     pilots = [one for study in studies for one in pilot(study, Paths(study.study))]
     write_text(ROOT / "docs" / "power.md", page(pilots, ", ".join(f"`{name}`" for name in params)))

@@ -18,21 +18,12 @@ from pathlib import Path
 from types import ModuleType
 
 from ecgstudy import (
-    attacked,
     attacks,
     contrast,
-    corruptions,
-    distributed,
     encoders,
-    engine,
     finetune,
-    geometry,
-    gpus,
     losses,
-    masking,
     objective,
-    profiles,
-    risk,
     robustness,
     supervised,
     training,
@@ -53,15 +44,17 @@ from ecgstudy.attacks import (
     targeted,
     unlabelled,
 )
-from ecgstudy.corruptions import get_corruption
-from ecgstudy.datasets import common_form, own, reading
+from ecgstudy.datasets import common_form, own, reading, risk
 from ecgstudy.errors import StudyError
+from ecgstudy.evaluation import attacked, corruptions, geometry, masking, profiles
+from ecgstudy.evaluation.corruptions import get_corruption
 from ecgstudy.factors import get_arm
 from ecgstudy.files import write_json, write_text
+from ecgstudy.foundation.pretrained import encoder_code
 from ecgstudy.options import method
-from ecgstudy.pretrained import encoder_code
-from ecgstudy.provenance import is_done, read_json, stamp
 from ecgstudy.records import EcgRecords, load_records, save_records
+from ecgstudy.running import distributed, engine, gpus
+from ecgstudy.running.provenance import is_done, read_json, stamp
 from ecgstudy.study import PLUGIN, ROOT, Paths, Run, Study, load_study
 
 PRETRAIN_CODE = (
@@ -133,7 +126,7 @@ def prepare_step(study: Study, dataset: str, paths: Paths) -> Step:
 
 
 def _features_code() -> tuple[ModuleType, ...]:
-    from ecgstudy import blackbox, features  # import scikit-learn, which others need not wait for
+    from ecgstudy.evaluation import blackbox, features  # import scikit-learn, which others need not wait for
 
     return features, blackbox
 
@@ -198,21 +191,10 @@ def _parts_of(function: Callable) -> Iterator[Callable]:
 
 def figures_step(study: Study, paths: Paths) -> Step:
     """Tables and figures of the whole study."""
-    from ecgstudy import (
-        alt_texts,
-        claims,
-        comparisons,
-        displays,
-        effects,
-        factors,
-        groups,
-        heatmaps,
-        plotting,
-        scores,
-        sensitivity,
-        statistics,
-        tables,
-    )
+    from ecgstudy import factors, statistics
+    from ecgstudy.analysis import claims, effects, groups, sensitivity, tables
+    from ecgstudy.evaluation import scores
+    from ecgstudy.plots import alt_texts, comparisons, displays, heatmaps, plotting
 
     evaluated = [
         evaluate_step(run, p, paths).content()["stamp"] for run in study.runs() for p in run.protocols
@@ -348,7 +330,9 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line of the study; ``--help`` lists the commands."""
-    parser = argparse.ArgumentParser(prog="python -m ecgstudy.workflow", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m ecgstudy.running.workflow", description=__doc__.splitlines()[0]
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for name in (*COMMANDS, "plan", "headline"):
         command = commands.add_parser(name)

@@ -1,0 +1,1 @@
+"""What runs a study: its steps, engines, devices, logs and the check of the machine."""
