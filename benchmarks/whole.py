@@ -14,7 +14,7 @@ from ecgstudy.files import ROOT
 
 
 def whole(device: torch.device, repeats: int) -> list[Row]:
-    """Seconds of `make study` (``params/quick.yaml``) without its installation, on all cores, cold and done."""
+    """Seconds of `make study` (``params/quick.yaml``) without installing, on all cores, cold and done."""
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "clone"
         subprocess.run(["git", "clone", "--quiet", "--depth=1", f"file://{ROOT}", str(clone)], check=True)

@@ -1,7 +1,7 @@
 """Several studies as one: the primary family adjusted over all of them, and the claims judged on all.
 
 ``python -m ecgstudy.analysis.across pilot params/mitdb.yaml params/ptbxl.yaml`` reads the tables of both and
-writes ``outputs/pilot``: the tables ``contrasts.csv`` and ``claims.csv``, the forest plot, ``report/index.html``.
+writes ``outputs/pilot``: tables ``contrasts.csv`` and ``claims.csv``, forest plot, ``report/index.html``.
 """
 
 import sys
