@@ -175,3 +175,24 @@ def test_what_a_plugin_makes_is_out_of_date_when_it_changes(plugin, tmp_path):
     after = stamps()
     assert before[0] == after[0]
     assert before[1] != after[1]
+
+
+def test_a_figure_of_ones_own_is_drawn_from_stored_scores(tmp_path, monkeypatch):
+    (code,) = [c for c in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "read_scores" in c]
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(Paths, "figures", property(lambda _: tmp_path))
+    exec(code, made := {})
+    assert {file.name for file in tmp_path.iterdir()} == {
+        f"worst_class.{kind}" for kind in ("csv", "png", "svg")
+    }
+    values = pd.read_csv(tmp_path / "worst_class.csv")
+    per_class = pd.read_csv(ROOT / "outputs/mitdb/tables/per_class.csv").query("attack == 'ensemble'")
+    per_class = per_class[(per_class["epsilon_mv"] == 0.02) & (per_class["seed"] != "all")].astype(
+        {"seed": int}
+    )
+    worst = per_class.groupby(["arm", "seed"])["auroc"].min()
+    drawn = values.set_index(["arm", "seed"])["worst class"]
+    pd.testing.assert_series_equal(
+        drawn.sort_index(), worst.sort_index(), check_names=False, check_exact=False
+    )
+    assert len(made["sets"]) == len(drawn) == 42
