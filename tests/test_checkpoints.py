@@ -8,6 +8,7 @@ from safetensors import safe_open
 from torch import nn
 
 from ecgstudy.checkpoints import (
+    halved,
     load_classifier,
     load_encoder,
     load_progress,
@@ -63,6 +64,13 @@ def test_weights_are_stored_in_float16_and_the_rest_in_float32(run_folder):
             assert stored[name].dtype == tensor.dtype, name
             assert torch.equal(stored[name], tensor), name
     assert {t.dtype for t in stored.values()} == {torch.float16, torch.float32, torch.int64}
+
+
+def test_weights_beyond_float16_stay_as_they_are():
+    """A head on standardised features divides by their spread, which may be 1e-6."""
+    state = {"weight": torch.tensor([[70_000.0, 1.0]]), "bias": torch.ones(1)}
+    assert halved(state)["weight"].equal(state["weight"])
+    assert halved(state | {"weight": torch.tensor([[65_000.0, 1.0]])})["weight"].dtype == torch.float16
 
 
 def test_the_encoder_comes_back_as_stored_ready_to_evaluate(run_folder):
