@@ -50,13 +50,11 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
 def halved(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights (2 and more dimensions) as float16; biases, batch-norm statistics and scales stay float32.
 
-    So does a tensor with values beyond float16's 65,504: the head on a feature that is almost always the same.
+    So do tensors with values beyond float16's 65,504, as a head on a feature that is almost always the same.
     """
     most = torch.finfo(torch.float16).max
-    small = {
-        name for name, t in state.items() if t.is_floating_point() and t.ndim > 1 and (t.abs() <= most).all()
-    }
-    return {name: t.half() if name in small else t for name, t in state.items()}
+    weights = {name: t for name, t in state.items() if t.is_floating_point() and t.ndim > 1}
+    return state | {name: t.half() for name, t in weights.items() if (t.abs() <= most).all()}
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:

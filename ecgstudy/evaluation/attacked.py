@@ -139,9 +139,21 @@ class StepCounter:
 
 
 def victim_scores(victim: Victim, signals: Tensor, options: AttackOptions) -> Tensor:
-    """Class scores (records, classes) of `signals`, without gradient, in batches."""
+    """Class scores (records, classes) of `signals`, without gradient, in batches.
+
+    Raises
+    ------
+    StudyError
+        When some are not finite.
+    """
     with torch.no_grad():
-        return torch.cat([victim.scores(part) for part in signals.split(options.batch_size)])
+        scores = torch.cat([victim.scores(part) for part in signals.split(options.batch_size)])
+    if strange := int((~scores.isfinite()).any(1).sum()):
+        raise StudyError(
+            f"the model's scores of {strange} of {len(scores)} ECGs are not finite: its pretraining or its "
+            "head has diverged; use a lower learning rate"
+        )
+    return scores
 
 
 def budget_of(
