@@ -41,6 +41,18 @@ def test_seeds_needed_without_patients_variance_are_those_of_the_paired_t_test()
     assert pw.power(found, 0.02, 15, alpha=0.01) == pytest.approx(of_t_test(15, 0.01))
 
 
+@pytest.mark.parametrize("df", [1.7, 4.0, 60.0, 1e5])
+def test_the_noncentral_t_is_right_and_has_no_holes(df):
+    shifts = np.linspace(0, 60, 301)
+    for critical in (2.0, 4.3, 12.0):
+        ours = np.array([pw.outside(critical, df, shift) for shift in shifts])
+        scipys = stats.nct.sf(critical, df, shifts) + stats.nct.cdf(-critical, df, shifts)
+        known = np.isfinite(scipys)
+        np.testing.assert_allclose(ours[known], scipys[known], atol=2e-5)
+        assert (np.diff(ours) > -1e-12).all()
+        assert ours[-1] > 0.99
+
+
 def test_patients_variance_alone_can_forbid_an_effect_at_any_number_of_seeds():
     found = replace(NONE, patients=0.01**2, df_patients=1000)
     z = stats.norm.ppf(0.975) + stats.norm.ppf(0.8)
