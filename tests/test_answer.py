@@ -88,6 +88,9 @@ def test_without_a_primary_family_adaptive_arms_are_shown_as_exploratory():
     found = answer.comparisons(pd.DataFrame(rows), 0.95)
     assert [row["adaptive"] for row in found] == ["rocl-ip-hn", "from-a-plugin"]
     assert answer.verdict(found, 0.95).label == "Exploratory"
+    transfer = [contrast("rocl-ip-hn", dataset="ptbxl", protocol="slf@mitdb", **plain)]
+    text = answer.verdict(answer.comparisons(pd.DataFrame(transfer), 0.95), 0.95).sentence
+    assert "change of robust AUROC on MIT-BIH: rocl-ip-hn" in text
 
 
 def test_a_study_without_comparisons_says_so():
@@ -129,12 +132,19 @@ def test_failed_masking_checks_name_the_models():
 def test_classes_of_one_patient_and_an_odd_epsilon_are_caveats():
     classes = pd.DataFrame({"dataset": "mitdb", "class": ["F", "F", "N"], "largest_share": [0.93, 0.93, 0.1],
                             "dominated": [True, True, False]})  # fmt: skip
-    check = pd.DataFrame({"dataset": "mitdb", "epsilon_mv": [0.05, 0.1], "auroc_shared": [0.7, 0.6],
+    check = pd.DataFrame({"dataset": "mitdb", "protocol": "slf", "epsilon_mv": [0.05, 0.1],
+                          "auroc_shared": [0.7, 0.6],
                           "chosen": [False, True], "in_params": [True, False]})  # fmt: skip
     found = answer.caveats([], {"per_class": classes, "headline_check": check}, ["mitdb"], False)
     assert found["Rare classes"] == "Most records of these classes come from one patient each: F (93%)."
     assert "the largest is used" in found["Attack budget"]
-    assert "not the one that the rule picks" in found["Attack budget"]
+    assert "On MIT-BIH ε = 0.05 mV is not the 0.1 mV that the rule picks" in found["Attack budget"]
+    both = pd.concat(
+        [check.assign(in_params=check["chosen"]), check.assign(dataset="ptbxl", protocol="slf@mitdb")]
+    )
+    text = answer.caveats([], {"headline_check": both}, ["mitdb"], False)["Attack budget"]
+    assert text.count("rule picks") == 1
+    assert "On MIT-BIH (encoders from PTB-XL) ε = 0.05 mV is not the 0.1 mV" in text
     fine = check.assign(chosen=[True, False], auroc_shared=0.4)
     assert "Attack budget" not in answer.caveats([], {"headline_check": fine}, ["mitdb"], False)
 

@@ -3,6 +3,7 @@
 import re
 import sys
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -182,6 +183,7 @@ def test_a_figure_of_ones_own_is_drawn_from_stored_scores(tmp_path, monkeypatch)
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(Paths, "figures", property(lambda _: tmp_path))
     exec(code, made := {})
+    plt.close("all")
     assert {file.name for file in tmp_path.iterdir()} == {
         f"worst_class.{kind}" for kind in ("csv", "png", "svg")
     }

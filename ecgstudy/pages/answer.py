@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ecgstudy.options import target
 from ecgstudy.plots.alt_texts import interval, signed
 from ecgstudy.plots.plotting import CONTROL_MARKERS, is_true, known_arm
 from ecgstudy.statistics import MIN_SEEDS
@@ -69,7 +70,8 @@ def verdict(rows: list[dict], confidence: float) -> Verdict:
     if not rows:
         text = "This study compares no adaptive weighting with the standard loss that it replaces."
         return Verdict("Not tested", text)
-    where = "on " + listed([data_name(d) for d in dict.fromkeys(row["dataset"] for row in rows)])
+    tested = dict.fromkeys(target(row["dataset"], row.get("protocol", "slf")) for row in rows)
+    where = "on " + listed([data_name(name) for name in tested])
     seeds = int(min(row.get("seeds", 0) for row in rows))
     change = f"change of robust AUROC {where}: {_span(rows, rows)}"
     if all(str(row.get("beyond_seeds")) != "True" for row in rows):
@@ -187,16 +189,29 @@ def _dominated(classes: pd.DataFrame | None) -> str:
 def _budget(check: pd.DataFrame | None) -> str:
     if check is None or check.empty:
         return ""
-    chosen, used = check[is_true(check["chosen"])], check[is_true(check["in_params"])]
-    texts = [
-        f"On {data_name(row['dataset'])} no ε brings the supervised model to chance: the largest is used."
-        for row in chosen[chosen["auroc_shared"] > 0.5].to_dict("records")
-    ]
-    if set(zip(chosen["dataset"], chosen["epsilon_mv"], strict=True)) != set(
-        zip(used["dataset"], used["epsilon_mv"], strict=True)
-    ):
-        texts.append("The ε used is not the one that the rule picks on these validation records.")
+    texts, places = [], ["dataset", "protocol"]
+    chosen, used = (
+        check[is_true(check[key])].set_index(places)["epsilon_mv"] for key in ("chosen", "in_params")
+    )
+    for place, epsilon in used.items():
+        ruled = chosen.get(place, epsilon)
+        aurocs = check.set_index([*places, "epsilon_mv"])["auroc_shared"]
+        if aurocs.get((*place, ruled), 0.0) > 0.5:
+            texts.append(
+                f"On {_data(*place)} no ε brings the supervised model to chance: the largest is used."
+            )
+        if epsilon != ruled:
+            texts.append(
+                f"On {_data(*place)} ε = {epsilon:g} mV is not the {ruled:g} mV that the rule picks on "
+                "these validation records."
+            )
     return " ".join(texts)
+
+
+def _data(dataset: str, protocol: str) -> str:
+    """The data in words; under transfer with those that the encoder comes from."""
+    tested = target(dataset, protocol)
+    return data_name(tested) + f" (encoders from {data_name(dataset)})" * (tested != dataset)
 
 
 def _places(datasets: list[str]) -> str:

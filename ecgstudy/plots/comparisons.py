@@ -7,6 +7,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ecgstudy.analysis.tables import PRIMARY
@@ -77,13 +78,8 @@ def contrast_forest(contrasts: pd.DataFrame) -> Figure:
         panels[0, 0].text(0, 0.5, "this study has no two arms to compare")
         return figure
     parts = list(contrasts.groupby(["dataset", "protocol", "attack", "epsilon_mv"], sort=False))
-    order = contrasts.sort_values("family", ascending=False, kind="stable")
-    pairs = list(dict.fromkeys(order["adaptive"] + " − " + order["standard"]))
-    down, across = -(-len(parts) // 2), min(2, len(parts))
-    figure, panels = pl.new_panels(down, across, 5.6, 1.2 + 0.3 * len(pairs), sharey=True)
-    for axes in panels.flat[len(parts) :]:
-        axes.set_visible(False)
-    for axes, ((dataset, protocol, attack, epsilon), part) in zip(panels.flat, parts, strict=False):
+    figure, panels, names = _forest_panels([part for _, part in parts])
+    for axes, pairs, ((dataset, protocol, attack, epsilon), part) in zip(panels, names, parts, strict=True):
         for row in part.to_dict("records"):
             y, primary = pairs.index(f"{row['adaptive']} − {row['standard']}"), row["family"] == "primary"
             colour = INK if primary else "#8a8a8a"
@@ -98,10 +94,29 @@ def contrast_forest(contrasts: pd.DataFrame) -> Figure:
         axes.set_xlabel("difference in macro robust AUROC\n← second arm better     first arm better →")
         axes.grid(False, axis="y")
         axes.margins(x=0.1)
-    panels.flat[0].set_yticks(range(len(pairs)), pairs)
     note = "◆ primary family (p adjusted by Holm)   ○ exploratory (p unadjusted)"
     pl.note_beneath(figure, note, "† a gradient-masking check fails" * pl.fails_masking(contrasts))
     return figure
+
+
+def _forest_panels(parts: list[pd.DataFrame]) -> tuple[Figure, list[Axes], list[list[str]]]:
+    """A panel a part, with its pairs downwards: two abreast if all have the same, else in one column."""
+    sorted_parts = [part.sort_values("family", ascending=False, kind="stable") for part in parts]
+    names = [list(dict.fromkeys(part["adaptive"] + " − " + part["standard"])) for part in sorted_parts]
+    alike = all(set(each) == set(names[0]) for each in names)
+    heights = [1.2 + 0.3 * len(each) for each in names]
+    if alike:
+        names = [names[0]] * len(parts)
+        figure, panels = pl.new_panels(-(-len(parts) // 2), min(2, len(parts)), 5.6, heights[0], sharey=True)
+        for axes in panels.flat[len(parts) :]:
+            axes.set_visible(False)
+    else:
+        ratios = {"height_ratios": heights}
+        figure, panels = pl.new_panels(len(parts), 1, 5.6, sum(heights) / len(parts), gridspec_kw=ratios)
+    shown = list(panels.flat[: len(parts)])
+    for axes, each in zip(shown[:1] if alike else shown, names, strict=False):
+        axes.set_yticks(range(len(each)), each)
+    return figure, shown, names
 
 
 @style()
