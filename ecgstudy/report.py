@@ -187,6 +187,8 @@ def _shown(output: nbformat.NotebookNode) -> Markup:
         return Markup("<figure>{}</figure>").format(Markup(data["image/svg+xml"]))
     if "text/markdown" in data:
         return Markup('<section class="prose">{}</section>').format(_markdown(data["text/markdown"]))
+    if "application/vnd.jupyter.widget-view+json" in data:  # controls and progress bars need a kernel
+        return Markup("")
     return Markup('<pre class="output">{}</pre>').format(data.get("text/plain", ""))
 
 

@@ -67,6 +67,16 @@ def test_formulas_become_mathml(rendered):
     assert "$" not in rendered.find("section", class_="prose").get_text()
 
 
+def test_progress_bars_and_controls_that_need_a_kernel_are_left_out(tmp_path):
+    view = {
+        "application/vnd.jupyter.widget-view+json": {"model_id": "1"},
+        "text/plain": "0/5 [00:00<?, ?it/s]",
+    }
+    executed = executed_notebook(tmp_path / "03.ipynb", [v4.new_output("display_data", data=view)])
+    render_notebook(executed, tmp_path / "page.html", title="Evaluation", synthetic=True)
+    assert "it/s" not in page(tmp_path / "page.html").get_text()
+
+
 def test_figures_are_embedded_and_described(rendered):
     images = rendered.find_all("img")
     assert [image["alt"] for image in images] == ["An ε curve", "Figure: Robust AUROC"]
