@@ -218,12 +218,13 @@ def _sums(
     """Over a block of anchors: the summed loss and its weight, and numerators and denominators of the log."""
     pull, positives, eligible = weights.pull, weights.pull > 0, weights.eligible
     log_push, count = _scaled_push(weights)
-    log_total = torch.logsumexp(log_push, 1)  # log w
-    log_positives = torch.logsumexp(similarity.masked_fill(~positives, MASKED), 1)
-    log_mean = log_positives - positives.sum(1).clamp(min=1).log()
+    if tau_plus > 0 or denominator in ("all", "mean"):  # each logsumexp costs as much as a tenth of the loss
+        log_positives = torch.logsumexp(similarity.masked_fill(~positives, MASKED), 1)
+        log_mean = log_positives - positives.sum(1).clamp(min=1).log()
     log_negatives = torch.logsumexp(similarity + log_push, 1)
     log_d, on_floor = log_negatives, torch.zeros_like(count, dtype=torch.bool)
     if tau_plus > 0:
+        log_total = torch.logsumexp(log_push, 1)  # log w
         bias, floor = log_total + log_mean, log_total - 1 / temperature
         log_d, on_floor = _debiased(log_negatives, bias, floor, tau_plus)
         log_d, on_floor = torch.where(count > 0, log_d, log_negatives), on_floor & (count > 0)
@@ -231,7 +232,9 @@ def _sums(
         pull = pull * (count > 0)[:, None]
         log_den = log_d[:, None]
     else:
-        positive = {"own": similarity, "all": log_positives[:, None], "mean": log_mean[:, None]}[denominator]
+        positive = similarity
+        if denominator != "own":
+            positive = (log_positives if denominator == "all" else log_mean)[:, None]
         log_den = torch.logaddexp(positive, log_d[:, None])
     logit = similarity if weights.positive is None else weights.positive * similarity
     terms = torch.where(pull > 0, pull * (log_den - logit), 0.0)

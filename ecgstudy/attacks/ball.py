@@ -35,6 +35,22 @@ class Ball:
         delta = self._masked(delta)
         return delta * (self.epsilon_mv / self._rms(delta)).clamp(max=1)
 
+    def stepped(self, delta: Tensor, step: float | Tensor, direction: Tensor) -> Tensor:
+        """The nearest allowed perturbation to `delta` + `step` · `direction`; the step is a number or a record's.
+
+        Signals are large and memory is slow: nothing is written that is not needed.
+        """
+        if isinstance(step, Tensor):
+            return self.project_(torch.addcmul(delta, step, direction))
+        return self.project_(torch.add(delta, direction, alpha=step))
+
+    def project_(self, delta: Tensor) -> Tensor:
+        """`project`, in the memory of `delta` where that is possible."""
+        if self.norm == "linf":
+            delta = delta.clamp_(-self.epsilon_mv, self.epsilon_mv)
+            return delta if self.mask is None else delta.mul_(self.mask)
+        return self.project(delta)
+
     def direction(self, gradient: Tensor) -> Tensor:
         """Steepest ascent along `gradient`, of amplitude 1: its sign, or itself at root mean square 1."""
         if self.norm == "linf":
@@ -104,5 +120,5 @@ def ascend(
         delta = delta.detach()
         if visit is not None:
             visit(delta, values.detach())
-        delta = ball.project(delta + step_mv * ball.direction(gradient))
+        delta = ball.stepped(delta, step_mv, ball.direction(gradient))
     return delta

@@ -94,20 +94,21 @@ def _apgd_once(problem: Problem, rows: slice, start: Tensor, budget: Budget) -> 
     clean, ball = problem.signals[rows], budget.ball.rows(rows, problem.signals)
     here, before, step = start, start, clean.new_full((len(clean), 1, 1), 2 * ball.epsilon_mv)
     values, gradient = _value_and_gradient(problem, rows, clean, here)
-    best, uphill = Best(here, values), gradient  # `uphill`: the gradient at the best δ
+    best, uphill = Best(here, values), gradient.clone()  # `uphill`: the gradient at the best δ
     rises, looked, known = torch.zeros_like(values), 0, values  # since the last checkpoint
     halved = torch.zeros_like(values, dtype=torch.bool)  # there
     for count in range(1, budget.steps + 1):
-        share = MOMENTUM if count > 1 else 1.0
-        ahead = ball.project(torch.addcmul(here, step, ball.direction(gradient)))
-        moved = torch.lerp(here, ahead, share).add_(here - before, alpha=1 - share)
-        before, here = here, ball.project(moved)
+        ahead = ball.stepped(here, step, ball.direction(gradient))
+        if count > 1:
+            last = torch.sub(here, before, out=before)
+            ahead = ball.project_(torch.lerp(here, ahead, MOMENTUM, out=ahead).add_(last, alpha=1 - MOMENTUM))
+        before, here = here, ahead
         if count == budget.steps:
             break
         old, (values, gradient) = values, _value_and_gradient(problem, rows, clean, here)
         rises += values > old
         better = best.visit(slice(None), here, values)
-        uphill = torch.where(better[:, None, None], gradient, uphill)
+        torch.where(better[:, None, None], gradient, uphill, out=uphill)
         if count in checkpoints(budget.steps):
             idle = ~halved & (best.values == known)
             halved = (rises < IMPROVED * (count - looked)) | idle

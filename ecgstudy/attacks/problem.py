@@ -11,6 +11,10 @@ from ecgstudy.attacks.ball import Ball
 from ecgstudy.attacks.objectives import Objective, class_scores
 
 
+CACHED = 6 * 2**20
+"""Bytes of signals that a CPU attacks at a time: 128 ECGs of PTB-XL take a seventh less time each than 256."""
+
+
 @dataclass(frozen=True)
 class Victim:
     """What an attack sees: signals in mV → class scores, and for label-free attacks features.
@@ -114,7 +118,9 @@ class Problem:
         return Problem(signals, lambda x, rows: objective(victim.scores(x), targets[rows]), start, exact)
 
     def batches(self, size: int) -> Iterator[slice]:
-        """Slices of at most `size` records."""
+        """Slices of at most `size` records; on a CPU, of at most `CACHED` bytes."""
+        if self.signals.device.type == "cpu":
+            size = min(size, max(1, CACHED // max(1, self.signals[:1].nbytes)))
         yield from (slice(first, first + size) for first in range(0, len(self.signals), size))
 
     @torch.no_grad()
@@ -137,8 +143,14 @@ class Best:
     def visit(self, rows: slice | Tensor, delta: Tensor, values: Tensor) -> Tensor:
         """Offer perturbations of the records `rows`, with their objective; returns which were better."""
         better = values > self.values[rows]
-        self.values[rows] = torch.where(better, values, self.values[rows])
-        self.delta[rows] = torch.where(better[:, None, None], delta, self.delta[rows])
+        taken = better[:, None, None]
+        if isinstance(rows, slice):  # straight into the memory kept
+            kept, known = self.delta[rows], self.values[rows]
+            torch.where(better, values, known, out=known)
+            torch.where(taken, delta, kept, out=kept)
+        else:
+            self.values[rows] = torch.where(better, values, self.values[rows])
+            self.delta[rows] = torch.where(taken, delta, self.delta[rows])
         return better
 
 
