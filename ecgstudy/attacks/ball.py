@@ -36,13 +36,15 @@ class Ball:
         return delta * (self.epsilon_mv / self._rms(delta)).clamp(max=1)
 
     def stepped(self, delta: Tensor, step: float | Tensor, direction: Tensor) -> Tensor:
-        """The nearest allowed perturbation to `delta` + `step` · `direction`; the step is a number or a record's.
+        """The nearest allowed perturbation to `delta` + `step` · `direction`; a step for all or one a record.
 
         Signals are large and memory is slow: nothing is written that is not needed.
         """
         if isinstance(step, Tensor):
             return self.project_(torch.addcmul(delta, step, direction))
-        return self.project_(torch.add(delta, direction, alpha=step))
+        if self.norm == "linf":
+            return self.project_(torch.add(delta, direction, alpha=step))
+        return self.project_(delta + step * direction)
 
     def project_(self, delta: Tensor) -> Tensor:
         """`project`, in the memory of `delta` where that is possible."""

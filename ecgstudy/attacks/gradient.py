@@ -101,8 +101,8 @@ def _apgd_once(problem: Problem, rows: slice, start: Tensor, budget: Budget) -> 
         ahead = ball.stepped(here, step, ball.direction(gradient))
         if count > 1:
             last = torch.sub(here, before, out=before)
-            ahead = ball.project_(torch.lerp(here, ahead, MOMENTUM, out=ahead).add_(last, alpha=1 - MOMENTUM))
-        before, here = here, ahead
+            ahead = torch.lerp(here, ahead, MOMENTUM, out=ahead).add_(last, alpha=1 - MOMENTUM)
+        before, here = here, ball.project_(ahead)
         if count == budget.steps:
             break
         old, (values, gradient) = values, _value_and_gradient(problem, rows, clean, here)

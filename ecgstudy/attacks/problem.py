@@ -10,9 +10,8 @@ from torch import Generator, Tensor
 from ecgstudy.attacks.ball import Ball
 from ecgstudy.attacks.objectives import Objective, class_scores
 
-
 CACHED = 6 * 2**20
-"""Bytes of signals that a CPU attacks at a time: 128 ECGs of PTB-XL take a seventh less time each than 256."""
+"""Bytes of signals that a CPU attacks at a time: 128 ECGs of PTB-XL take a seventh less time than 256."""
 
 
 @dataclass(frozen=True)
