@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.shapes import STUDIES, Case, case
+from benchmarks.shapes import STUDIES, case
 from benchmarks.timing import Row, compared, side_by_side
 from ecgstudy.attacks import scores_problem
 from ecgstudy.attacks.gradient import apgd, pgd
@@ -64,18 +64,21 @@ def peers(device: torch.device, repeats: int) -> list[Row]:
         signals = shapes.signals(RECORDS, device)
         with torch.no_grad():
             y = victim.model(signals).argmax(1)
+        best: dict[str, int] = {}  # batch size of each library
         for title, attacks in _attacks(victim, device).items():
-            rows += _compared(f"{name} {title}", shapes, victim, attacks, signals, y, repeats)
+            rows += _compared(f"{name} {title}", victim, attacks, signals, y, best, repeats)
     return rows
 
 
 def _compared(
-    what: str, shapes: Case, victim: Victim, attacks: dict[str, Callable[[int], Attack]],
-    signals: Tensor, y: Tensor, repeats: int,
+    what: str, victim: Victim, attacks: dict[str, Callable[[int], Attack]],
+    signals: Tensor, y: Tensor, best: dict[str, int], repeats: int,
 ) -> list[Row]:  # fmt: skip
-    """Rows of each attack at its own best batch size."""
-    device, best = signals.device, {}
+    """Rows of each attack at its library's best batch size, which is found with the first attack (PGD)."""
+    device = signals.device
     for name, made in attacks.items():
+        if name in best:
+            continue
         tried = {str(size): partial(made(size), signals, y) for size in BATCHES}
         seconds = side_by_side(tried, 1, device)
         best[name] = int(min(seconds, key=lambda size: seconds[size][0]))
