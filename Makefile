@@ -39,7 +39,7 @@ power: $(ENV)  ## docs/power.md: seeds a confirmatory study needs, from the pilo
 	.venv/bin/python -m ecgstudy.analysis.power params/mitdb.yaml params/ptbxl.yaml
 
 pilot: $(ENV)  ## contrasts, claims and report over the pilot's studies together, from their tables
-	.venv/bin/python -m ecgstudy.analysis.across pilot params/mitdb.yaml params/ptbxl.yaml params/transfer.yaml
+	.venv/bin/python -m ecgstudy.pages.across pilot params/mitdb.yaml params/ptbxl.yaml params/transfer.yaml
 
 bench: $(ENV)  ## speed and memory, side by side with what else there is, to outputs/bench (PARTS=all; wants an idle machine)
 	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks $(PARTS)

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from ecgstudy.analysis.across import across, main, write_report
 from ecgstudy.analysis.claims import CLAIMS
 from ecgstudy.errors import StudyError
+from ecgstudy.pages.across import across, main, write_report
 from ecgstudy.report import check_self_contained
 from ecgstudy.study import Paths, Study
 

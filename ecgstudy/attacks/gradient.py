@@ -100,7 +100,7 @@ def _apgd_once(problem: Problem, rows: slice, start: Tensor, budget: Budget) -> 
     for count in range(1, budget.steps + 1):
         ahead = ball.stepped(here, step, ball.direction(gradient))
         if count > 1:
-            last = torch.sub(here, before, out=before)
+            last = torch.sub(here, before, out=before)  # `start` too is ours to overwrite
             ahead = torch.lerp(here, ahead, MOMENTUM, out=ahead).add_(last, alpha=1 - MOMENTUM)
         before, here = here, ball.project_(ahead)
         if count == budget.steps:

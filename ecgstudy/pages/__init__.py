@@ -1,1 +1,1 @@
-"""The first page of a report, in words and tables."""
+"""The first page of a report, of one study or of several, in words and tables."""

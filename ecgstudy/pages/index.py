@@ -105,7 +105,7 @@ def write_joint_index(
     paths
         Of the whole; ``tables/`` and ``figures/`` are there already.
     tables
-        As `ecgstudy.analysis.across.across` joins them.
+        As `ecgstudy.pages.across.across` joins them.
     """
     headline = {d: o.headline_epsilon_mv for study in studies for d, o in study.datasets.items()}
     reports = [(Paths(study.study, paths.root).report / "index.html", study) for study in studies]

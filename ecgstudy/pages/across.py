@@ -1,6 +1,6 @@
 """Several studies as one: the primary family adjusted over all of them, and the claims judged on all.
 
-``python -m ecgstudy.analysis.across pilot params/mitdb.yaml params/ptbxl.yaml`` reads the tables of both and
+``python -m ecgstudy.pages.across pilot params/mitdb.yaml params/ptbxl.yaml`` reads the tables of both and
 writes ``outputs/pilot``: tables ``contrasts.csv`` and ``claims.csv``, forest plot, ``report/index.html``.
 """
 
