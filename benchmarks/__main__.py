@@ -15,9 +15,9 @@ import torch
 
 from benchmarks.plot import plotted
 from benchmarks.timing import Row
+from ecgstudy.devices import pick_device
 from ecgstudy.files import ROOT, whole_file, write_json
 from ecgstudy.plots.plotting import save_figure
-from ecgstudy.running.devices import pick_device
 from ecgstudy.running.provenance import git_commit
 
 PARTS = {

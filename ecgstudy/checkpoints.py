@@ -1,7 +1,6 @@
 """Weights and training state on disk: safetensors only, so that loading never runs code."""
 
 import json
-from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from ecgstudy.encoders import Encoder, build_encoder
 from ecgstudy.errors import StudyError
-from ecgstudy.files import json_text, whole_file
+from ecgstudy.files import json_text, whole_file, whole_files
 from ecgstudy.foundation.pretrained import without_weights
 from ecgstudy.options import method
 from ecgstudy.supervised import Classifier
@@ -20,10 +19,11 @@ from ecgstudy.supervised import Classifier
 def save_tensors(path: Path, tensors: dict[str, Tensor], note: dict | None = None) -> None:
     """Write `tensors` and a JSON-serialisable `note` to a safetensors file, whole (see `whole_file`)."""
     with whole_file(path) as partial:
-        _save(partial, tensors, note)
+        write_tensors(partial, tensors, note)
 
 
-def _save(path: Path, tensors: dict[str, Tensor], note: dict | None = None) -> None:
+def write_tensors(path: Path, tensors: dict[str, Tensor], note: dict | None = None) -> None:
+    """As `save_tensors`, for a path that `ecgstudy.files.whole_files` gave."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # Not safetensors' save_file: killed, it leaves a file of a name of its own.
     path.write_bytes(save(plain, metadata={"note": json.dumps(note or {})}))
@@ -90,13 +90,11 @@ def save_result(folder: Path, tensors: dict[str, Tensor], form: dict, history: s
 
     The last one says that the others are there, goes first and comes last.
     """
-    with ExitStack() as files:  # they take their places once all are written, the last one first
-        form_file = files.enter_context(whole_file(folder / "encoder.json"))
-        form_file.write_text(json_text(form), encoding="utf-8")
+    with whole_files() as new:
+        new(folder / "encoder.json").write_text(json_text(form), encoding="utf-8")
         if history is not None:
-            history_file = files.enter_context(whole_file(folder / "history.jsonl"))
-            history_file.write_text(history, encoding="utf-8")
-        _save(files.enter_context(whole_file(folder / "encoder.safetensors")), tensors)
+            new(folder / "history.jsonl").write_text(history, encoding="utf-8")
+        write_tensors(new(folder / "encoder.safetensors"), tensors)
         (folder / "encoder.json").unlink(missing_ok=True)
 
 

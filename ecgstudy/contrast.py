@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ecgstudy.distributed import own_range, summed
 from ecgstudy.errors import StudyError
-from ecgstudy.running.distributed import own_range, summed
 
 Denominator = Literal["own", "all", "mean", "none"]
 Similarity = Literal["cosine", "chebyshev"]
@@ -109,9 +110,41 @@ class Weights:
         left = pull.sum(1, keepdim=True)
         return replace(self, pull=pull * total / torch.where(left > 0, left, 1.0))
 
+    @cached_property
+    def positives(self) -> tuple[Tensor, Tensor]:
+        """Anchor and candidate of each pair that pulls: mostly one or two a row."""
+        return self.pull.nonzero(as_tuple=True)
+
+    @cached_property
+    def scaled_push(self) -> tuple[Tensor, Tensor]:
+        """log W scaled to a row mean of 1 over the negatives, `MASKED` elsewhere; and their number."""
+        count = self.eligible.sum(1).to(self.log_push.dtype)
+        masked = self.log_push.masked_fill(~self.eligible, MASKED)
+        if not self.mean_one:
+            return masked, count
+        scale = count.clamp(min=1).log() - torch.logsumexp(masked, 1)
+        return (masked + scale[:, None]).masked_fill(~self.eligible, MASKED), count
+
 
 Weighting = Callable[[Tensor, Pairs], Weights]
 """(similarities S (A, C) without gradient, pairs) -> weights."""
+
+
+def unchanging(weighting: Weighting) -> Weighting:
+    """`weighting`, which does not look at similarities, computed once for the rows of an inner attack.
+
+    Weights of anchors in blocks are not kept: memory would grow with the square of the rows.
+    """
+    kept: list[Weights] = []
+
+    def once(similarity: Tensor, pairs: Pairs) -> Weights:
+        if len(pairs.anchors) < len(pairs.candidates):
+            return weighting(similarity, pairs)
+        if not kept:
+            kept.append(weighting(similarity, pairs))
+        return kept[0]
+
+    return once
 
 
 def weighted_contrastive_loss(
@@ -216,9 +249,10 @@ def _sums(
     logged: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Over a block of anchors: the summed loss and its weight, and numerators and denominators of the log."""
-    pull, positives, eligible = weights.pull, weights.pull > 0, weights.eligible
-    log_push, count = _scaled_push(weights)
+    pull, eligible, where = weights.pull, weights.eligible, weights.positives
+    log_push, count = weights.scaled_push
     if tau_plus > 0 or denominator in ("all", "mean"):  # each logsumexp costs as much as a tenth of the loss
+        positives = pull > 0
         log_positives = torch.logsumexp(similarity.masked_fill(~positives, MASKED), 1)
         log_mean = log_positives - positives.sum(1).clamp(min=1).log()
     log_negatives = torch.logsumexp(similarity + log_push, 1)
@@ -230,17 +264,16 @@ def _sums(
         log_d, on_floor = torch.where(count > 0, log_d, log_negatives), on_floor & (count > 0)
     if denominator == "none":  # a row without negatives has no denominator left: it drops out
         pull = pull * (count > 0)[:, None]
-        log_den = log_d[:, None]
-    else:
-        positive = similarity
-        if denominator != "own":
-            positive = (log_positives if denominator == "all" else log_mean)[:, None]
-        log_den = torch.logaddexp(positive, log_d[:, None])
-    logit = similarity if weights.positive is None else weights.positive * similarity
-    terms = torch.where(pull > 0, pull * (log_den - logit), 0.0)
+    pulled, log_den = similarity[where], log_d[where[0]]
+    if denominator == "own":
+        log_den = torch.logaddexp(pulled, log_den)
+    elif denominator != "none":
+        log_den = torch.logaddexp((log_positives if denominator == "all" else log_mean)[where[0]], log_den)
+    logit = pulled if weights.positive is None else weights.positive.expand_as(pull)[where] * pulled
+    terms = torch.zeros_like(pull).index_put(where, pull[where] * (log_den - logit))
     if not logged:
         return terms.sum(), pull.sum(), terms.new_zeros(0, 2)
-    push, alike = log_push.exp(), similarity.detach() * temperature
+    positives, push, alike = weights.pull > 0, log_push.exp(), similarity.detach() * temperature
     effective = push.sum(1) ** 2 / (push**2).sum(1).clamp(min=1e-30)
     active = positives.any(1)
     numbers = [
@@ -248,17 +281,6 @@ def _sums(
         (alike * eligible, eligible), (on_floor & active, active),
     ]  # fmt: skip
     return terms.sum(), pull.sum(), torch.stack([torch.stack([n.sum(), d.sum()]) for n, d in numbers])
-
-
-def _scaled_push(weights: Weights) -> tuple[Tensor, Tensor]:
-    """log W scaled to a row mean of 1 over the negatives, `MASKED` elsewhere; and their number."""
-    eligible = weights.eligible
-    count = eligible.sum(1).to(weights.log_push.dtype)
-    masked = weights.log_push.masked_fill(~eligible, MASKED)
-    if not weights.mean_one:
-        return masked, count
-    scale = count.clamp(min=1).log() - torch.logsumexp(masked, 1)
-    return (masked + scale[:, None]).masked_fill(~eligible, MASKED), count
 
 
 def _debiased(

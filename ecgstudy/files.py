@@ -4,8 +4,8 @@ import glob
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ecgstudy.errors import StudyError
@@ -50,6 +50,16 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise unwritable(path, error) from error
+
+
+@contextmanager
+def whole_files() -> Iterator[Callable[[str | Path], Path]]:
+    """Yield `whole_file` for files of one result: all take their places once all are written, or none does.
+
+    The first one comes last: it is the one whose presence tells that the others are there.
+    """
+    with ExitStack() as files:
+        yield lambda path: files.enter_context(whole_file(path))
 
 
 def unwritable(path: str | Path, error: OSError) -> StudyError:

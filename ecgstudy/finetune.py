@@ -17,13 +17,13 @@ from tqdm.auto import tqdm
 from ecgstudy.arms import ARMS, Adversary, Arm, Loss
 from ecgstudy.backbones import DualBatchNorm
 from ecgstudy.checkpoints import load_encoder, load_progress, load_tensors, save_encoder, save_progress
+from ecgstudy.devices import pick_device, pick_precision
 from ecgstudy.encoders import Encoder, count_parameters, folded
 from ecgstudy.errors import StudyError
 from ecgstudy.losses import LOSSES, Batch
 from ecgstudy.objective import Data, State, attacked_views
 from ecgstudy.options import AffOptions, AlfOptions, method
 from ecgstudy.records import EcgRecords
-from ecgstudy.running.devices import pick_device, pick_precision
 from ecgstudy.running.provenance import read_json, stamp
 from ecgstudy.study import Run, derived_seed
 from ecgstudy.supervised import zero_head

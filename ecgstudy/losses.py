@@ -15,7 +15,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 
 from ecgstudy.arms import Adversary, Loss
 from ecgstudy.attacks.objectives import class_scores
-from ecgstudy.contrast import Rows, weighted_contrastive_loss
+from ecgstudy.contrast import Rows, Weighting, unchanging, weighted_contrastive_loss
 from ecgstudy.supervised import label_loss
 from ecgstudy.weighting import WHOLE_BATCH, compose
 
@@ -45,8 +45,8 @@ class Batch:
         View → features of the teacher, where the arm has one.
     known
         View → metadata of that view alone, for weighting schemes.
-    adversary
-        The inner attack that is going on.
+    adversary, attack_weighting
+        The inner attack that is going on, and its weights, the same at every step.
     """
 
     index: Tensor
@@ -60,6 +60,7 @@ class Batch:
     known: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     pseudo_labels: Tensor | None = None
     adversary: Adversary | None = None
+    attack_weighting: Weighting | None = None
 
     def stacked(self, views: tuple[str, ...]) -> tuple[Tensor, Rows]:
         """Embeddings of `views`, one below the other, and their rows."""
@@ -285,8 +286,9 @@ def _attacked_contrast(
     views = tuple(batch.adversary.views.split())
     ours = state.embed(torch.cat(list(attacked.values())), adversarial=True).chunk(len(attacked))
     embedded = {**batch.embedded, **dict(zip(attacked, ours, strict=True))}
+    batch.attack_weighting = batch.attack_weighting or unchanging(compose(weighting))
     return weighted_contrastive_loss(
-        torch.cat([embedded[view] for view in views]), batch.rows_of(views), compose(weighting),
+        torch.cat([embedded[view] for view in views]), batch.rows_of(views), batch.attack_weighting,
         temperature=state.options.temperature, detach_candidates=not batch.adversary.both_sides,
         logged=False,
     )[0]  # fmt: skip

@@ -16,12 +16,12 @@ from ecgstudy.attacks.ball import Ball, ascend
 from ecgstudy.checkpoints import load_encoder
 from ecgstudy.contrast import Rows
 from ecgstudy.datasets.risk import clinical_risk
+from ecgstudy.devices import pick_device, pick_precision, resident
+from ecgstudy.distributed import agreed, all_rows, like_all_rows, own_rows
 from ecgstudy.encoders import Encoder, Projector, build_encoder
 from ecgstudy.factors import get_arm
 from ecgstudy.losses import ADVERSARIES, LOSSES, MODULES, Batch, Log, adaptive_alpha, predicted_labels
 from ecgstudy.records import EcgRecords
-from ecgstudy.running.devices import pick_device, pick_precision, resident
-from ecgstudy.running.distributed import agreed, all_rows, like_all_rows, own_rows
 from ecgstudy.study import Run, TrainingOptions, derived_seed
 from ecgstudy.supervised import zero_head
 from ecgstudy.views import fast_part, view
@@ -347,7 +347,9 @@ def attacked_views(state: State, batch: Batch, adversary: Adversary) -> dict[str
             state, at, dict(zip(starred, signals.chunk(len(starred)), strict=True))
         )
 
-    with nullcontext() if adversary.train_mode else evaluating(state.model):
+    # Weights are turned into bfloat16 once for all steps: that is kept until the outermost autocast ends.
+    together = torch.autocast(state.device.type, enabled=False)
+    with together, nullcontext() if adversary.train_mode else evaluating(state.model):
         at = replace(batch, features={}, embedded={}, adversary=adversary)
         with torch.no_grad():
             _embed(state, at, held, adversarial=False)

@@ -1,7 +1,6 @@
 """ECG records in memory and on disk: the one form that every other module reads."""
 
 import json
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ecgstudy.errors import StudyError
-from ecgstudy.files import json_text, whole_file
+from ecgstudy.files import json_text, whole_files
 
 SPLITS = ("train", "validation", "test", "sensitivity")
 """`sensitivity` records are scored beside the test set but stay out of the primary analysis."""
@@ -187,15 +186,11 @@ def save_records(records: EcgRecords, folder: str | Path) -> None:
     folder, form = Path(folder), {"name": records.name, "fs": records.fs}
     form |= {"leads": records.leads, "classes": records.classes}
     order = np.argsort(pd.Categorical(records.table["split"], SPLITS).codes, kind="stable")
-    with ExitStack() as files:  # they take their places once all are written, the last one first
-
-        def new(name: str) -> Path:
-            return files.enter_context(whole_file(folder / name))
-
-        new("card.json").write_text(json_text({**form, **records.card}), encoding="utf-8")
-        records.table.iloc[order].reset_index(drop=True).to_parquet(new("table.parquet"))
+    with whole_files() as new:
+        new(folder / "card.json").write_text(json_text({**form, **records.card}), encoding="utf-8")
+        records.table.iloc[order].reset_index(drop=True).to_parquet(new(folder / "table.parquet"))
         for name, values in (("labels", records.labels), ("signals", records.signals)):
-            _write_rows(new(f"{name}.npy"), values, order)
+            _write_rows(new(folder / f"{name}.npy"), values, order)
         (folder / "card.json").unlink(missing_ok=True)  # it must not stand beside other arrays
 
 

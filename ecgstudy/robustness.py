@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 
 from ecgstudy import statistics
 from ecgstudy.attacks.problem import Victim
-from ecgstudy.checkpoints import halved, load_classifier, load_state, save_tensors
+from ecgstudy.checkpoints import halved, load_classifier, load_state, write_tensors
+from ecgstudy.devices import pick_device
 from ecgstudy.encoders import Encoder, folded
 from ecgstudy.evaluation.attacked import (
     Attacker,
@@ -29,11 +30,10 @@ from ecgstudy.evaluation.geometry import geometry
 from ecgstudy.evaluation.masking import NOT_APPLICABLE, masking_checks
 from ecgstudy.evaluation.profiles import Profiler
 from ecgstudy.factors import get_arm
-from ecgstudy.files import whole_file, write_json
+from ecgstudy.files import json_text, whole_files
 from ecgstudy.finetune import fine_tuned, pretrained
 from ecgstudy.options import method
 from ecgstudy.records import EcgRecords
-from ecgstudy.running.devices import pick_device
 from ecgstudy.study import AttackOptions, Run, derived_seed
 from ecgstudy.supervised import Classifier, fit_linear_probe
 
@@ -109,8 +109,6 @@ def evaluate(run: Run, records: EcgRecords, folder: Path, protocol: str) -> pd.D
         form = json.loads((folder.parent / "encoder.json").read_text(encoding="utf-8"))
     else:
         victim, head, form = frozen_victim(run, records, folder.parent, protocol)
-    told = {"protocol": protocol, "classes": list(records.classes), "multilabel": records.multilabel}
-    save_tensors(folder / "head.safetensors", head, told)
     probed = time.perf_counter()
     beside = folder.parents[2] / str(run.attack_source) / folder.parent.name
     source = _source(run, records, beside, protocol, device) if run.attack_source else None
@@ -129,9 +127,11 @@ def evaluate(run: Run, records: EcgRecords, folder: Path, protocol: str) -> pd.D
         "skipped": skipped(options.corruptions, options.severities, Recording.of(records)),
         **looked_at,
     }
-    with whole_file(folder / "scores.parquet") as partial:
-        scores.to_parquet(partial, compression="zstd", index=False)
-    write_json(folder / "evaluation.json", summary)
+    told = {"protocol": protocol, "classes": list(records.classes), "multilabel": records.multilabel}
+    with whole_files() as new:
+        new(folder / "evaluation.json").write_text(json_text(summary), encoding="utf-8")
+        scores.to_parquet(new(folder / "scores.parquet"), compression="zstd", index=False)
+        write_tensors(new(folder / "head.safetensors"), head, told)
     return scores
 
 

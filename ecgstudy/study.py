@@ -37,7 +37,7 @@ from ecgstudy.options import (
     ViewOptions,
     target,
 )
-from ecgstudy.running.plain_yaml import read_yaml
+from ecgstudy.plain_yaml import read_yaml
 from ecgstudy.weighting import WHOLE_BATCH
 
 
@@ -60,7 +60,7 @@ class Study(Section):
     statistics: StatisticsOptions = StatisticsOptions()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     processes: PositiveInt = 1
-    """Share each pretraining among so many processes, on one GPU each (`ecgstudy.running.distributed`)."""
+    """Share each pretraining among so many processes, on one GPU each (`ecgstudy.distributed`)."""
     resources: ResourceOptions = ResourceOptions()
     showcase: str | None = None
     """Arm whose first seed is shown in the report's pages 02 and 03; None: the last arm."""

@@ -17,12 +17,12 @@ from ecgstudy.checkpoints import (
     save_encoder,
     save_progress,
 )
+from ecgstudy.distributed import is_first, parallel, processes
 from ecgstudy.encoders import count_parameters
 from ecgstudy.errors import StudyError
 from ecgstudy.factors import get_arm
 from ecgstudy.objective import Data, Log, State, arm_loss, follow, prepared
 from ecgstudy.records import EcgRecords
-from ecgstudy.running.distributed import is_first, parallel, processes
 from ecgstudy.running.launch import pretrain_in_processes
 from ecgstudy.study import Run, TrainingOptions
 

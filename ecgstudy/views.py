@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import grid_sample
 
-from ecgstudy.running.distributed import drawn
+from ecgstudy.distributed import drawn
 from ecgstudy.study import ViewOptions
 
 STRENGTHS = (
@@ -41,9 +41,9 @@ def view(
         (records, leads, crop_s · fs) in mV.
     """
     options = options.model_copy(update={name: strength * getattr(options, name) for name in STRENGTHS})
-    x = _crop_and_stretch(signals, fs, options, generator)
-    x = x * (1 + options.amplitude * _signed((len(x), 1, 1), x, generator))
-    x = x + _disturbances(x, fs, options, generator)
+    x = _crop_and_stretch(signals, fs, options, generator)  # a copy: changed in place, for speed
+    x *= 1 + options.amplitude * _signed((len(x), 1, 1), x, generator)
+    x += _disturbances(x, fs, options, generator)
     return _drop(x, options, generator)
 
 
@@ -102,7 +102,7 @@ def _disturbances(x: Tensor, fs: float, options: ViewOptions, generator: Generat
     mains = (
         hum(49.0, 51.0, options.powerline_mv) if fs > 102 else hum(fs * 0.4, fs * 0.45, options.powerline_mv)
     )
-    return hum(0.05, 0.5, options.wander_mv) + mains + level * noise
+    return hum(0.05, 0.5, options.wander_mv).add_(mains).add_(noise.mul_(level))
 
 
 def _drop(x: Tensor, options: ViewOptions, generator: Generator) -> Tensor:
@@ -114,4 +114,4 @@ def _drop(x: Tensor, options: ViewOptions, generator: Generator) -> Tensor:
     kept = (time < start) | (time >= start + width)
     lead_kept = _uniform((records, leads, 1), x, generator) >= options.lead_dropout
     lead_kept = lead_kept | ~lead_kept.any(1, keepdim=True)  # never all of them
-    return x * kept * lead_kept
+    return x.mul_(kept).mul_(lead_kept)

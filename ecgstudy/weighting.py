@@ -53,9 +53,10 @@ def compose(schemes: Sequence[tuple[str, dict]]) -> Weighting:
 
 def uniform(similarity: Tensor, pairs: Pairs) -> Weights:
     """Other views of the record pull equally; every other patient pushes equally (NT-Xent, SimCLR)."""
-    positives = pairs.match("record") & ~pairs.itself()
+    same = pairs.match("record")
+    positives = same & ~pairs.itself()
     pull = positives / positives.sum(1, keepdim=True).clamp(min=1)
-    eligible = ~(pairs.match("record") | pairs.match("patient"))
+    eligible = ~(same | pairs.match("patient"))
     return Weights(pull.to(similarity.dtype), eligible, torch.zeros_like(similarity))
 
 

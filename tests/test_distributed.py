@@ -8,9 +8,9 @@ from toy import toy_records, toy_run
 
 from ecgstudy import contrast
 from ecgstudy.backbones import ENCODERS
+from ecgstudy.distributed import agreed, parallel
 from ecgstudy.factors import arm_names, get_arm
 from ecgstudy.objective import arm_loss, prepared
-from ecgstudy.running.distributed import agreed, parallel
 from ecgstudy.training import _step, pretrain
 from ecgstudy.weighting import WHOLE_BATCH
 

@@ -29,9 +29,10 @@ from ecgstudy.errors import StudyError
 from ecgstudy.files import sha256, write_json
 from ecgstudy.plots import plotting
 from ecgstudy.records import save_records
+from ecgstudy.robustness import evaluate
 from ecgstudy.running import engine, gpus, workflow
 from ecgstudy.running.notebooks import execute
-from ecgstudy.study import Paths, Study, load_study
+from ecgstudy.study import AttackOptions, Paths, Study, load_study
 from ecgstudy.training import pretrain
 
 RUN = toy_run("supervised")
@@ -50,7 +51,8 @@ def earlier(tmp_path_factory):
         save_records(toy_records(), root / "outputs/faults/data" / name)
     run = Paths("faults", root / "outputs").run("toy", "supervised", 0)
     pretrain(RUN, toy_records(), run)
-    for file in (run / "02_pretrain.ipynb", run / "provenance.json", run / "slf/scores.parquet"):
+    evaluated = (f"slf/{name}" for name in ("scores.parquet", "head.safetensors", "evaluation.json"))
+    for file in (run / name for name in ("02_pretrain.ipynb", "provenance.json", *evaluated)):
         file.parent.mkdir(exist_ok=True)
         file.write_text("earlier")
     for file in ("tables/claims.csv", "figures/forest.png", "figures/forest.csv", "report/index.html"):
@@ -185,6 +187,13 @@ def full(file, act):
 
 def save_data(place):
     save_records(toy_records(), place.paths.data("mitdb"))
+
+
+def evaluate_anew(place):
+    options = {"ensemble": ["pgd-margin"], "attacks": [], "corruptions": [], "epsilons_mv": [0.05]}
+    least = AttackOptions(**options, steps=1, check_steps=1, check_restarts=1, check_records=2, queries=1)
+    study = RUN.study.model_copy(update={"evaluation": least})
+    evaluate(replace(RUN, study=study), toy_records(), place.run / "slf", "slf")
 
 
 def draw(place):
@@ -366,6 +375,10 @@ FAULTS = {
     "full disk, checkpoint": full("runs/toy/supervised/seed0/checkpoint.safetensors", pretrain_anew),
     "full disk, encoder": full("runs/toy/supervised/seed0/encoder.safetensors", pretrain_anew),
     "full disk, history": full("runs/toy/supervised/seed0/history.jsonl", pretrain_anew),
+    **{
+        f"full disk, {name}": full(f"runs/toy/supervised/seed0/slf/{name}", evaluate_anew)
+        for name in ("scores.parquet", "head.safetensors", "evaluation.json")
+    },
     "full disk, table": full(
         "tables/claims.csv",
         lambda place: tables.write_csv({"claims": TABLE}, place.paths.tables),

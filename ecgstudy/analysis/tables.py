@@ -23,7 +23,7 @@ from ecgstudy.analysis.groups import (
 )
 from ecgstudy.analysis.sensitivity import contrast_sensitivity, sensitivity
 from ecgstudy.evaluation.scores import Scores, ScoreSet, read_scores
-from ecgstudy.files import whole_file
+from ecgstudy.files import whole_files
 from ecgstudy.options import target
 from ecgstudy.study import ENSEMBLE, Paths, Study
 
@@ -301,6 +301,7 @@ def write_tables(
 
 def write_csv(tables: dict[str, pd.DataFrame], folder: Path) -> None:
     """Write each table as ``<name>.csv``, whole, with the same bytes everywhere."""
-    for name, table in tables.items():
-        with whole_file(folder / f"{name}.csv") as partial:
+    with whole_files() as new:
+        for name, table in tables.items():
+            partial = new(folder / f"{name}.csv")
             table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -118,9 +119,22 @@ def on_cores(function: Callable[[Path], object], stems: Iterable[Path]) -> Itera
         return
     with warnings.catch_warnings():  # Python 3.12 warns of forks beside threads; the children start none
         warnings.simplefilter("ignore", DeprecationWarning)
-        pool = ProcessPoolExecutor(cores, multiprocessing.get_context("fork"))
+        pool = ProcessPoolExecutor(cores, multiprocessing.get_context("fork"), _quick_headers)
     with pool:
         yield from pool.map(function, stems, chunksize=max(1, min(32, len(stems) // (4 * cores))))
+
+
+def _quick_headers() -> None:
+    """Let wfdb look up its tables of header fields in dicts: pandas' `.loc` takes most of a read otherwise.
+
+    For processes that read and nothing else. Tables that a later wfdb may not have are left as they are.
+    """
+    from wfdb.io import _header
+
+    for name in ("RECORD_SPECS", "SIGNAL_SPECS"):
+        if (table := getattr(_header, name, None)) is not None:
+            cells = {(row, column): table.loc[row, column] for row in table.index for column in table.columns}
+            setattr(_header, name, SimpleNamespace(index=list(table.index), loc=cells))
 
 
 def read_sums(path: Path) -> dict[str, str]:

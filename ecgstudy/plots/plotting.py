@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from ecgstudy.arms import Arm
 from ecgstudy.errors import StudyError
 from ecgstudy.factors import get_arm
-from ecgstudy.files import whole_file
+from ecgstudy.files import whole_files
 from ecgstudy.options import target
 
 STAMP = "simulated ECGs: proves the machinery only"
@@ -79,13 +79,11 @@ def save_figure(
     about = {"Title": name, "Description": alt}
     extra = {"png": {"dpi": 160, "metadata": {**about, "Software": None}}}
     extra["svg"] = {"metadata": {**about, "Date": None, "Creator": None}}
-    for kind, options in extra.items():
-        with style(), whole_file(Path(folder) / f"{name}.{kind}") as partial:
-            figure.savefig(
-                partial, format=kind, bbox_inches="tight", pad_inches=0.08, facecolor="white", **options
-            )
-    with whole_file(Path(folder) / f"{name}.csv") as partial:
-        values.to_csv(partial, index=False, lineterminator="\n", encoding="utf-8")
+    form = {"bbox_inches": "tight", "pad_inches": 0.08, "facecolor": "white"}
+    with style(), whole_files() as new:
+        for kind, options in extra.items():
+            figure.savefig(new(Path(folder) / f"{name}.{kind}"), format=kind, **form, **options)
+        values.to_csv(new(Path(folder) / f"{name}.csv"), index=False, lineterminator="\n", encoding="utf-8")
     _shown_as(figure, (Path(folder) / f"{name}.png").read_bytes(), alt)
     return figure
 

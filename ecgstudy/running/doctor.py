@@ -66,7 +66,7 @@ def _device() -> Iterator[Finding]:
         return
     import torch
 
-    from ecgstudy.running.devices import pick_device, pick_precision
+    from ecgstudy.devices import pick_device, pick_precision
 
     device = pick_device("auto")
     precision = pick_precision("auto", device)

@@ -19,11 +19,11 @@ from threading import Thread
 import numpy as np
 import torch
 
+from ecgstudy.devices import pick_device
+from ecgstudy.distributed import join
 from ecgstudy.errors import StudyError
 from ecgstudy.files import ROOT, write_json
 from ecgstudy.records import EcgRecords, load_records, save_records
-from ecgstudy.running.devices import pick_device
-from ecgstudy.running.distributed import join
 from ecgstudy.study import Run, Study, load_plugins
 
 

@@ -20,6 +20,7 @@ from types import ModuleType
 from ecgstudy import (
     attacks,
     contrast,
+    distributed,
     encoders,
     finetune,
     losses,
@@ -53,7 +54,7 @@ from ecgstudy.files import write_json, write_text
 from ecgstudy.foundation.pretrained import encoder_code
 from ecgstudy.options import method
 from ecgstudy.records import EcgRecords, load_records, save_records
-from ecgstudy.running import distributed, engine, gpus
+from ecgstudy.running import engine, gpus
 from ecgstudy.running.provenance import is_done, read_json, stamp
 from ecgstudy.study import PLUGIN, ROOT, Paths, Run, Study, load_study
 
