@@ -26,7 +26,7 @@ from PIL import Image
 from pygments.formatters import HtmlFormatter
 
 from ecgstudy import __version__
-from ecgstudy.errors import StudyError
+from ecgstudy.errors import StudyError, command
 from ecgstudy.files import ROOT, write_text
 
 TEMPLATES = Path(__file__).parent / "pages/templates"
@@ -218,7 +218,8 @@ def read_provenance(folder: Path) -> dict[str, object]:
     return found
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(arguments: list[str] | None) -> None:
     """Command line of the rules: one executed notebook as a page, or the index of pages."""
     parser = argparse.ArgumentParser(prog="python -m ecgstudy.report", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -231,15 +232,10 @@ def main(arguments: list[str] | None = None) -> int:
     index.add_argument("params", type=Path)
     index.add_argument("pages", nargs="*")
     chosen = parser.parse_args(arguments)
-    try:
-        if chosen.command == "page":
-            render_notebook(chosen.executed, chosen.page, title=chosen.title, synthetic=chosen.synthetic)
-        else:
-            _index_of(chosen.params, chosen.pages)
-    except StudyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    if chosen.command == "page":
+        render_notebook(chosen.executed, chosen.page, title=chosen.title, synthetic=chosen.synthetic)
+    else:
+        _index_of(chosen.params, chosen.pages)
 
 
 def _index_of(params: Path, pages: list[str]) -> None:

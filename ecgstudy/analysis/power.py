@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import chi2, norm
 
 from ecgstudy.analysis.groups import PRIMARY, grouped, is_headline, outcomes, paired
-from ecgstudy.errors import StudyError
+from ecgstudy.errors import StudyError, command
 from ecgstudy.evaluation.scores import Sample, ScoreSet, read_scores
 from ecgstudy.files import ROOT, write_text
 from ecgstudy.statistics import HEAVY, MIN_SEEDS, critical_ratio, variance_parts
@@ -278,6 +278,7 @@ def _markdown(header: list[str], rows: Iterable[list[str]]) -> list[str]:
     return ["| " + " | ".join(row) + " |" for row in cells]
 
 
+@command
 def main(params: list[str]) -> None:
     """Write ``docs/power.md`` from the scores of these studies."""
     if not params:
@@ -290,7 +291,4 @@ def main(params: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except StudyError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main(sys.argv[1:]))

@@ -12,7 +12,7 @@ import pandas as pd
 from ecgstudy.analysis.claims import judge
 from ecgstudy.analysis.tables import write_csv
 from ecgstudy.datasets import is_synthetic
-from ecgstudy.errors import StudyError
+from ecgstudy.errors import StudyError, command
 from ecgstudy.pages.index import write_joint_index
 from ecgstudy.plots import alt_texts
 from ecgstudy.plots.comparisons import contrast_forest
@@ -86,6 +86,7 @@ def write_report(name: str, studies: list[Study], root: Path | None = None) -> P
     return paths.report / "index.html"
 
 
+@command
 def main(arguments: list[str]) -> None:
     """Command line: a name for the whole, and the params files of its studies."""
     name, *params = arguments
@@ -93,7 +94,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except StudyError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main(sys.argv[1:]))
