@@ -7,7 +7,6 @@ import json
 import re
 import sys
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
@@ -37,18 +36,11 @@ LINKS = ("src", "href", "srcset", "data", "poster", "action", "background", "xli
 REMOTE = re.compile(r"(?:url\(|@import)\s*[\"']?\s*(?!data:|#)([^\"')\s;]+)")
 
 
-def render_notebook(
-    executed: str | Path,
-    out: str | Path,
-    *,
-    title: str,
-    synthetic: bool,
-    provenance: Mapping[str, object] | None = None,
-) -> None:
+def render_notebook(executed: str | Path, out: str | Path, *, title: str, synthetic: bool) -> None:
     """Write an executed notebook as one HTML file that needs no network.
 
     Code is folded away, parameters come last, figures are embedded with their descriptions and formulas
-    are MathML. Without `provenance`, ``provenance.json`` beside the notebook is shown if there is one.
+    are MathML. ``provenance.json`` beside the notebook is shown if there is one.
 
     Raises
     ------
@@ -62,10 +54,9 @@ def render_notebook(
         raise StudyError(f"{executed}: not a readable notebook ({error}); execute it again") from error
     cells = [c for c in notebook.cells if not _tags(c) & {"parameters", "injected-parameters", "remove-cell"}]
     _describe_images(cells, title)
-    if provenance is None:
-        provenance = read_provenance(executed.parent)
     content = {"cells": cells, "parameters": _parameters(notebook.cells)}
-    write_page("notebook.html.j2", out, title=title, synthetic=synthetic, provenance=provenance, **content)
+    content["provenance"] = read_provenance(executed.parent)
+    write_page("notebook.html.j2", out, title=title, synthetic=synthetic, **content)
 
 
 def write_methods(out: str | Path, names: tuple[str, ...] = DOCUMENTS, folder: Path = ROOT / "docs") -> None:

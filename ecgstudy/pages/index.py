@@ -62,14 +62,7 @@ RESULTS = {"higher": "▲ more robust", "lower": "▼ less robust", "undecided":
 MAX_ROWS = 100
 
 
-def write_index(
-    study: Study,
-    paths: Paths,
-    pages: list[str],
-    *,
-    synthetic: bool,
-    provenance: Mapping[str, object] | None = None,
-) -> None:
+def write_index(study: Study, paths: Paths, pages: list[str], *, synthetic: bool) -> None:
     """Write ``report/index.html``, the answer first, and ``report/methods.html``.
 
     Parameters
@@ -87,7 +80,7 @@ def write_index(
         first_screen(tables, study.statistics.confidence, headline, list(dict.fromkeys(tested)), synthetic),
         title=study.title,
         synthetic=synthetic,
-        provenance=read_provenance(paths.tables) if provenance is None else provenance,
+        provenance=read_provenance(paths.tables),
         pages=there,
         arms=_arms(tables.get("robust_auroc"), headline, study.protocols[0]),
         tables=[_table_entry(name, frame, paths) for name, frame in tables.items()],

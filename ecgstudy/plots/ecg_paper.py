@@ -41,14 +41,10 @@ class Trace(NamedTuple):
     gain: float = 1.0
 
 
-def ecg_values(
-    signals: np.ndarray, fs: float, leads: tuple[str, ...], perturbation: np.ndarray | None = None
-) -> pd.DataFrame:
-    """The numbers behind an ECG drawing: `time_s`, one column a lead (mV), `delta_<lead>` (mV)."""
-    frame = {"time_s": np.arange(signals.shape[-1]) / fs, **dict(zip(leads, signals, strict=True))}
-    if perturbation is not None:
-        frame |= {f"delta_{lead}": row for lead, row in zip(leads, perturbation, strict=True)}
-    return pd.DataFrame(frame)
+def ecg_values(signals: np.ndarray, fs: float, leads: tuple[str, ...]) -> pd.DataFrame:
+    """The numbers behind an ECG drawing: `time_s`, and one column a lead (mV)."""
+    time = np.arange(signals.shape[-1]) / fs
+    return pd.DataFrame({"time_s": time, **dict(zip(leads, signals, strict=True))})
 
 
 def draw_ecg(
