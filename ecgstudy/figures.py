@@ -181,11 +181,11 @@ def epsilon_curve(frame: pd.DataFrame) -> Figure:
     figure, panels = pl.new_panels(1, 1, 6, 3.4)
     axes, epsilons, ends = panels[0, 0], pl.epsilon_axis(panels[0, 0], frame["epsilon_mv"]), []
     for (view, part), colour in zip(frame.groupby("view", sort=False), HUES, strict=False):
-        _, y = pl.draw_curve(axes, part.rename(columns={"auroc": "auroc_shared"}), epsilons, color=colour)
+        y = pl.draw_curve(axes, part.rename(columns={"auroc": "auroc_shared"}), epsilons, color=colour)
         ends.append((y, view, colour))
     pl.label_ends(axes, len(epsilons) - 1, *map(list, zip(*ends, strict=True)))
     axes.set_ylabel("macro AUROC")
-    pl.note_beneath(figure, f"† {pl.DAGGER_NOTE}" * pl.fails_masking(frame))
+    pl.note_beneath(figure, pl.dagger_note(frame))
     return figure
 
 
@@ -220,8 +220,7 @@ def attack_bars(frame: pd.DataFrame) -> Figure:
     axes.invert_yaxis()
     axes.grid(False, axis="y")
     larger = pl.LARGER_BALL * bool(pl.in_larger_ball(frame["attack"]).any())
-    notes = (pl.FEWER * bool(fewer.any()), larger, f"† {pl.DAGGER_NOTE}" * pl.fails_masking(frame))
-    pl.note_beneath(figure, *notes)
+    pl.note_beneath(figure, pl.FEWER * bool(fewer.any()), larger, pl.dagger_note(frame))
     return figure
 
 

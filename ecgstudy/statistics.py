@@ -23,18 +23,16 @@ def auroc(y: np.ndarray, scores: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     y
-        0/1, (records,) or (records, classes).
+        0/1, (records, classes).
     scores
         The same shape; larger means more likely positive.
 
     Returns
     -------
     np.ndarray
-        (classes,), or a scalar for vectors; NaN where a class has no positive or no negative.
+        (classes,); NaN where a class has no positive or no negative.
         Below 0.5 under a strong attack, and never clipped.
     """
-    if y.ndim == 1:
-        return auroc(y[:, None], scores[:, None])[0]
     values = np.full(y.shape[1], np.nan)
     for c in np.flatnonzero(defined_labels(y)):
         ranked = _Ranked(y[:, c], scores[:, c])
@@ -44,8 +42,6 @@ def auroc(y: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 def average_precision(y: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Area under the precision–recall steps of each class; shapes and NaN as in `auroc`."""
-    if y.ndim == 1:
-        return average_precision(y[:, None], scores[:, None])[0]
     values = np.full(y.shape[1], np.nan)
     for c in np.flatnonzero(defined_labels(y)):
         ranked = _Ranked(y[:, c], scores[:, c])

@@ -265,7 +265,7 @@ def test_pareto_puts_clean_against_robust_and_labels_do_not_overlap():
 
 def test_pareto_without_the_asked_budget_says_so():
     with pytest.raises(StudyError, match=r"0\.03 mV"):
-        comparisons.pareto(auroc_table(("rocl",)), 0.03)
+        comparisons.pareto(auroc_table(("rocl",)), {"one": 0.03, "two": 0.03})
 
 
 def geometry_tables(arms=("simclr", "rocl", "rocl-ip"), seeds=(0, 1)):

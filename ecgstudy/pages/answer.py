@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ecgstudy.options import target
-from ecgstudy.plots.alt_texts import interval, signed
+from ecgstudy.plots.displays import interval, signed
 from ecgstudy.plots.plotting import CONTROL_MARKERS, is_true, known_arm
 from ecgstudy.statistics import MIN_SEEDS
 
@@ -231,11 +231,9 @@ def _short(row: dict) -> dict:
     part = next((p for p in evidence.split("; ") if f": {row['effect']:.4f} [" in p), "").partition(": ")[0]
     pair, _, rest = part.partition(", ")
     measure, ratio = rest.partition(", ")[0], " / " in pair
-    form = "{:.2f}".format if ratio else signed
-    effect = "" if pd.isna(row["effect"]) else form(row["effect"])
-    ends = "" if pd.isna(row["ci_low"]) else f" [{form(row['ci_low'])}, {form(row['ci_high'])}]"
+    effect = "" if pd.isna(row["effect"]) else interval(row, "effect", "{:.2f}" if ratio else None)
     return {
-        "number": number, "text": text, "verdict": row["verdict"], "effect": effect + ends, "pair": pair,
+        "number": number, "text": text, "verdict": row["verdict"], "effect": effect, "pair": pair,
         "measure": MEASURES.get(measure, measure.replace("_", " ")),
         "dagger": " †" * ("masking suspected" in evidence),
     }  # fmt: skip

@@ -13,9 +13,8 @@ from PIL import Image
 
 from ecgstudy.options import target
 from ecgstudy.pages.answer import caveats, comparisons, data_name, listed, many, short_claims, verdict
-from ecgstudy.plots.alt_texts import interval, signed
-from ecgstudy.plots.displays import SIGNS, intervals
-from ecgstudy.plots.plotting import at_headline, daggered, known_arm
+from ecgstudy.plots.displays import SIGNS, interval, intervals, signed
+from ecgstudy.plots.plotting import at_headline, daggered, known_arm, of_all_seeds
 from ecgstudy.report import embedded_figure, read_provenance, write_methods, write_page
 from ecgstudy.study import ENSEMBLE, Paths, Study
 
@@ -223,8 +222,7 @@ def _arms(robust: pd.DataFrame | None, headline: Mapping[str, float], protocol: 
     """Clean and robust AUROC of every arm, means over seeds."""
     if robust is None:
         return Markup("")
-    rows = robust[(robust["seed"].astype(str) == "all") & (robust["protocol"] == protocol)]
-    rows = at_headline(rows, headline)
+    rows = at_headline(of_all_seeds(robust, protocol), headline)
     rows = rows[rows["attack"].isin(["none", ENSEMBLE])]
     lines = []
     for (dataset, arm), own in rows.groupby(["dataset", "arm"], sort=False):
