@@ -18,20 +18,14 @@ def defined_labels(y: np.ndarray) -> np.ndarray:
 
 
 def auroc(y: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of each class: P(positive above negative) + P(tie)/2, in [0, 1].
+    """Area under the ROC curve of each class, (classes,): P(positive above negative) + P(tie)/2.
+
+    Below 0.5 under a strong attack, and never clipped; NaN where a class has no positive or no negative.
 
     Parameters
     ----------
-    y
-        0/1, (records, classes).
-    scores
-        The same shape; larger means more likely positive.
-
-    Returns
-    -------
-    np.ndarray
-        (classes,); NaN where a class has no positive or no negative.
-        Below 0.5 under a strong attack, and never clipped.
+    y, scores
+        (records, classes): 0 or 1, and scores of which larger ones mean more likely positive.
     """
     values = np.full(y.shape[1], np.nan)
     for c in np.flatnonzero(defined_labels(y)):
@@ -136,15 +130,9 @@ def _leave_one_out(y: np.ndarray, score: np.ndarray, codes: np.ndarray, n_patien
 def macro_without_each(whole: np.ndarray, left_out: np.ndarray) -> np.ndarray:
     """Macro AUROC without each patient, over the labels that the whole sample defines.
 
-    A label that leaving a patient out makes undefined keeps its whole-sample value there: the interval
-    is then conditional on that patient, and the label is marked as dominated.
-
-    Parameters
-    ----------
-    whole
-        (classes,) of all patients.
-    left_out
-        (patients, classes) of `leave_one_out`.
+    Of `whole` (classes,) and `left_out` (patients, classes), which is that of `leave_one_out`. A label that
+    leaving a patient out makes undefined keeps its whole-sample value there: the interval is then conditional
+    on that patient, and the label is marked as dominated.
     """
     return macro(np.where(np.isnan(left_out), whole, left_out))
 

@@ -26,21 +26,10 @@ CONTEXT = ("robust_auroc", "masking_checks", "per_class", "headline_check")
 
 
 def across(studies: list[Study], root: Path | None = None) -> dict[str, pd.DataFrame]:
-    """Contrasts and claims over several studies.
+    """``contrasts`` with `p_holm` over the primary family of all studies, and ``claims`` judged on them.
 
-    A data set and protocol that two studies have counts in the first alone: no run is counted twice.
-
-    Parameters
-    ----------
-    studies
-        Whose tables are there already.
-    root
-        Folder of all outputs, if it is another.
-
-    Returns
-    -------
-    dict
-        ``contrasts``: the studies' rows, `p_holm` over the primary family of all. ``claims``: judged on them.
+    Their tables are there already. A data set and protocol that two studies have counts in the first alone:
+    no run is counted twice. `root` is the folder of all outputs, if it is another.
 
     Raises
     ------

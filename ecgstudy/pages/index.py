@@ -64,10 +64,7 @@ MAX_ROWS = 100
 def write_index(study: Study, paths: Paths, pages: list[str], *, synthetic: bool) -> None:
     """Write ``report/index.html``, the answer first, and ``report/methods.html``.
 
-    Parameters
-    ----------
-    pages
-        Names of pages in the report folder; those that do not exist are not linked.
+    Of `pages`, names in the report folder, those that do not exist are not linked.
     """
     files = sorted(paths.tables.glob("*.csv"), key=lambda p: _rank(p.stem, list(TABLES)))
     tables = {file.stem: pd.read_csv(file) for file in files}
@@ -92,12 +89,7 @@ def write_joint_index(
 ) -> None:
     """Write the index page of several studies together, with links to theirs.
 
-    Parameters
-    ----------
-    paths
-        Of the whole; ``tables/`` and ``figures/`` are there already.
-    tables
-        As `ecgstudy.pages.across.across` joins them.
+    `paths` are those of the whole; `tables`, as `ecgstudy.pages.across` joins them, and figures are there.
     """
     headline = {d: o.headline_epsilon_mv for study in studies for d, o in study.datasets.items()}
     reports = [(Paths(study.study, paths.root).report / "index.html", study) for study in studies]
@@ -138,15 +130,7 @@ def first_screen(
     datasets: list[str],
     synthetic: bool,
 ) -> dict[str, object]:
-    """What the first screen says.
-
-    Parameters
-    ----------
-    headline
-        Headline ε (mV) by data set.
-    datasets
-        Data sets tested on.
-    """
+    """What the first screen says of the data sets tested on; `headline` is ε (mV) by data set."""
     rows, claims = comparisons(tables.get("contrasts"), confidence), short_claims(tables.get("claims"))
     found = verdict(rows, confidence)
     return {

@@ -35,15 +35,7 @@ def clean_and_robust(
     protocol: str = "slf",
     intro: str = "Macro AUROC of every arm against the attack budget ε",
 ) -> str:
-    """Every arm's AUROC, clean and at the headline ε.
-
-    Parameters
-    ----------
-    table
-        ``robust_auroc.csv`` or rows of it.
-    headline
-        Headline ε (mV) by data set.
-    """
+    """Every arm's AUROC, clean and at the headline ε (mV, by data set), of rows of ``robust_auroc.csv``."""
     rows = at_headline(of_all_seeds(table, protocol), headline)
     parts = []
     for dataset, own in rows.groupby("dataset", sort=False):
