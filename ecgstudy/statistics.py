@@ -166,12 +166,9 @@ def _per_patient(flags: np.ndarray, patients: np.ndarray) -> np.ndarray:
 def patient_resamples(
     y: np.ndarray, patients: np.ndarray, resamples: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, int]:
-    """Draw patients with replacement; draws that leave a defined label without both values are redrawn.
+    """How often each patient was drawn, float32 (resamples, patients), and the number of redraws.
 
-    Returns
-    -------
-    tuple
-        How often each patient was drawn, float32 (resamples, patients), and the number of redraws.
+    Patients are drawn with replacement; draws that leave a defined label without both values are redrawn.
     """
     n = int(patients.max()) + 1
     y = y[:, defined_labels(y)]
@@ -187,19 +184,10 @@ def patient_resamples(
 def resampled_auroc(
     y: np.ndarray, scores: np.ndarray, patients: np.ndarray, drawn: np.ndarray, block: int = 64
 ) -> np.ndarray:
-    """AUROC of each class in each resample of patients: one sort per class, multiplicities as weights.
+    """AUROC of each class in each resample of patients, (resamples, classes).
 
-    Parameters
-    ----------
-    y, scores, patients
-        As for `leave_one_out`.
-    drawn
-        (resamples, patients) of `patient_resamples`.
-
-    Returns
-    -------
-    np.ndarray
-        (resamples, classes).
+    One sort per class, with multiplicities as weights. `y`, `scores` and `patients` are those of
+    `leave_one_out`, `drawn` (resamples, patients) is of `patient_resamples`.
     """
     n = drawn.shape[1]
     values = np.full((len(drawn), y.shape[1]), np.nan)
@@ -312,6 +300,7 @@ def two_way_t(
 
     Variance: the patients' of `variance_parts`, plus the seeds' beyond what both contain; degrees of freedom
     by Satterthwaite (1946), tails as in `two_sided_p` with the share `HEAVY` f (1 − f), f the seeds' part.
+    All is NaN but the value when fewer than two patients leave the variance unknown.
 
     Parameters
     ----------
@@ -319,11 +308,6 @@ def two_way_t(
         As for `variance_parts`.
     df_patients
         Of `patient_df`.
-
-    Returns
-    -------
-    Interval
-        All NaN but the value when fewer than two patients leave the variance unknown.
     """
     seeds, patients = left_out.shape
     value, beyond = float(np.mean(by_seed)), seeds >= MIN_SEEDS

@@ -125,13 +125,7 @@ def most_fragile(run: Run, records: EcgRecords, folder: Path, scores: pd.DataFra
     """The test ECG that loses most of its true classes' scores under the headline attack, attacked again.
 
     Every attack of the study at the headline ε but ``transfer`` is made on it and `BESIDE` other records.
-
-    Parameters
-    ----------
-    folder
-        The protocol folder of an evaluated run.
-    scores
-        Its stored scores.
+    `folder` is the protocol folder of an evaluated run, `scores` what it stored.
     """
     options, epsilon = run.study.evaluation, run.headline_epsilon_mv
     test = attacked_sample(records, "test", options.max_records)

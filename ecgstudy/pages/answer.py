@@ -28,18 +28,9 @@ class Verdict:
 def comparisons(contrasts: pd.DataFrame | None, confidence: float) -> list[dict]:
     """Adaptive − standard at the headline: the primary family or, where there is none, exploratory pairs.
 
-    Parameters
-    ----------
-    contrasts
-        ``contrasts.csv``.
-    confidence
-        A comparison is decided where p (Holm's for the primary family) is at most 1 − confidence and
-        there are enough seeds to speak beyond them.
-
-    Returns
-    -------
-    list of dict
-        Rows of the table with `result` (higher, lower, undecided), `dagger` and `shown_p`.
+    Rows of ``contrasts.csv`` with `result` (higher, lower, undecided), `dagger` and `shown_p`. A comparison
+    is decided where p (Holm's for the primary family) is at most 1 − `confidence` and there are enough seeds
+    to speak beyond them.
     """
     if contrasts is None or contrasts.empty:
         return []
@@ -119,14 +110,8 @@ def caveats(
 ) -> dict[str, str]:
     """What a reader must know before believing the verdict: title → sentence.
 
-    Parameters
-    ----------
-    rows
-        `comparisons`.
-    tables
-        Of these ``robust_auroc``, ``masking_checks``, ``per_class`` and ``headline_check`` are looked at.
-    datasets
-        Data sets that models are tested on.
+    `rows` are those of `comparisons`, `datasets` those tested on. Of `tables` ``robust_auroc``,
+    ``masking_checks``, ``per_class`` and ``headline_check`` are looked at.
     """
     found = {
         "Simulated ECGs": "These results prove that the machinery works; they are no evidence about ECGs."

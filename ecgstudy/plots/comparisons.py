@@ -177,14 +177,8 @@ def geometry_figure(
 ) -> Figure:
     """`ecgstudy.evaluation.geometry` of the embeddings against robust AUROC: a point an arm and seed.
 
-    ρ is Spearman's rank correlation of the arms' means.
-
-    Parameters
-    ----------
-    cost, robust
-        ``cost.csv``, which holds the measures, and ``robust_auroc.csv``.
-    headline
-        Headline ε (mV) by data set.
+    ρ is Spearman's rank correlation of the arms' means. `cost` (``cost.csv``) holds the measures, `robust` is
+    ``robust_auroc.csv``, `headline` ε (mV) by data set.
 
     Raises
     ------

@@ -100,14 +100,7 @@ def draw_perturbations(
     """Several perturbations of one ECG beneath it, each magnified as it says, with their spectra beside.
 
     The lead on which most of their energy lies is drawn, `seconds` from the record's middle; spectra are of
-    all leads and the whole record.
-
-    Parameters
-    ----------
-    signal
-        (leads, samples) in mV.
-    deltas
-        Attack → perturbation (leads, samples) in mV.
+    all leads and the whole record. `signal` and each attack's perturbation are (leads, samples) in mV.
     """
     energy = sum((np.square(delta).sum(1) for delta in deltas.values()), np.zeros(len(leads)))
     lead, length = int(energy.argmax()), min(signal.shape[1], round(seconds * fs))

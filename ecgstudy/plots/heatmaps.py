@@ -75,14 +75,8 @@ def corruption_heatmap(table: pd.DataFrame, protocol: str = "slf") -> Figure:
 def use_heatmap(perturbations: pd.DataFrame, rows: str = "attack") -> Figure:
     """What perturbations use of the ECG: energy by frequency, part of the beat and lead, over its size.
 
-    1 is what white noise would have; the size is under each name. Means over what is not in `rows`.
-
-    Parameters
-    ----------
-    perturbations
-        ``perturbations.csv`` of one data set.
-    rows
-        ``"attack"`` or ``"arm"``.
+    1 is what white noise would have; the size is under each name. Means over what is not in `rows`, which is
+    ``"attack"`` or ``"arm"``. `perturbations` is ``perturbations.csv`` of one data set.
     """
     use = perturbations.assign(use=perturbations["share"] / perturbations["size"])
     order = list(dict.fromkeys(use[rows]))

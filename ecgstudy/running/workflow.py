@@ -262,14 +262,7 @@ def run_study(
 ) -> None:
     """Bring the study up to date with Snakemake: only what is missing or out of date is run.
 
-    Parameters
-    ----------
-    arguments
-        Targets (paths inside ``outputs/<study>``) and further options of Snakemake.
-    profile
-        Where jobs run: a folder of ``profiles/``, or a path.
-    cores
-        Instead of the profile's.
+    The rest is as for `ecgstudy.running.engine.snakemake`.
 
     Raises
     ------
