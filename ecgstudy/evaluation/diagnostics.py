@@ -12,14 +12,7 @@ from ecgstudy.arms import Adversary, Schemes
 from ecgstudy.attacks.problem import Victim
 from ecgstudy.checkpoints import load_classifier, load_encoder
 from ecgstudy.contrast import Pairs, Rows
-from ecgstudy.evaluation.attacked import (
-    Attacker,
-    Sample,
-    StepCounter,
-    attacked_sample,
-    in_batches,
-    spread,
-)
+from ecgstudy.evaluation.attacked import Attacker, Sample, StepCounter, attacked_sample, in_batches, spread
 from ecgstudy.objective import Data, State, embedded_batch, evaluating
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import ENSEMBLE, Run

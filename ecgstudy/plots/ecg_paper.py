@@ -22,11 +22,7 @@ MM_PER_S, MM_PER_MV = 25.0, 10.0
 LABEL_MM, MARGIN_MM = 5.0, 10.0
 SPECTRUM_MM = 40.0
 INK, ATTACKED, DELTA = "#1a1a1a", "#0072B2", "#D55E00"
-STANDARD_LAYOUT = (
-    ("I", "aVR", "V1", "V4"),
-    ("II", "aVL", "V2", "V5"),
-    ("III", "aVF", "V3", "V6"),
-)
+STANDARD_LAYOUT = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6"))
 
 
 class Trace(NamedTuple):
