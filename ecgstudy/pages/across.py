@@ -25,11 +25,11 @@ CONTEXT = ("robust_auroc", "masking_checks", "per_class", "headline_check")
 """Tables that the report's caveats look at, where a study has them."""
 
 
-def across(studies: list[Study], root: Path | None = None) -> dict[str, pd.DataFrame]:
+def across(studies: list[Study], root: Path = Paths.root) -> dict[str, pd.DataFrame]:
     """``contrasts`` with `p_holm` over the primary family of all studies, and ``claims`` judged on them.
 
     Their tables are there already. A data set and protocol that two studies have counts in the first alone:
-    no run is counted twice. `root` is the folder of all outputs, if it is another.
+    no run is counted twice. `root` is the folder of all outputs.
 
     Raises
     ------
@@ -42,29 +42,28 @@ def across(studies: list[Study], root: Path | None = None) -> dict[str, pd.DataF
     return {"contrasts": contrasts, "claims": judge(contrasts, cost, studies[0].statistics.confidence)}
 
 
-def _joined(studies: list[Study], name: str, root: Path | None, needed: bool = True) -> pd.DataFrame:
+def _joined(studies: list[Study], name: str, root: Path, needed: bool = True) -> pd.DataFrame:
     parts, seen = [], set()
     for study in studies:
-        paths = Paths(study.study, root) if root else Paths(study.study)
         try:
-            table = pd.read_csv(paths.tables / f"{name}.csv")
+            table = pd.read_csv(Paths(study.study, root).tables / f"{name}.csv")
         except FileNotFoundError as error:
             if not needed:
                 continue
             raise StudyError(
                 f"{error.filename} is missing; run `make study STUDY={study.study}` first"
             ) from None
-        places = pd.Series(list(zip(*(table[column] for column in PLACE), strict=True)), table.index, object)
-        parts.append(table[~places.isin(seen)].assign(study=study.study))
+        places = pd.MultiIndex.from_frame(table[PLACE])
+        parts.append(table[~places.isin(list(seen))].assign(study=study.study))
         seen |= set(places)
     columns = dict.fromkeys(column for part in parts for column in part)
     known = [part.dropna(axis=1, how="all") for part in parts if len(part)] or [pd.DataFrame()]
     return pd.concat(known, ignore_index=True).reindex(columns=list(columns))
 
 
-def write_report(name: str, studies: list[Study], root: Path | None = None) -> Path:
+def write_report(name: str, studies: list[Study], root: Path = Paths.root) -> Path:
     """Write tables, forest plot and index page of `studies` together; returns the page."""
-    paths, synthetic = Paths(name, root) if root else Paths(name), any(map(is_synthetic, studies))
+    paths, synthetic = Paths(name, root), any(map(is_synthetic, studies))
     tables = across(studies, root)
     write_csv(tables, paths.tables)
     main = tables["contrasts"][is_true(tables["contrasts"]["headline"])]
