@@ -78,9 +78,8 @@ def load_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
 def save_encoder(folder: Path, model: nn.ModuleDict, form: dict, history: str | None = None) -> None:
     """Write ``encoder.safetensors`` (float16 weights) and ``encoder.json``, which says how to build it.
 
-    The study evaluates the encoder *as stored*, so that these files give its scores exactly. `model` holds
-    the encoder and what it was trained with: a projector, or a supervised arm's head. `history`, if given,
-    becomes ``history.jsonl``.
+    The study evaluates the encoder *as stored*. `model` holds it and what it was trained with: a projector,
+    or a supervised arm's head. `history`, if given, becomes ``history.jsonl``.
     """
     save_result(folder, halved(model.state_dict()), form, history)
 

@@ -57,13 +57,7 @@ class Projector(nn.Module):
 
 
 def get_encoder(name: str) -> Callable[..., nn.Module]:
-    """The backbone factory called `name`.
-
-    Raises
-    ------
-    StudyError
-        When there is none, naming those there are.
-    """
+    """The backbone factory called `name`; an unknown one is a `StudyError` that lists those there are."""
     if name not in ENCODERS:
         raise StudyError(f"unknown encoder {name!r}; known: {', '.join(ENCODERS)}")
     return ENCODERS[name]

@@ -1,5 +1,24 @@
 """The one exception for bad input: it says what is wrong, where, and what would be right."""
 
+import sys
+from collections.abc import Callable
+from functools import wraps
+
 
 class StudyError(Exception):
     """Bad input (a file, a record, a parameter), described in one sentence that names it."""
+
+
+def command(main: Callable[[list[str] | None], None]) -> Callable[..., int]:
+    """`main` of a command line, made to return its exit status: bad input is one line on stderr and 1."""
+
+    @wraps(main)
+    def run(arguments: list[str] | None = None) -> int:
+        try:
+            main(arguments)
+        except (StudyError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        return 0
+
+    return run

@@ -130,12 +130,12 @@ def similarity_distributions(frame: pd.DataFrame) -> Figure:
 
 
 @style()
-def embedding_picture(frame: pd.DataFrame, axis: str = "principal component", patients: int = 6) -> Figure:
-    """Embeddings in two dimensions, coloured by class and by the `patients` with most records.
+def embedding_picture(frame: pd.DataFrame) -> Figure:
+    """Principal components of embeddings, coloured by class and by the six patients with most records.
 
     `frame` has columns x, y, class, patient.
     """
-    common = list(frame["patient"].value_counts(sort=True).sort_index().nlargest(patients).index)
+    common = list(frame["patient"].value_counts(sort=True).sort_index().nlargest(6).index)
     sides = (("class", list(dict.fromkeys(frame["class"])), "by class"),
              ("patient", common, f"by patient ({len(common)} with most records)"))  # fmt: skip
     figure, panels = pl.new_panels(1, 2, 3.9, 3.2, sharex=True, sharey=True)
@@ -146,9 +146,10 @@ def embedding_picture(frame: pd.DataFrame, axis: str = "principal component", pa
             some = frame[frame[column] == value]
             axes.scatter(some["x"], some["y"], s=8, color=colour, lw=0, alpha=0.8, label=value,
                          rasterized=True)  # fmt: skip
-        axes.set(title=title, xlabel=f"{axis} 1", ylabel=f"{axis} 2" if column == "class" else "")
+        axes.set(title=title, xlabel="principal component 1")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, handletextpad=0.2, fontsize=8,
                     markerscale=2)  # fmt: skip
+    panels.flat[0].set_ylabel("principal component 2")
     return figure
 
 
@@ -176,21 +177,15 @@ def weight_profile(frame: pd.DataFrame) -> Figure:
 
 @style()
 def epsilon_curve(frame: pd.DataFrame) -> Figure:
-    """Robust AUROC of one model against ε, one line a view and attack, with intervals where given.
-
-    `frame` has columns epsilon_mv, auroc, optionally view, attack, ci_low, ci_high, masking_ok.
-    """
-    keys = [k for k in ("attack", "view") if k in frame and frame[k].nunique() > 1]
-    parts = list(frame.groupby(keys, sort=False)) if keys else [(("",), frame)]
+    """Robust AUROC of one model against ε, a line a view (columns epsilon_mv, view, auroc, masking_ok)."""
     figure, panels = pl.new_panels(1, 1, 6, 3.4)
-    axes, epsilons = panels[0, 0], pl.epsilon_axis(panels[0, 0], frame["epsilon_mv"])
-    ends = []
-    for (name, part), colour in zip(parts, HUES, strict=False):
-        x, y = pl.draw_curve(axes, part.rename(columns={"auroc": "auroc_shared"}), epsilons, color=colour)
-        ends.append((y, ", ".join(name) if keys else "", colour, x))
-    pl.label_ends(axes, len(epsilons) - 1, *map(list, zip(*(end[:3] for end in ends), strict=True)))
+    axes, epsilons, ends = panels[0, 0], pl.epsilon_axis(panels[0, 0], frame["epsilon_mv"]), []
+    for (view, part), colour in zip(frame.groupby("view", sort=False), HUES, strict=False):
+        y = pl.draw_curve(axes, part.rename(columns={"auroc": "auroc_shared"}), epsilons, color=colour)
+        ends.append((y, view, colour))
+    pl.label_ends(axes, len(epsilons) - 1, *map(list, zip(*ends, strict=True)))
     axes.set_ylabel("macro AUROC")
-    pl.note_beneath(figure, f"† {pl.DAGGER_NOTE}" * pl.fails_masking(frame))
+    pl.note_beneath(figure, pl.dagger_note(frame))
     return figure
 
 
@@ -225,8 +220,7 @@ def attack_bars(frame: pd.DataFrame) -> Figure:
     axes.invert_yaxis()
     axes.grid(False, axis="y")
     larger = pl.LARGER_BALL * bool(pl.in_larger_ball(frame["attack"]).any())
-    notes = (pl.FEWER * bool(fewer.any()), larger, f"† {pl.DAGGER_NOTE}" * pl.fails_masking(frame))
-    pl.note_beneath(figure, *notes)
+    pl.note_beneath(figure, pl.FEWER * bool(fewer.any()), larger, pl.dagger_note(frame))
     return figure
 
 

@@ -19,17 +19,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and renamed to `path`.
 
     A crash, a full disk or an exception leaves any earlier `path` untouched. What killed processes
-    left half-written beside it is removed first.
-
-    Parameters
-    ----------
-    path
-        The file to (re)place. Its folder is created when missing.
-
-    Yields
-    ------
-    Path
-        Where to write.
+    left half-written beside it is removed first, and its folder is made when missing.
 
     Raises
     ------

@@ -130,10 +130,7 @@ def _label_loss(state: "State", batch: Batch, features: list[Tensor]) -> Tensor:
 def divergence(clean: Tensor, attacked: Tensor, multilabel: bool) -> Tensor:
     """KL(clean ‖ attacked) of the predictions, per record: softmax, or the sum of label-wise Bernoullis.
 
-    Parameters
-    ----------
-    clean, attacked
-        Logits (records, classes). Gradients pass through both (Zhang et al. 2019).
+    Of logits (records, classes); gradients pass through both (Zhang et al. 2019).
     """
     return _each_divergence(clean, attacked, multilabel).sum(1)
 

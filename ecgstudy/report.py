@@ -7,7 +7,6 @@ import json
 import re
 import sys
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from PIL import Image
 from pygments.formatters import HtmlFormatter
 
 from ecgstudy import __version__
-from ecgstudy.errors import StudyError
+from ecgstudy.errors import StudyError, command
 from ecgstudy.files import ROOT, write_text
 
 TEMPLATES = Path(__file__).parent / "pages/templates"
@@ -37,18 +36,11 @@ LINKS = ("src", "href", "srcset", "data", "poster", "action", "background", "xli
 REMOTE = re.compile(r"(?:url\(|@import)\s*[\"']?\s*(?!data:|#)([^\"')\s;]+)")
 
 
-def render_notebook(
-    executed: str | Path,
-    out: str | Path,
-    *,
-    title: str,
-    synthetic: bool,
-    provenance: Mapping[str, object] | None = None,
-) -> None:
+def render_notebook(executed: str | Path, out: str | Path, *, title: str, synthetic: bool) -> None:
     """Write an executed notebook as one HTML file that needs no network.
 
     Code is folded away, parameters come last, figures are embedded with their descriptions and formulas
-    are MathML. Without `provenance`, ``provenance.json`` beside the notebook is shown if there is one.
+    are MathML. ``provenance.json`` beside the notebook is shown if there is one.
 
     Raises
     ------
@@ -62,10 +54,9 @@ def render_notebook(
         raise StudyError(f"{executed}: not a readable notebook ({error}); execute it again") from error
     cells = [c for c in notebook.cells if not _tags(c) & {"parameters", "injected-parameters", "remove-cell"}]
     _describe_images(cells, title)
-    if provenance is None:
-        provenance = read_provenance(executed.parent)
     content = {"cells": cells, "parameters": _parameters(notebook.cells)}
-    write_page("notebook.html.j2", out, title=title, synthetic=synthetic, provenance=provenance, **content)
+    content["provenance"] = read_provenance(executed.parent)
+    write_page("notebook.html.j2", out, title=title, synthetic=synthetic, **content)
 
 
 def write_methods(out: str | Path, names: tuple[str, ...] = DOCUMENTS, folder: Path = ROOT / "docs") -> None:
@@ -218,7 +209,8 @@ def read_provenance(folder: Path) -> dict[str, object]:
     return found
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(arguments: list[str] | None) -> None:
     """Command line of the rules: one executed notebook as a page, or the index of pages."""
     parser = argparse.ArgumentParser(prog="python -m ecgstudy.report", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -231,15 +223,10 @@ def main(arguments: list[str] | None = None) -> int:
     index.add_argument("params", type=Path)
     index.add_argument("pages", nargs="*")
     chosen = parser.parse_args(arguments)
-    try:
-        if chosen.command == "page":
-            render_notebook(chosen.executed, chosen.page, title=chosen.title, synthetic=chosen.synthetic)
-        else:
-            _index_of(chosen.params, chosen.pages)
-    except StudyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    if chosen.command == "page":
+        render_notebook(chosen.executed, chosen.page, title=chosen.title, synthetic=chosen.synthetic)
+    else:
+        _index_of(chosen.params, chosen.pages)
 
 
 def _index_of(params: Path, pages: list[str]) -> None:

@@ -18,23 +18,15 @@ def defined_labels(y: np.ndarray) -> np.ndarray:
 
 
 def auroc(y: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of each class: P(positive above negative) + P(tie)/2, in [0, 1].
+    """Area under the ROC curve of each class, (classes,): P(positive above negative) + P(tie)/2.
+
+    Below 0.5 under a strong attack, and never clipped; NaN where a class has no positive or no negative.
 
     Parameters
     ----------
-    y
-        0/1, (records,) or (records, classes).
-    scores
-        The same shape; larger means more likely positive.
-
-    Returns
-    -------
-    np.ndarray
-        (classes,), or a scalar for vectors; NaN where a class has no positive or no negative.
-        Below 0.5 under a strong attack, and never clipped.
+    y, scores
+        (records, classes): 0 or 1, and scores of which larger ones mean more likely positive.
     """
-    if y.ndim == 1:
-        return auroc(y[:, None], scores[:, None])[0]
     values = np.full(y.shape[1], np.nan)
     for c in np.flatnonzero(defined_labels(y)):
         ranked = _Ranked(y[:, c], scores[:, c])
@@ -44,8 +36,6 @@ def auroc(y: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 def average_precision(y: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Area under the precision–recall steps of each class; shapes and NaN as in `auroc`."""
-    if y.ndim == 1:
-        return average_precision(y[:, None], scores[:, None])[0]
     values = np.full(y.shape[1], np.nan)
     for c in np.flatnonzero(defined_labels(y)):
         ranked = _Ranked(y[:, c], scores[:, c])
@@ -140,15 +130,9 @@ def _leave_one_out(y: np.ndarray, score: np.ndarray, codes: np.ndarray, n_patien
 def macro_without_each(whole: np.ndarray, left_out: np.ndarray) -> np.ndarray:
     """Macro AUROC without each patient, over the labels that the whole sample defines.
 
-    A label that leaving a patient out makes undefined keeps its whole-sample value there: the interval
-    is then conditional on that patient, and the label is marked as dominated.
-
-    Parameters
-    ----------
-    whole
-        (classes,) of all patients.
-    left_out
-        (patients, classes) of `leave_one_out`.
+    Of `whole` (classes,) and `left_out` (patients, classes), which is that of `leave_one_out`. A label that
+    leaving a patient out makes undefined keeps its whole-sample value there: the interval is then conditional
+    on that patient, and the label is marked as dominated.
     """
     return macro(np.where(np.isnan(left_out), whole, left_out))
 
@@ -182,12 +166,9 @@ def _per_patient(flags: np.ndarray, patients: np.ndarray) -> np.ndarray:
 def patient_resamples(
     y: np.ndarray, patients: np.ndarray, resamples: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, int]:
-    """Draw patients with replacement; draws that leave a defined label without both values are redrawn.
+    """How often each patient was drawn, float32 (resamples, patients), and the number of redraws.
 
-    Returns
-    -------
-    tuple
-        How often each patient was drawn, float32 (resamples, patients), and the number of redraws.
+    Patients are drawn with replacement; draws that leave a defined label without both values are redrawn.
     """
     n = int(patients.max()) + 1
     y = y[:, defined_labels(y)]
@@ -203,19 +184,10 @@ def patient_resamples(
 def resampled_auroc(
     y: np.ndarray, scores: np.ndarray, patients: np.ndarray, drawn: np.ndarray, block: int = 64
 ) -> np.ndarray:
-    """AUROC of each class in each resample of patients: one sort per class, multiplicities as weights.
+    """AUROC of each class in each resample of patients, (resamples, classes).
 
-    Parameters
-    ----------
-    y, scores, patients
-        As for `leave_one_out`.
-    drawn
-        (resamples, patients) of `patient_resamples`.
-
-    Returns
-    -------
-    np.ndarray
-        (resamples, classes).
+    One sort per class, with multiplicities as weights. `y`, `scores` and `patients` are those of
+    `leave_one_out`, `drawn` (resamples, patients) is of `patient_resamples`.
     """
     n = drawn.shape[1]
     values = np.full((len(drawn), y.shape[1]), np.nan)
@@ -328,6 +300,7 @@ def two_way_t(
 
     Variance: the patients' of `variance_parts`, plus the seeds' beyond what both contain; degrees of freedom
     by Satterthwaite (1946), tails as in `two_sided_p` with the share `HEAVY` f (1 − f), f the seeds' part.
+    All is NaN but the value when fewer than two patients leave the variance unknown.
 
     Parameters
     ----------
@@ -335,11 +308,6 @@ def two_way_t(
         As for `variance_parts`.
     df_patients
         Of `patient_df`.
-
-    Returns
-    -------
-    Interval
-        All NaN but the value when fewer than two patients leave the variance unknown.
     """
     seeds, patients = left_out.shape
     value, beyond = float(np.mean(by_seed)), seeds >= MIN_SEEDS

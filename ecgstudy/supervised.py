@@ -9,12 +9,7 @@ from ecgstudy.attacks.objectives import class_scores, cross_entropy, cross_entro
 def label_loss(logits: Tensor, labels: Tensor, multilabel: bool) -> Tensor:
     """Cross-entropy per record (records,): softmax, or the sum of binary cross-entropies.
 
-    Parameters
-    ----------
-    logits
-        (records, classes).
-    labels
-        Multi-hot (records, classes); one-hot when not `multilabel`.
+    `logits` and `labels` are (records, classes); labels are one-hot when not `multilabel`.
     """
     scores = class_scores(logits.float(), multilabel)
     return cross_entropy(scores, cross_entropy_targets(labels, multilabel))

@@ -31,7 +31,7 @@ SCHEDULE_STEPS = 20
 
 
 def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
-    """Pretrain one run's encoder, or continue where an interrupted call stopped.
+    """Pretrain one run's encoder on the training split, or continue where an interrupted call stopped.
 
     A run that `folder` already holds, of the same parameters and the same stamp of code and data
     (in ``run.json``, where there is one), is not trained again.
@@ -39,15 +39,6 @@ def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
     Writes ``encoder.safetensors``, ``encoder.json`` and ``history.jsonl`` to `folder`, and a
     checkpoint after every epoch, from which a further call continues exactly. A study that asks for several
     `processes` gets them here (`ecgstudy.running.launch`); each calls this function, and the first writes.
-
-    Parameters
-    ----------
-    run
-        Which data set, arm and seed.
-    records
-        All records of the data set; only the training split is used.
-    folder
-        The run's folder.
 
     Returns
     -------

@@ -20,25 +20,16 @@ STRENGTHS = (
 def view(
     signals: Tensor, fs: float, options: ViewOptions, generator: Generator, strength: float = 1.0
 ) -> Tensor:
-    """One random view of each ECG.
+    """One random view of each ECG, (records, leads, crop_s · fs) in mV.
 
     Parameters
     ----------
-    signals
-        (records, leads, samples) in mV.
-    fs
-        Sampling rate in Hz.
-    options
-        Strengths.
+    signals, fs
+        (records, leads, samples) in mV, and their sampling rate in Hz.
     generator
         On the device of `signals`.
     strength
-        Factor of every strength but the crop; 0 gives a crop and nothing else.
-
-    Returns
-    -------
-    Tensor
-        (records, leads, crop_s · fs) in mV.
+        Factor of every strength of `options` but the crop; 0 gives a crop and nothing else.
     """
     options = options.model_copy(update={name: strength * getattr(options, name) for name in STRENGTHS})
     x = _crop_and_stretch(signals, fs, options, generator)  # a copy: changed in place, for speed
@@ -48,14 +39,9 @@ def view(
 
 
 def fast_part(signals: Tensor, fs: float, above_hz: float = 10.0) -> Tensor:
-    """The part of each ECG above `above_hz`: AdvCL's high-frequency view (Fan et al. 2021), along time.
+    """The part of `signals` (records, leads, samples) at `fs` Hz above `above_hz`, along time.
 
-    Parameters
-    ----------
-    signals
-        (records, leads, samples) in mV.
-    fs
-        Sampling rate in Hz.
+    AdvCL's high-frequency view (Fan et al. 2021).
     """
     spectrum = torch.fft.rfft(signals)
     rates = torch.fft.rfftfreq(signals.shape[-1], 1 / fs, device=signals.device)

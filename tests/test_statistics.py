@@ -47,13 +47,13 @@ def test_auroc_and_average_precision_equal_scikit_learn_and_pair_enumeration(dat
 @given(scored(classes=1))
 def test_auroc_of_negated_scores_is_the_complement_and_order_alone_counts(data):
     y, scores, _ = data
-    found = st.auroc(y[:, 0], scores[:, 0])
-    np.testing.assert_allclose(st.auroc(y[:, 0], -scores[:, 0]), 1 - found, atol=1e-12)
-    np.testing.assert_array_equal(st.auroc(y[:, 0], np.exp(scores[:, 0])), found)
+    found = st.auroc(y, scores)
+    np.testing.assert_allclose(st.auroc(y, -scores), 1 - found, atol=1e-12)
+    np.testing.assert_array_equal(st.auroc(y, np.exp(scores)), found)
 
 
 def test_auroc_of_perfectly_wrong_scores_is_zero_and_not_clipped():
-    assert st.auroc(np.array([0, 0, 1, 1]), np.array([3.0, 4.0, 1.0, 2.0])) == 0
+    assert st.auroc(np.array([[0], [0], [1], [1]]), np.array([[3.0], [4.0], [1.0], [2.0]])) == 0
 
 
 def test_macro_leaves_out_absent_classes_only():

@@ -94,20 +94,11 @@ def claimed_pairs() -> list[tuple[str, str]]:
 
 
 def judge(contrasts: pd.DataFrame, cost: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
-    """Verdict on every claim: supported, contradicted, inconclusive or not tested.
+    """Verdict on every claim: supported, contradicted, inconclusive or not tested; one row each.
 
-    Parameters
-    ----------
-    contrasts, cost
-        Tables of `ecgstudy.analysis.tables`.
-    confidence
-        Of a claim's intervals jointly: Bonferroni over its parts and data sets.
-
-    Returns
-    -------
-    DataFrame
-        One row a claim; `effect` and its adjusted interval are those of the part that decided (the weakest);
-        `runs` are those that the verdict rests on.
+    `effect` and its adjusted interval are those of the part that decided (the weakest), and `runs` those that
+    the verdict rests on. `confidence` is that of a claim's intervals jointly: Bonferroni over its parts and
+    data sets.
     """
     rows = [_judge(n, claim, contrasts, cost, confidence) for n, claim in CLAIMS.items()]
     return pd.DataFrame(rows, columns=COLUMNS)

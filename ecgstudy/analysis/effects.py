@@ -26,22 +26,14 @@ def pull_and_push(factors: pd.DataFrame) -> pd.DataFrame:
 
 
 def effect_weights(factors: pd.DataFrame) -> pd.DataFrame:
-    """Least-squares factor effects as linear combinations of the arms' outcomes.
+    """Least-squares factor effects (rows) as linear combinations of the arms' outcomes (columns).
 
     Factors are coded ±½, so an effect is the change from absent to present averaged over the factors it
     interacts with, and an interaction is a difference of differences. Pairwise interactions enter where
     the arms identify them, with the names of all that these arms cannot tell apart (main effects are then
     those beside the first named); main effects that they cannot tell apart are left out.
 
-    Parameters
-    ----------
-    factors
-        Booleans, one row an arm, one column a factor.
-
-    Returns
-    -------
-    pd.DataFrame
-        One row an effect (``"pull"``, ``"pull × push"``), one column an arm.
+    `factors` are booleans, one row an arm, one column a factor; effects have names such as ``"pull × push"``.
     """
     terms = {"mean": np.ones(len(factors))} | {name: factors[name].to_numpy() - 0.5 for name in factors}
     terms = {name: np.asarray(column, dtype=float) for name, column in terms.items()}

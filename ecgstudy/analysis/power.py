@@ -4,6 +4,7 @@
 """
 
 import sys
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ import numpy as np
 from scipy.stats import chi2, norm
 
 from ecgstudy.analysis.groups import PRIMARY, grouped, is_headline, outcomes, paired
-from ecgstudy.errors import StudyError
+from ecgstudy.errors import StudyError, command
 from ecgstudy.evaluation.scores import Sample, ScoreSet, read_scores
 from ecgstudy.files import ROOT, write_text
 from ecgstudy.statistics import HEAVY, MIN_SEEDS, critical_ratio, variance_parts
@@ -26,7 +27,7 @@ UPPER = 0.9
 """Level of the one-sided upper limit of a pilot's variance, for planning (Browne 1995, Stat. Med. 14)."""
 PLANNED = 10
 """Seeds of the study for which the number of patients is asked."""
-MOST = 10_000
+MOST = 1_000_000
 NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(400)
 
 
@@ -124,18 +125,10 @@ def patients_needed(found: Components, effect: float, alpha: float = ALPHA, seed
 
 
 def _first(enough: Callable[[int], bool], low: int) -> float:
-    """Smallest integer from `low` that is enough, by doubling and halving; infinite beyond `MOST` × low."""
-    if enough(low):
-        return low
-    high = 2 * low
-    while not enough(high):
-        low, high = high, 2 * high
-        if high > MOST * 100:
-            return np.inf
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    """Smallest integer from `low` that is enough, if all beyond it are; infinite from `MOST` on."""
+    numbers = range(low, MOST)
+    place = bisect_left(numbers, True, key=enough)
+    return numbers[place] if place < len(numbers) else np.inf
 
 
 def pilot(study: Study, paths: Paths) -> list[Pilot]:
@@ -278,6 +271,7 @@ def _markdown(header: list[str], rows: Iterable[list[str]]) -> list[str]:
     return ["| " + " | ".join(row) + " |" for row in cells]
 
 
+@command
 def main(params: list[str]) -> None:
     """Write ``docs/power.md`` from the scores of these studies."""
     if not params:
@@ -290,7 +284,4 @@ def main(params: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except StudyError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main(sys.argv[1:]))

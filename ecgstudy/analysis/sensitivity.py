@@ -30,12 +30,7 @@ def sensitivity(
 ) -> list[dict]:
     """The primary outcome of each arm, and clean AUROC: by label, without each patient, by bootstrap, ….
 
-    Parameters
-    ----------
-    headline, attack
-        Headline ε in mV of each data set tested on, and the headline attack.
-    resamples
-        Of the percentile bootstrap of patients.
+    `headline` is ε in mV of each data set tested on; `resamples` are those of the percentile bootstrap.
     """
     rows = []
     for key, group, added, rounded in _outcomes(scores, headline, attack):

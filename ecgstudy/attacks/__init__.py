@@ -85,10 +85,7 @@ def split_leads(name: str) -> tuple[str, tuple[str, ...]]:
 def get_attack(name: str) -> Attack:
     """The attack called `name`; leads in brackets (``[V1+V2]``) are for the budget's mask to say.
 
-    Raises
-    ------
-    StudyError
-        When there is none, naming those there are.
+    An unknown one is a `StudyError` that lists those there are.
     """
     known, _ = split_leads(name)
     if known not in ATTACKS:

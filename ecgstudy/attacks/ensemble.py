@@ -62,17 +62,8 @@ def rank_losses(scores: Tensor, current: Tensor, labels: Tensor) -> Tensor:
     For a positive the share of negatives that rank above it, for a negative the share of positives below,
     each over the other kind's number and its own, ties half; mean over the classes that have both.
 
-    Parameters
-    ----------
-    scores
-        (members, records, classes).
-    current, labels
-        (records, classes).
-
-    Returns
-    -------
-    Tensor
-        (members, records) in float64, NaN where the scores are.
+    Of `scores` (members, records, classes), `current` and `labels` (records, classes): (members, records) in
+    float64, NaN where the scores are.
     """
     total = torch.zeros(scores.shape[:2], dtype=torch.float64, device=scores.device)
     classes = _defined(labels)

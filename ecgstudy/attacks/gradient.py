@@ -11,21 +11,8 @@ def pgd(problem: Problem, budget: Budget, generator: Generator, *, random_start:
     """Projected gradient descent (Madry et al. 2018), keeping each record's best δ of the whole budget.
 
     AUROC needs the *largest* change of every score, so nothing stops at a label flip. δ = 0 and the
-    problem's start are candidates too: the objective never ends below either.
-
-    Parameters
-    ----------
-    problem, budget
-        What to raise; ε, norm, mask, steps, restarts.
-    generator
-        Source of the random starts, on the device of the signals.
-    random_start
-        False: every restart begins at δ = 0 (FGSM).
-
-    Returns
-    -------
-    Tensor
-        δ in mV, the shape of the signals.
+    problem's start are candidates too: the objective never ends below either. Parameters and result as of
+    `ecgstudy.attacks.problem.Search`; without `random_start` every restart begins at δ = 0 (FGSM).
     """
     first = first_best(problem, budget)
     best = Best(first.delta, first.values)

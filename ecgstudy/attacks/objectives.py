@@ -21,14 +21,9 @@ SMALLEST_SPREAD = 1e-12
 
 
 def class_scores(logits: Tensor, multilabel: bool) -> Tensor:
-    """Scores (records, classes) whose order gives each class's AUROC.
+    """Scores (records, classes) whose order gives each class's AUROC, from `logits` of the same shape.
 
-    Parameters
-    ----------
-    logits
-        (records, classes) outputs of the model.
-    multilabel
-        True: the logits themselves. False: log(p_c / (1 − p_c)) of the softmax, in log space.
+    If `multilabel` the logits themselves, else log(p_c / (1 − p_c)) of the softmax, in log space.
     """
     if multilabel:
         return logits

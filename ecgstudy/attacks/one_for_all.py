@@ -19,19 +19,12 @@ def universal(problem: Problem, budget: Budget, generator: Generator) -> Tensor:
     accumulated over batches: memory does not grow with the number of records (each batch is evaluated a
     second time for that). The best of the whole budget is kept; δ = 0 is a candidate, the problem's start
     (one per record) is not. On a model linear in the signal one δ moves all scores of a class alike and
-    leaves AUROC as it was.
+    leaves AUROC as it was. Masks may differ between records: δ is 0 there, and else equal for all.
 
-    Parameters
-    ----------
-    problem, budget
-        What to raise; ε, steps, restarts and mask, which may differ between records. The norm must be ℓ∞.
-    generator
-        Source of the random starts, on the device of the signals.
-
-    Returns
-    -------
-    Tensor
-        δ in mV, the shape of the signals, equal for all records but 0 where masked.
+    Raises
+    ------
+    StudyError
+        In an ℓ2 ball.
     """
     if budget.norm != "linf":
         raise StudyError(f"the universal perturbation keeps to the ℓ∞ ball; norm {budget.norm!r} is not its")

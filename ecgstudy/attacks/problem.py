@@ -130,7 +130,10 @@ class Problem:
 
 
 Search = Callable[[Problem, Budget, Generator], Tensor]
-"""An algorithm: (problem, budget, generator) → δ in mV, each record's best of the whole budget."""
+"""An algorithm: (problem, budget, generator) → δ in mV, each record's best of the whole budget.
+
+What to raise, what to spend, and the source of random starts, on the signals' device.
+"""
 
 
 class Best:

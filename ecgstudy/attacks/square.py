@@ -32,18 +32,6 @@ def patch_share(query: int) -> float:
 def square(problem: Problem, budget: Budget, generator: Generator) -> Tensor:
     """Each record's best δ among δ = 0, the problem's start and `budget.queries` of the random search.
 
-    Parameters
-    ----------
-    problem, budget
-        What to raise (only its values are used); ε, mask and queries. The norm must be ℓ∞.
-    generator
-        Source of stripes and patches, on the device of the signals.
-
-    Returns
-    -------
-    Tensor
-        δ in mV, the shape of the signals.
-
     Raises
     ------
     StudyError

@@ -36,14 +36,7 @@ def get_loader(name: str) -> Callable[..., EcgRecords]:
 def prepare(name: str, options: DatasetOptions, cache: str | Path) -> EcgRecords:
     """Load the data set `name`, checked, with the leads and at the rate that `options` ask for.
 
-    Parameters
-    ----------
-    name
-        A key of `DATASETS`.
-    options
-        Where the data are, the loader's keyword arguments, leads and rate.
-    cache
-        Folder in which a data set that is not on disk is downloaded, as ``cache/<name>``.
+    One that is not on disk is downloaded to ``cache/<name>``.
 
     Raises
     ------

@@ -48,23 +48,9 @@ SOURCES = {
 
 
 def fetch_dataset(name: str, folder: str | Path, source: Source | None = None, workers: int = 8) -> Path:
-    """Complete the files of a data set in `folder`; whole files already there are not fetched again.
+    """Complete the files of a data set in `folder`, and return it; whole files there are not fetched again.
 
-    Parameters
-    ----------
-    name
-        Data set, for messages; a key of `SOURCES` unless `source` is given.
-    folder
-        Where the files go. An interrupted file stays there as ``<file>.part`` and is resumed.
-    source
-        Another address than PhysioNet.
-    workers
-        Number of connections.
-
-    Returns
-    -------
-    Path
-        `folder`.
+    An interrupted file stays there as ``<file>.part`` and is resumed. `source`: instead of that in `SOURCES`.
 
     Raises
     ------

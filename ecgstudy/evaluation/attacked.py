@@ -317,15 +317,10 @@ def label_scores(
     victim: Victim, signals: Tensor, labels: Tensor, options: AttackOptions, epsilon: float,
     generator: Generator, start: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Scores under per-label perturbations: column c under the δ that attacks label c alone.
+    """Scores (records, classes) under per-label perturbations: column c under the δ against label c alone.
 
     Because a pairwise worst case separates per record (positives minimise, negatives maximise their
     score), the AUROC of column c is the exact worst case over independent δ, up to the optimiser.
-
-    Returns
-    -------
-    Tensor
-        (records, classes).
     """
     columns = []
     for label in range(labels.shape[1]):

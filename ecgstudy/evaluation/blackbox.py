@@ -28,7 +28,7 @@ def store_features(run: Run, records: EcgRecords, folder: Path, asked: dict) -> 
     tensors = {"features": torch.from_numpy(values), "labels": torch.from_numpy(train.multi_hot())}
     form = {
         "features": get_arm(run.arm).features, "names": names, "parameters": len(names),
-        "leads": list(records.leads), "fs": records.fs, "classes": list(records.classes), 
+        "leads": list(records.leads), "fs": records.fs, "classes": list(records.classes),
         "multilabel": records.multilabel, "arm": run.arm,
         "dataset": run.dataset, "seed": run.seed, "precision": "float64", "training_records": len(train),
         "run": asked,
@@ -53,11 +53,7 @@ def features_victim(run: Run, records: EcgRecords, folder: Path) -> FeatureVicti
 
 
 def attack_without_gradient(
-    run: Run,
-    victim: FeatureVictim,
-    source: Victim,
-    sample: Sample,
-    recording: Recording,
+    run: Run, victim: FeatureVictim, source: Victim, sample: Sample, recording: Recording
 ) -> list[pd.DataFrame]:
     """Scores under corruptions, attacks made on `source` (``transfer``), and Square at the headline ε.
 

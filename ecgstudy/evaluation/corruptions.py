@@ -289,13 +289,7 @@ LIMITS: dict[str, Callable[[Recording, int], str | None]] = {
 
 
 def get_corruption(name: str) -> Corruption:
-    """The corruption called `name`.
-
-    Raises
-    ------
-    StudyError
-        When there is none, naming those there are.
-    """
+    """The corruption called `name`; an unknown one is a `StudyError` that lists those there are."""
     if name not in CORRUPTIONS:
         raise StudyError(f"unknown corruption {name!r}; known: {', '.join(CORRUPTIONS)}")
     return CORRUPTIONS[name]

@@ -8,20 +8,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ecgstudy.arms import Adversary
+from ecgstudy.arms import Adversary, Schemes
 from ecgstudy.attacks.problem import Victim
 from ecgstudy.checkpoints import load_classifier, load_encoder
 from ecgstudy.contrast import Pairs, Rows
-from ecgstudy.evaluation.attacked import (
-    Attacker,
-    Sample,
-    StepCounter,
-    attacked_sample,
-    in_batches,
-    spread,
-    victim_scores,
-)
-from ecgstudy.objective import embedded_batch, evaluating
+from ecgstudy.evaluation.attacked import Attacker, Sample, StepCounter, attacked_sample, in_batches, spread
+from ecgstudy.objective import Data, State, embedded_batch, evaluating
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import ENSEMBLE, Run
 from ecgstudy.training import load_trained
@@ -29,6 +21,8 @@ from ecgstudy.weighting import compose
 
 VIEWS = ("1", "2", "1*")
 """Two random views of each record, and the first one attacked."""
+BESIDE = 15
+"""Records attacked together with the one that is shown: margins and universal attacks refer to a sample."""
 
 
 def inspect_batch(run: Run, records: EcgRecords, folder: Path, size: int = 256) -> pd.DataFrame:
@@ -44,37 +38,41 @@ def inspect_batch(run: Run, records: EcgRecords, folder: Path, size: int = 256) 
         other pairs), `same_class` (labels shared, unknown to the loss).
     """
     state, data = load_trained(run, records, folder)
-    state.precision = "float32"
     order = torch.randperm(len(data.signals), generator=state.streams["batches"], device=state.device)
-    index = order[:size]
+    embedded, rows = embedded_views(state, data, order[:size])
+    cosine, pairs = embedded @ embedded.T, Pairs(rows, rows, temperature=state.temperature)
+    return _pair_frame(pairs, cosine, push_weights(state.arm.weighting, cosine, pairs))
+
+
+def embedded_views(state: State, data: Data, index: Tensor) -> tuple[Tensor, Rows]:
+    """Unit vectors of `VIEWS` of some records, in evaluation mode and float32, and what each row shows."""
+    state.precision = "float32"
     with evaluating(state.model):
-        batch = embedded_batch(state, data, index, VIEWS, Adversary("1* 2"))
-        embedded, rows = batch.stacked(VIEWS)
-    with torch.no_grad():
-        cosine = embedded @ embedded.T
-        pairs = Pairs(rows, rows, temperature=state.temperature)
-        weights = compose(state.arm.weighting)(cosine / state.temperature, pairs)
-        push = weights.log_push.masked_fill(~weights.eligible, -torch.inf).softmax(1)
-        push = push * weights.eligible.sum(1, keepdim=True)
-        labels = data.labels[index].repeat(3, 1)
-        same = (labels @ labels.T) > 0
-    return _pair_frame(rows, pairs, cosine, push.masked_fill(~weights.eligible, torch.nan), same)
+        embedded, rows = embedded_batch(state, data, index, VIEWS, Adversary("1* 2")).stacked(VIEWS)
+    return embedded.detach(), rows
 
 
-def _pair_frame(rows: Rows, pairs: Pairs, cosine: Tensor, push: Tensor, same: Tensor) -> pd.DataFrame:
-    record, patient = pairs.match("record"), pairs.match("patient")
-    mixed = rows.adversarial[:, None] != rows.adversarial[None, :]
+def push_weights(schemes: Schemes, cosine: Tensor, pairs: Pairs) -> Tensor:
+    """W of these schemes with a row mean of 1 on the negatives, NaN on other pairs."""
+    weights = compose(schemes)(cosine / pairs.temperature, pairs)
+    push = weights.log_push.masked_fill(~weights.eligible, -torch.inf).softmax(1)
+    return (push * weights.eligible.sum(1, keepdim=True)).masked_fill(~weights.eligible, torch.nan)
+
+
+def same_class(pairs: Pairs) -> Tensor:
+    """Whether anchor and candidate share a label."""
+    return pairs.anchors.metadata["labels"] @ pairs.candidates.metadata["labels"].T > 0
+
+
+def _pair_frame(pairs: Pairs, cosine: Tensor, push: Tensor) -> pd.DataFrame:
+    record, patient, same = pairs.match("record"), pairs.match("patient"), same_class(pairs)
+    mixed = ~pairs.match("adversarial")
     kinds = np.array(["positive", "clean–adversarial", "negative: same class", "negative: other class"])
     kind = torch.where(record, mixed.long(), 3 - same.long())
     upper = torch.triu(~pairs.itself() & (record | ~patient), 1)
-    return pd.DataFrame(
-        {
-            "similarity": cosine[upper].cpu().numpy(),
-            "kind": kinds[kind[upper].cpu().numpy()],
-            "weight": push[upper].cpu().numpy(),
-            "same_class": same[upper].cpu().numpy(),
-        }
-    )
+    columns = {"similarity": cosine, "kind": kind, "weight": push, "same_class": same}
+    found = pd.DataFrame({name: values[upper].cpu().numpy() for name, values in columns.items()})
+    return found.assign(kind=kinds[found["kind"]])
 
 
 def embedding_plane(records: EcgRecords, folder: Path, most: int = 1500) -> pd.DataFrame:
@@ -105,9 +103,9 @@ class AttackedEcg:
     Attributes
     ----------
     deltas
-        Attack → perturbation; the ``ensemble`` is the last.
+        Attack → perturbation; of several the ``ensemble`` is the last.
     scores
-        Of each class, `before` and `after` the ensemble's perturbation, and whether it is `true`.
+        Of each class, `before` and `after` the last perturbation, and whether it is `true`.
     """
 
     record: str
@@ -116,27 +114,16 @@ class AttackedEcg:
     scores: pd.DataFrame
 
 
-def most_fragile(
-    run: Run, records: EcgRecords, folder: Path, scores: pd.DataFrame, beside: int = 15
-) -> AttackedEcg:
+def most_fragile(run: Run, records: EcgRecords, folder: Path, scores: pd.DataFrame) -> AttackedEcg:
     """The test ECG that loses most of its true classes' scores under the headline attack, attacked again.
 
-    Every attack of the study at the headline ε but ``transfer`` is made on it and `beside` other records of
-    all classes: margins and universal perturbations refer to a sample.
-
-    Parameters
-    ----------
-    folder
-        The protocol folder of an evaluated run.
-    scores
-        Its stored scores.
+    Every attack of the study at the headline ε but ``transfer`` is made on it and `BESIDE` other records.
+    `folder` is the protocol folder of an evaluated run, `scores` what it stored.
     """
     options, epsilon = run.study.evaluation, run.headline_epsilon_mv
     test = attacked_sample(records, "test", options.max_records)
-    row = _largest_loss(scores, ENSEMBLE, epsilon, test)
-    few = np.union1d(spread(torch.tensor(test.multi_hot()), beside), row)
-    sample = Sample.of(test.select(np.isin(np.arange(len(test)), few)), "", torch.device("cpu"))
-    place, deltas = int(np.searchsorted(few, row)), {}
+    sample, place = among_others(test, _largest_loss(scores, ENSEMBLE, epsilon, test))
+    deltas: dict[str, np.ndarray] = {}
     model, _ = load_classifier(folder)
     victim = Victim(model, test.multilabel, model.encoder, test.fs)
     names = dict.fromkeys([*options.ensemble, *options.attacks])
@@ -148,12 +135,26 @@ def most_fragile(
         epsilon, [name for name in names if name != "transfer"], label_view=False, adc_mv=None,
         watch=lambda name, _, delta: deltas.update({name: delta[place].numpy()}),
     )  # fmt: skip
-    signal = sample.signals[place]
-    both = torch.stack([signal, signal + torch.tensor(deltas[ENSEMBLE])])
-    values = victim_scores(victim, both, options).T.numpy()
-    table = pd.DataFrame(values, list(test.classes), ["before", "after"]).rename_axis("class")
-    table.insert(0, "true", test.multi_hot()[row].astype(bool))
-    return AttackedEcg(test.table["record"].iloc[row], signal.numpy(), deltas, table)
+    return before_and_after(victim, sample, place, deltas)
+
+
+def among_others(test: EcgRecords, row: int) -> tuple[Sample, int]:
+    """`row` of `test` and `BESIDE` other records of all classes, to attack together; and its place there."""
+    few = np.union1d(spread(torch.tensor(test.multi_hot()), BESIDE), row)
+    sample = Sample.of(test.select(np.isin(np.arange(len(test)), few)), "", torch.device("cpu"))
+    return sample, int(np.searchsorted(few, row))
+
+
+def before_and_after(
+    victim: Victim, sample: Sample, place: int, deltas: dict[str, np.ndarray]
+) -> AttackedEcg:
+    """The record at `place` of `sample` with its perturbations (mV), the last of which is scored."""
+    signal, last = sample.signals[place], list(deltas)[-1]
+    with torch.no_grad():
+        both = victim.scores(torch.stack([signal, signal + torch.tensor(deltas[last])])).T.numpy()
+    scores = pd.DataFrame(both, list(sample.classes), ["before", "after"]).rename_axis("class")
+    scores.insert(0, "true", sample.labels[place].numpy() > 0)
+    return AttackedEcg(sample.columns["record"].iloc[place], signal.numpy(), deltas, scores)
 
 
 def _largest_loss(scores: pd.DataFrame, attack: str, epsilon_mv: float, test: EcgRecords) -> int:

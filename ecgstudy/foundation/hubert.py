@@ -6,26 +6,13 @@ from ecgstudy.errors import StudyError
 from ecgstudy.foundation import Input, Released
 from ecgstudy.foundation.net1d import LEADS
 
-SIZES = {
-    "small": {
-        "hidden_size": 512,
-        "num_hidden_layers": 8,
-        "num_attention_heads": 8,
-        "intermediate_size": 2048,
-    },
-    "base": {
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "intermediate_size": 3072,
-    },
-    "large": {
-        "hidden_size": 960,
-        "num_hidden_layers": 16,
-        "num_attention_heads": 12,
-        "intermediate_size": 3840,
-    },
+SIZES = {  # width of a token, layers, heads, width between the linear layers
+    "small": (512, 8, 8, 2048),
+    "base": (768, 12, 12, 3072),
+    "large": (960, 16, 12, 3840),
 }
+COUNTS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+"""What transformers calls the columns of `SIZES`."""
 FRONT = {"conv_dim": (512,) * 5, "conv_kernel": (10, 3, 3, 2, 2), "conv_stride": (4, 2, 2, 2, 2)}
 """One token for 64 samples."""
 STILL = {
@@ -47,9 +34,7 @@ class Tokens(nn.Module):
     def __init__(self, hubert: nn.Module):
         super().__init__()
         self.hubert = hubert
-        hubert.feature_extractor._requires_grad = (
-            False  # or it would mark our adapted ECGs, which are no leaves
-        )
+        hubert.feature_extractor._requires_grad = False  # it would mark our adapted ECGs, which are no leaves
 
     def forward(self, x: Tensor) -> Tensor:
         return self.hubert(x.flatten(1)).last_hidden_state.mean(1)
@@ -71,7 +56,7 @@ def hubert_ecg(size: str = "base") -> Released:
         raise StudyError(
             f"hubert_ecg needs the package transformers ({error}); install it with `pip install transformers`"
         ) from error
-    hubert = HubertModel(HubertConfig(**SIZES[size], **FRONT, **STILL))
+    hubert = HubertModel(HubertConfig(**dict(zip(COUNTS, SIZES[size], strict=True)), **FRONT, **STILL))
     takes = Input(LEADS, 100.0, 500, "range")
     unused = r"final_proj\..*|label_embedding\..*"
-    return Released(Tokens(hubert), SIZES[size]["hidden_size"], takes, hubert, aliases=ALIASES, unused=unused)
+    return Released(Tokens(hubert), SIZES[size][0], takes, hubert, aliases=ALIASES, unused=unused)

@@ -13,28 +13,13 @@ from ecgstudy.foundation import Input, Released
 
 KERNEL = 16
 SIZES = {
-    "small": {
-        "stem": 32,
-        "widths": (32, 64, 64, 128, 128, 256),
-        "depths": (1, 1, 2, 2, 2, 2),
-        "ratio": 0.5,
-        "group": 8,
-    },
-    "medium": {
-        "stem": 64,
-        "widths": (64, 160, 160, 400, 400, 1024, 1024),
-        "depths": (2, 2, 2, 3, 3, 4, 4),
-        "ratio": 1.0,
-        "group": 16,
-    },
-    "large": {
-        "stem": 128,
-        "widths": (128, 256, 256, 512, 512, 1024, 1024, 2048, 2048),
-        "depths": (2, 3, 3, 4, 4, 5, 5, 6, 6),
-        "ratio": 1.5,
-        "group": 32,
-    },
-}
+    "small": {"stem": 32, "widths": (32, 64, 64, 128, 128, 256), "depths": (1, 1, 2, 2, 2, 2),
+              "ratio": 0.5, "group": 8},
+    "medium": {"stem": 64, "widths": (64, 160, 160, 400, 400, 1024, 1024), "depths": (2, 2, 2, 3, 3, 4, 4),
+               "ratio": 1.0, "group": 16},
+    "large": {"stem": 128, "widths": (128, 256, 256, 512, 512, 1024, 1024, 2048, 2048),
+              "depths": (2, 3, 3, 4, 4, 5, 5, 6, 6), "ratio": 1.5, "group": 32},
+}  # fmt: skip
 """CLEF's sizes; ECGFounder has the medium one. `ratio`: channels inside a block to those around it;
 `group`: a block convolves in (channels around it / `group`) groups."""
 UNUSED = r"(.*\.)?bn[123]\..*|first_bn\..*|dense\..*"

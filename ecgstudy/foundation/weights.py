@@ -113,12 +113,7 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
 
 
 def fit_weights(module: nn.Module, released: dict[str, Tensor], rename: Callable, where: str) -> None:
-    """Load `released` into `module`, every name and shape.
-
-    Parameters
-    ----------
-    rename
-        Released name → name in `module`; None for those without use.
+    """Load `released` into `module`, every name and shape; `rename` says None of names without use.
 
     Raises
     ------

@@ -12,7 +12,7 @@ import pandas as pd
 from ecgstudy.analysis.claims import judge
 from ecgstudy.analysis.tables import write_csv
 from ecgstudy.datasets import is_synthetic
-from ecgstudy.errors import StudyError
+from ecgstudy.errors import StudyError, command
 from ecgstudy.pages.index import write_joint_index
 from ecgstudy.plots import alt_texts
 from ecgstudy.plots.comparisons import contrast_forest
@@ -25,22 +25,11 @@ CONTEXT = ("robust_auroc", "masking_checks", "per_class", "headline_check")
 """Tables that the report's caveats look at, where a study has them."""
 
 
-def across(studies: list[Study], root: Path | None = None) -> dict[str, pd.DataFrame]:
-    """Contrasts and claims over several studies.
+def across(studies: list[Study], root: Path = Paths.root) -> dict[str, pd.DataFrame]:
+    """``contrasts`` with `p_holm` over the primary family of all studies, and ``claims`` judged on them.
 
-    A data set and protocol that two studies have counts in the first alone: no run is counted twice.
-
-    Parameters
-    ----------
-    studies
-        Whose tables are there already.
-    root
-        Folder of all outputs, if it is another.
-
-    Returns
-    -------
-    dict
-        ``contrasts``: the studies' rows, `p_holm` over the primary family of all. ``claims``: judged on them.
+    Their tables are there already. A data set and protocol that two studies have counts in the first alone:
+    no run is counted twice. `root` is the folder of all outputs.
 
     Raises
     ------
@@ -53,29 +42,28 @@ def across(studies: list[Study], root: Path | None = None) -> dict[str, pd.DataF
     return {"contrasts": contrasts, "claims": judge(contrasts, cost, studies[0].statistics.confidence)}
 
 
-def _joined(studies: list[Study], name: str, root: Path | None, needed: bool = True) -> pd.DataFrame:
+def _joined(studies: list[Study], name: str, root: Path, needed: bool = True) -> pd.DataFrame:
     parts, seen = [], set()
     for study in studies:
-        paths = Paths(study.study, root) if root else Paths(study.study)
         try:
-            table = pd.read_csv(paths.tables / f"{name}.csv")
+            table = pd.read_csv(Paths(study.study, root).tables / f"{name}.csv")
         except FileNotFoundError as error:
             if not needed:
                 continue
             raise StudyError(
                 f"{error.filename} is missing; run `make study STUDY={study.study}` first"
             ) from None
-        places = pd.Series(list(zip(*(table[column] for column in PLACE), strict=True)), table.index, object)
-        parts.append(table[~places.isin(seen)].assign(study=study.study))
+        places = pd.MultiIndex.from_frame(table[PLACE])
+        parts.append(table[~places.isin(list(seen))].assign(study=study.study))
         seen |= set(places)
     columns = dict.fromkeys(column for part in parts for column in part)
     known = [part.dropna(axis=1, how="all") for part in parts if len(part)] or [pd.DataFrame()]
     return pd.concat(known, ignore_index=True).reindex(columns=list(columns))
 
 
-def write_report(name: str, studies: list[Study], root: Path | None = None) -> Path:
+def write_report(name: str, studies: list[Study], root: Path = Paths.root) -> Path:
     """Write tables, forest plot and index page of `studies` together; returns the page."""
-    paths, synthetic = Paths(name, root) if root else Paths(name), any(map(is_synthetic, studies))
+    paths, synthetic = Paths(name, root), any(map(is_synthetic, studies))
     tables = across(studies, root)
     write_csv(tables, paths.tables)
     main = tables["contrasts"][is_true(tables["contrasts"]["headline"])]
@@ -86,6 +74,7 @@ def write_report(name: str, studies: list[Study], root: Path | None = None) -> P
     return paths.report / "index.html"
 
 
+@command
 def main(arguments: list[str]) -> None:
     """Command line: a name for the whole, and the params files of its studies."""
     name, *params = arguments
@@ -93,7 +82,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except StudyError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main(sys.argv[1:]))

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ecgstudy.options import target
-from ecgstudy.plots.alt_texts import interval, signed
+from ecgstudy.plots.displays import interval, signed
 from ecgstudy.plots.plotting import CONTROL_MARKERS, is_true, known_arm
 from ecgstudy.statistics import MIN_SEEDS
 
@@ -28,18 +28,9 @@ class Verdict:
 def comparisons(contrasts: pd.DataFrame | None, confidence: float) -> list[dict]:
     """Adaptive − standard at the headline: the primary family or, where there is none, exploratory pairs.
 
-    Parameters
-    ----------
-    contrasts
-        ``contrasts.csv``.
-    confidence
-        A comparison is decided where p (Holm's for the primary family) is at most 1 − confidence and
-        there are enough seeds to speak beyond them.
-
-    Returns
-    -------
-    list of dict
-        Rows of the table with `result` (higher, lower, undecided), `dagger` and `shown_p`.
+    Rows of ``contrasts.csv`` with `result` (higher, lower, undecided), `dagger` and `shown_p`. A comparison
+    is decided where p (Holm's for the primary family) is at most 1 − `confidence` and there are enough seeds
+    to speak beyond them.
     """
     if contrasts is None or contrasts.empty:
         return []
@@ -119,14 +110,8 @@ def caveats(
 ) -> dict[str, str]:
     """What a reader must know before believing the verdict: title → sentence.
 
-    Parameters
-    ----------
-    rows
-        `comparisons`.
-    tables
-        Of these ``robust_auroc``, ``masking_checks``, ``per_class`` and ``headline_check`` are looked at.
-    datasets
-        Data sets that models are tested on.
+    `rows` are those of `comparisons`, `datasets` those tested on. Of `tables` ``robust_auroc``,
+    ``masking_checks``, ``per_class`` and ``headline_check`` are looked at.
     """
     found = {
         "Simulated ECGs": "These results prove that the machinery works; they are no evidence about ECGs."
@@ -231,11 +216,9 @@ def _short(row: dict) -> dict:
     part = next((p for p in evidence.split("; ") if f": {row['effect']:.4f} [" in p), "").partition(": ")[0]
     pair, _, rest = part.partition(", ")
     measure, ratio = rest.partition(", ")[0], " / " in pair
-    form = "{:.2f}".format if ratio else signed
-    effect = "" if pd.isna(row["effect"]) else form(row["effect"])
-    ends = "" if pd.isna(row["ci_low"]) else f" [{form(row['ci_low'])}, {form(row['ci_high'])}]"
+    effect = "" if pd.isna(row["effect"]) else interval(row, "effect", "{:.2f}" if ratio else None)
     return {
-        "number": number, "text": text, "verdict": row["verdict"], "effect": effect + ends, "pair": pair,
+        "number": number, "text": text, "verdict": row["verdict"], "effect": effect, "pair": pair,
         "measure": MEASURES.get(measure, measure.replace("_", " ")),
         "dagger": " †" * ("masking suspected" in evidence),
     }  # fmt: skip

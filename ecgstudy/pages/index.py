@@ -13,9 +13,8 @@ from PIL import Image
 
 from ecgstudy.options import target
 from ecgstudy.pages.answer import caveats, comparisons, data_name, listed, many, short_claims, verdict
-from ecgstudy.plots.alt_texts import interval, signed
-from ecgstudy.plots.displays import SIGNS, intervals
-from ecgstudy.plots.plotting import at_headline, daggered, known_arm
+from ecgstudy.plots.displays import SIGNS, interval, intervals, signed
+from ecgstudy.plots.plotting import at_headline, daggered, known_arm, of_all_seeds
 from ecgstudy.report import embedded_figure, read_provenance, write_methods, write_page
 from ecgstudy.study import ENSEMBLE, Paths, Study
 
@@ -62,20 +61,10 @@ RESULTS = {"higher": "▲ more robust", "lower": "▼ less robust", "undecided":
 MAX_ROWS = 100
 
 
-def write_index(
-    study: Study,
-    paths: Paths,
-    pages: list[str],
-    *,
-    synthetic: bool,
-    provenance: Mapping[str, object] | None = None,
-) -> None:
+def write_index(study: Study, paths: Paths, pages: list[str], *, synthetic: bool) -> None:
     """Write ``report/index.html``, the answer first, and ``report/methods.html``.
 
-    Parameters
-    ----------
-    pages
-        Names of pages in the report folder; those that do not exist are not linked.
+    Of `pages`, names in the report folder, those that do not exist are not linked.
     """
     files = sorted(paths.tables.glob("*.csv"), key=lambda p: _rank(p.stem, list(TABLES)))
     tables = {file.stem: pd.read_csv(file) for file in files}
@@ -87,7 +76,7 @@ def write_index(
         first_screen(tables, study.statistics.confidence, headline, list(dict.fromkeys(tested)), synthetic),
         title=study.title,
         synthetic=synthetic,
-        provenance=read_provenance(paths.tables) if provenance is None else provenance,
+        provenance=read_provenance(paths.tables),
         pages=there,
         arms=_arms(tables.get("robust_auroc"), headline, study.protocols[0]),
         tables=[_table_entry(name, frame, paths) for name, frame in tables.items()],
@@ -100,12 +89,7 @@ def write_joint_index(
 ) -> None:
     """Write the index page of several studies together, with links to theirs.
 
-    Parameters
-    ----------
-    paths
-        Of the whole; ``tables/`` and ``figures/`` are there already.
-    tables
-        As `ecgstudy.pages.across.across` joins them.
+    `paths` are those of the whole; `tables`, as `ecgstudy.pages.across` joins them, and figures are there.
     """
     headline = {d: o.headline_epsilon_mv for study in studies for d, o in study.datasets.items()}
     reports = [(Paths(study.study, paths.root).report / "index.html", study) for study in studies]
@@ -146,15 +130,7 @@ def first_screen(
     datasets: list[str],
     synthetic: bool,
 ) -> dict[str, object]:
-    """What the first screen says.
-
-    Parameters
-    ----------
-    headline
-        Headline ε (mV) by data set.
-    datasets
-        Data sets tested on.
-    """
+    """What the first screen says of the data sets tested on; `headline` is ε (mV) by data set."""
     rows, claims = comparisons(tables.get("contrasts"), confidence), short_claims(tables.get("claims"))
     found = verdict(rows, confidence)
     return {
@@ -230,8 +206,7 @@ def _arms(robust: pd.DataFrame | None, headline: Mapping[str, float], protocol: 
     """Clean and robust AUROC of every arm, means over seeds."""
     if robust is None:
         return Markup("")
-    rows = robust[(robust["seed"].astype(str) == "all") & (robust["protocol"] == protocol)]
-    rows = at_headline(rows, headline)
+    rows = at_headline(of_all_seeds(robust, protocol), headline)
     rows = rows[rows["attack"].isin(["none", ENSEMBLE])]
     lines = []
     for (dataset, arm), own in rows.groupby(["dataset", "arm"], sort=False):

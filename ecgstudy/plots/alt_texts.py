@@ -5,20 +5,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 
-from ecgstudy.plots.plotting import at_headline, corrupted, daggered
+from ecgstudy.plots.displays import interval, signed
+from ecgstudy.plots.plotting import at_headline, corrupted, daggered, of_all_seeds
 
 WHERE = ["dataset", "protocol", "attack", "epsilon_mv"]
-
-
-def signed(value: float, digits: int = 3) -> str:
-    """“−0.012”, with a true minus; a dash where there is no value."""
-    return "–" if pd.isna(value) else f"{value:+.{digits}f}".replace("-", "−")
-
-
-def interval(row: Mapping[str, float]) -> str:
-    """“+0.005 [−0.028, +0.037]” of a row with delta, ci_low and ci_high."""
-    ends = "" if pd.isna(row["ci_low"]) else f" [{signed(row['ci_low'])}, {signed(row['ci_high'])}]"
-    return signed(row["delta"]) + ends
 
 
 def forest(contrasts: pd.DataFrame) -> str:
@@ -45,16 +35,8 @@ def clean_and_robust(
     protocol: str = "slf",
     intro: str = "Macro AUROC of every arm against the attack budget ε",
 ) -> str:
-    """Every arm's AUROC, clean and at the headline ε.
-
-    Parameters
-    ----------
-    table
-        ``robust_auroc.csv`` or rows of it.
-    headline
-        Headline ε (mV) by data set.
-    """
-    rows = at_headline(_of_all_seeds(table, protocol), headline)
+    """Every arm's AUROC, clean and at the headline ε (mV, by data set), of rows of ``robust_auroc.csv``."""
+    rows = at_headline(of_all_seeds(table, protocol), headline)
     parts = []
     for dataset, own in rows.groupby("dataset", sort=False):
         clean = own[own["attack"] == "none"].set_index("arm")["auroc_shared"]
@@ -70,7 +52,7 @@ def clean_and_robust(
 
 def by_attack(table: pd.DataFrame, headline: Mapping[str, float], protocol: str = "slf") -> str:
     """Every arm's clean AUROC, and its lowest under an attack at the headline ε (``robust_auroc.csv``)."""
-    rows = at_headline(_of_all_seeds(table, protocol), headline)
+    rows = at_headline(of_all_seeds(table, protocol), headline)
 
     def line(arm: str, own: pd.DataFrame) -> str:
         clean = own.loc[own["attack"] == "none", "auroc_shared"].mean()
@@ -84,7 +66,7 @@ def by_attack(table: pd.DataFrame, headline: Mapping[str, float], protocol: str 
 
 def by_corruption(table: pd.DataFrame, protocol: str = "slf") -> str:
     """The spread of the arms under each corruption at its worst severity (``robust_auroc.csv``)."""
-    rows = corrupted(_of_all_seeds(table, protocol))
+    rows = corrupted(of_all_seeds(table, protocol))
 
     def line(name: str, own: pd.DataFrame) -> str:
         worst = own[own["severity"] == own["severity"].max()].set_index("arm")["auroc_shared"].dropna()
@@ -241,10 +223,6 @@ def attack_bars(bars: pd.DataFrame) -> str:
     named = ordered["attack"].replace("none", "clean")
     parts = [f"{name} {value:.3f}" for name, value in zip(named, ordered["auroc"], strict=True)]
     return _said("Macro AUROC under each attack at the headline ε, mildest first", parts)
-
-
-def _of_all_seeds(table: pd.DataFrame, protocol: str) -> pd.DataFrame:
-    return table[(table["seed"].astype(str) == "all") & (table["protocol"] == protocol)]
 
 
 def _each(rows: pd.DataFrame, key: str, line: Callable[[str, pd.DataFrame], str]) -> list[str]:

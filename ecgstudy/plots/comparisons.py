@@ -15,6 +15,7 @@ from ecgstudy.arms import Arm
 from ecgstudy.errors import StudyError
 from ecgstudy.options import target
 from ecgstudy.plots import plotting as pl
+from ecgstudy.plots.displays import interval
 from ecgstudy.plots.plotting import INK, known_arm, style
 
 COLUMNS, CROWD = 3, 8
@@ -53,14 +54,14 @@ def epsilon_curves_by_arm(table: pd.DataFrame, attack: str = "ensemble", protoco
         for arm in [*bases, *members]:
             if len(rows := own[own["arm"] == arm]):
                 look = pl.arm_look(arm, rows, grey=arm in bases)
-                _, y = pl.draw_curve(axes, rows, epsilons, **look)
+                y = pl.draw_curve(axes, rows, epsilons, **look)
                 ends.append((y, pl.daggered(arm, rows), look["color"]))
         if ends:
             pl.label_ends(axes, len(epsilons) - 1, *map(list, zip(*ends, strict=True)))
         axes.set_title(f"{dataset}: {title}" if len(datasets) > 1 else title)
     for axes in panels[:, 0]:
         axes.set_ylabel(f"macro AUROC under {attack}")
-    pl.dagger_note(figure, table)
+    pl.note_beneath(figure, pl.dagger_note(table, "† and hollow:"))
     return figure
 
 
@@ -121,12 +122,9 @@ def _forest_panels(parts: list[pd.DataFrame]) -> tuple[Figure, list[Axes], list[
 
 @style()
 def pareto(
-    table: pd.DataFrame,
-    epsilon_mv: float | Mapping[str, float],
-    attack: str = "ensemble",
-    protocol: str = "slf",
+    table: pd.DataFrame, headline: Mapping[str, float], attack: str = "ensemble", protocol: str = "slf"
 ) -> Figure:
-    """Clean against robust AUROC of every arm, at `epsilon_mv` (or ε by data set); up and right is better.
+    """Clean against robust AUROC of every arm, at ε (mV) by data set `headline`; up and right is better.
 
     Of many arms only those that no other beats in both, and some landmarks, are labelled. `table`
     is ``robust_auroc.csv``.
@@ -135,18 +133,15 @@ def pareto(
     datasets = list(dict.fromkeys(table["dataset"]))
     figure, panels = pl.new_panels(1, len(datasets), 4.8, 4.2)
     for axes, dataset in zip(panels.flat, datasets, strict=True):
-        epsilon = epsilon_mv[target(dataset, protocol)] if isinstance(epsilon_mv, Mapping) else epsilon_mv
-        own = table[table["dataset"] == dataset]
+        epsilon, own = headline[target(dataset, protocol)], table[table["dataset"] == dataset]
         clean = own[own["attack"] == "none"].set_index("arm")
         robust = own[(own["attack"] == attack) & np.isclose(own["epsilon_mv"], epsilon)].set_index("arm")
         arms = [arm for arm in robust.index if arm in clean.index]
         if not arms:
             raise StudyError(f"{dataset}: no arm has both clean and {attack} AUROC at ε = {epsilon:g} mV")
         for arm in arms:
-            (x, y), look = (
-                (t.at[arm, "auroc_shared"] for t in (clean, robust)),
-                pl.arm_look(arm, robust.loc[[arm]]),
-            )
+            x, y = (t.at[arm, "auroc_shared"] for t in (clean, robust))
+            look = pl.arm_look(arm, robust.loc[[arm]])
             colour = look["color"]
             axes.plot(clean.loc[arm, ["ci_low", "ci_high"]], [y, y], color=colour, lw=0.8, alpha=0.45)
             axes.plot([x, x], robust.loc[arm, ["ci_low", "ci_high"]], color=colour, lw=0.8, alpha=0.45)
@@ -159,7 +154,7 @@ def pareto(
         named = [i for i, arm in enumerate(arms) if few or arm in LANDMARKS or _leads(points, i)]
         names = [pl.daggered(arms[i], robust.loc[[arms[i]]]) for i in named]
         pl.label_points(axes, [points[i] for i in named], names, [pl.arm_colour(arms[i]) for i in named])
-    pl.dagger_note(figure, table)
+    pl.note_beneath(figure, pl.dagger_note(table, "† and hollow:"))
     return figure
 
 
@@ -182,14 +177,8 @@ def geometry_figure(
 ) -> Figure:
     """`ecgstudy.evaluation.geometry` of the embeddings against robust AUROC: a point an arm and seed.
 
-    ρ is Spearman's rank correlation of the arms' means.
-
-    Parameters
-    ----------
-    cost, robust
-        ``cost.csv``, which holds the measures, and ``robust_auroc.csv``.
-    headline
-        Headline ε (mV) by data set.
+    ρ is Spearman's rank correlation of the arms' means. `cost` (``cost.csv``) holds the measures, `robust` is
+    ``robust_auroc.csv``, `headline` ε (mV) by data set.
 
     Raises
     ------
@@ -214,7 +203,7 @@ def geometry_figure(
         epsilon = headline[target(dataset, protocol)]
         line[0].set_ylabel(f"{dataset}: macro AUROC\n{attack}, ε = {epsilon:g} mV")
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside right center")
-    pl.dagger_note(figure, points)
+    pl.note_beneath(figure, pl.dagger_note(points, "† and hollow:"))
     return figure
 
 
@@ -240,7 +229,7 @@ def corruption_curves(table: pd.DataFrame, protocol: str = "slf") -> Figure:
 
     Of many arms the landmarks and the primary family have their colours. `table` is ``robust_auroc.csv``.
     """
-    table = pl.corrupted(table[(table["seed"].astype(str) == "all") & (table["protocol"] == protocol)])
+    table = pl.corrupted(pl.of_all_seeds(table, protocol))
     datasets, arms = (list(dict.fromkeys(table[key])) for key in ("dataset", "arm"))
     corruptions = sorted(set(table["attack"]) - {"none"})
     named = [arm for arm in arms if len(arms) <= CROWD or arm in (*LANDMARKS, *PRIMARY)]
@@ -260,20 +249,18 @@ def corruption_curves(table: pd.DataFrame, protocol: str = "slf") -> Figure:
     handles, labels = panels[0, 0].get_legend_handles_labels()
     legend = dict(zip(labels, handles, strict=True))
     figure.legend(legend.values(), legend.keys(), loc="outside right center")
-    pl.dagger_note(figure, table)
+    pl.note_beneath(figure, pl.dagger_note(table, "† and hollow:"))
     return figure
 
 
 @style()
-def cost_figure(
-    cost: pd.DataFrame, time: str = "training_seconds", speed: str = "attack_steps_per_second"
-) -> Figure:
+def cost_figure(cost: pd.DataFrame) -> Figure:
     """Training time and attack throughput of each arm: a dot a run, a line at the arm's mean."""
-    wanted = ((time, "training time (s)"), (speed, "attack steps per second"))
-    shown = [(column, label) for column, label in wanted if column in cost and cost[column].notna().any()]
+    wanted = {"training_seconds": "training time (s)", "attack_steps_per_second": "attack steps per second"}
+    shown = [(name, label) for name, label in wanted.items() if name in cost and cost[name].notna().any()]
     if not shown:
         raise StudyError(
-            f"the cost table has neither {time!r} nor {speed!r}; found {', '.join(cost.columns)}"
+            f"the cost table has neither {' nor '.join(wanted)}; found {', '.join(cost.columns)}"
         )
     arms = list(dict.fromkeys(cost["arm"]))
     figure, panels = pl.new_panels(1, len(shown), 3.8, 0.9 + 0.28 * len(arms), sharey=True)
@@ -287,12 +274,12 @@ def cost_figure(
         axes.set_xlim(0, 1.08 * cost[column].max())
     names = [pl.daggered(arm, cost[cost["arm"] == arm]) for arm in arms]
     panels.flat[0].set_yticks(range(len(arms)), names)
-    pl.note_beneath(figure, f"† {pl.DAGGER_NOTE}" * pl.fails_masking(cost))
+    pl.note_beneath(figure, pl.dagger_note(cost))
     return figure
 
 
 def _all_seeds(table: pd.DataFrame, protocol: str, attack: str) -> pd.DataFrame:
-    kept = table[(table["seed"].astype(str) == "all") & (table["protocol"] == protocol)]
+    kept = pl.of_all_seeds(table, protocol)
     kept = kept[kept["attack"].isin(["none", attack])]
     if attack not in set(kept["attack"]):
         known = ", ".join(sorted(set(table["attack"]) - {"none"}))
@@ -344,6 +331,5 @@ def _batches(members: list[str], rows: Mapping[str, Arm | None]) -> list[list[st
 def _forest_text(row: dict) -> str:
     primary = row["family"] == "primary" and pd.notna(row["p_holm"])
     p = row["p_holm"] if primary else row["p"]
-    interval = "" if pd.isna(row["ci_low"]) else f" [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
-    text = f"{row['delta']:+.3f}{interval}" + ("" if pd.isna(p) else f"  p = {p:.2g}")
-    return text.replace("-", "−") + " †" * (str(row.get("masking_ok")) == "False")
+    shown = "" if pd.isna(p) else f"  p = {p:.2g}".replace("-", "−")
+    return interval(row) + shown + " †" * (str(row.get("masking_ok")) == "False")

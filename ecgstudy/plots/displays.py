@@ -1,5 +1,6 @@
 """Tables as a reader wants them: interval beside its estimate, † at models that may mask gradients."""
 
+from collections.abc import Mapping
 from html import escape
 
 import pandas as pd
@@ -61,14 +62,23 @@ def verdict_counts(claims: pd.DataFrame) -> str:
     return ", ".join(f"{counts[verdict]} {verdict}" for verdict in SIGNS if verdict in counts)
 
 
+def signed(value: float, digits: int = 3) -> str:
+    """“−0.012”, with a true minus; a dash where there is no value."""
+    return "–" if pd.isna(value) else f"{value:+.{digits}f}".replace("-", "−")
+
+
+def interval(row: Mapping[str, float], value: str = "delta", form: str | None = None) -> str:
+    """“+0.012 [−0.003, +0.027]” of a row, as far as its numbers are known; `form` instead of `ESTIMATES`."""
+    form = form or ESTIMATES[value]
+    if pd.isna(row[value]):
+        return "–"
+    ends = "" if pd.isna(row["ci_low"]) else f" [{form}, {form}]".format(row["ci_low"], row["ci_high"])
+    return (form.format(row[value]) + ends).replace("-", "−")
+
+
 def intervals(table: pd.DataFrame, value: str) -> list[str]:
-    """“+0.012 [−0.003, +0.027]” of each row, as far as its numbers are known."""
-    form = ESTIMATES[value]
-    cells = []
-    for middle, low, high in table[[value, "ci_low", "ci_high"]].itertuples(index=False):
-        ends = "" if pd.isna(low) else f" [{form}, {form}]".format(low, high)
-        cells.append("–" if pd.isna(middle) else (form.format(middle) + ends).replace("-", "−"))
-    return cells
+    """`interval` of each row."""
+    return [interval(row, value) for row in table.to_dict("records")]
 
 
 def _verdict_colour(verdict: str) -> str:

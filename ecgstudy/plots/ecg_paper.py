@@ -22,11 +22,7 @@ MM_PER_S, MM_PER_MV = 25.0, 10.0
 LABEL_MM, MARGIN_MM = 5.0, 10.0
 SPECTRUM_MM = 40.0
 INK, ATTACKED, DELTA = "#1a1a1a", "#0072B2", "#D55E00"
-STANDARD_LAYOUT = (
-    ("I", "aVR", "V1", "V4"),
-    ("II", "aVL", "V2", "V5"),
-    ("III", "aVF", "V3", "V6"),
-)
+STANDARD_LAYOUT = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6"))
 
 
 class Trace(NamedTuple):
@@ -41,14 +37,10 @@ class Trace(NamedTuple):
     gain: float = 1.0
 
 
-def ecg_values(
-    signals: np.ndarray, fs: float, leads: tuple[str, ...], perturbation: np.ndarray | None = None
-) -> pd.DataFrame:
-    """The numbers behind an ECG drawing: `time_s`, one column a lead (mV), `delta_<lead>` (mV)."""
-    frame = {"time_s": np.arange(signals.shape[-1]) / fs, **dict(zip(leads, signals, strict=True))}
-    if perturbation is not None:
-        frame |= {f"delta_{lead}": row for lead, row in zip(leads, perturbation, strict=True)}
-    return pd.DataFrame(frame)
+def ecg_values(signals: np.ndarray, fs: float, leads: tuple[str, ...]) -> pd.DataFrame:
+    """The numbers behind an ECG drawing: `time_s`, and one column a lead (mV)."""
+    time = np.arange(signals.shape[-1]) / fs
+    return pd.DataFrame({"time_s": time, **dict(zip(leads, signals, strict=True))})
 
 
 def draw_ecg(
@@ -104,14 +96,7 @@ def draw_perturbations(
     """Several perturbations of one ECG beneath it, each magnified as it says, with their spectra beside.
 
     The lead on which most of their energy lies is drawn, `seconds` from the record's middle; spectra are of
-    all leads and the whole record.
-
-    Parameters
-    ----------
-    signal
-        (leads, samples) in mV.
-    deltas
-        Attack → perturbation (leads, samples) in mV.
+    all leads and the whole record. `signal` and each attack's perturbation are (leads, samples) in mV.
     """
     energy = sum((np.square(delta).sum(1) for delta in deltas.values()), np.zeros(len(leads)))
     lead, length = int(energy.argmax()), min(signal.shape[1], round(seconds * fs))

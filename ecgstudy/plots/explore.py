@@ -12,25 +12,21 @@ from matplotlib.figure import Figure
 from torch import Generator, Tensor
 
 from ecgstudy import figures
-from ecgstudy.arms import Adversary
 from ecgstudy.attacks import get_attack, split_leads
 from ecgstudy.attacks.problem import Victim
 from ecgstudy.checkpoints import load_classifier
 from ecgstudy.contrast import Pairs
 from ecgstudy.errors import StudyError
-from ecgstudy.evaluation.attacked import Sample, attacked_sample, budget_of, spread
-from ecgstudy.evaluation.diagnostics import VIEWS, AttackedEcg
+from ecgstudy.evaluation import diagnostics
+from ecgstudy.evaluation.attacked import attacked_sample, budget_of
+from ecgstudy.evaluation.diagnostics import AttackedEcg
 from ecgstudy.evaluation.profiles import profile, r_peaks
-from ecgstudy.objective import Data, embedded_batch, evaluating
+from ecgstudy.objective import Data
 from ecgstudy.plots import ecg_paper
 from ecgstudy.records import EcgRecords
 from ecgstudy.running.workflow import prepared_records
 from ecgstudy.study import Paths, Run, derived_seed
 from ecgstudy.training import load_trained
-from ecgstudy.weighting import compose
-
-BESIDE = 15
-"""Records that are attacked together with the chosen one: margins and universal attacks refer to a sample."""
 
 
 @dataclass(frozen=True)
@@ -74,21 +70,14 @@ class Explorer:
         return int(found[0])
 
     def attacked(self, record: str, attack: str, epsilon_mv: float) -> AttackedEcg:
-        """`record` under one attack of the study's budget, made on it and `BESIDE` other records."""
-        row = self.row(record)
-        few = np.union1d(spread(torch.tensor(self.test.multi_hot()), BESIDE), row)
-        sample = Sample.of(self.test.select(np.isin(np.arange(len(self.test)), few)), "", torch.device("cpu"))
-        place, signals, labels = int(np.searchsorted(few, row)), sample.signals, sample.labels
+        """`record` under one attack of the study's budget, made on it among others."""
+        sample, place = diagnostics.among_others(self.test, self.row(record))
         stream = Generator().manual_seed(derived_seed(self.run.dataset, self.run.seed, "explore", attack))
         budget, (_, leads) = budget_of(self.run.study.evaluation, epsilon_mv), split_leads(attack)
         if leads:
             budget = replace(budget, mask=sample.lead_mask(leads))
-        delta = get_attack(attack)(self.victim, signals, labels, budget, stream)[place]
-        with torch.no_grad():
-            both = self.victim.scores(torch.stack([signals[place], signals[place] + delta])).T.numpy()
-        scores = pd.DataFrame(both, list(sample.classes), ["before", "after"]).rename_axis("class")
-        scores.insert(0, "true", labels[place].numpy() > 0)
-        return AttackedEcg(record, signals[place].numpy(), {attack: delta.numpy()}, scores)
+        delta = get_attack(attack)(self.victim, sample.signals, sample.labels, budget, stream)[place]
+        return diagnostics.before_and_after(self.victim, sample, place, {attack: delta.numpy()})
 
     def energy(self, ecg: AttackedEcg) -> pd.DataFrame:
         """Where the perturbation's energy lies, beside white noise's: `ecgstudy.evaluation.profiles`."""
@@ -109,16 +98,12 @@ class Explorer:
             `weight` (mean 1), `same_class`.
         """
         state, _ = load_trained(self.run, self.records, self.folder.parent)
-        state.precision = "float32"
         data = Data.of(self._batch(record, size), state.device)
-        with evaluating(state.model):
-            index = torch.arange(len(data.signals), device=state.device)
-            batch = embedded_batch(state, data, index, VIEWS, Adversary("1* 2"))
-        embedded, rows = batch.stacked(VIEWS)
+        every = torch.arange(len(data.signals), device=state.device)
+        embedded, rows = diagnostics.embedded_views(state, data, every)
         pairs = Pairs(rows[:1], rows, temperature=state.temperature)
-        cosine = (embedded[:1] @ embedded.T).detach()
-        same = (data.labels[:1] @ data.labels.repeat(len(VIEWS), 1).T) > 0
-        return pd.concat([_pushed(name, cosine, pairs, same) for name in schemes], ignore_index=True)
+        cosine = embedded[:1] @ embedded.T
+        return pd.concat([_pushed(name, cosine, pairs) for name in schemes], ignore_index=True)
 
     def _batch(self, record: str, size: int) -> EcgRecords:
         """The record, first, and others of the training split."""
@@ -138,12 +123,11 @@ class Explorer:
         return ecg_paper.draw_ecg(ecg.signal, self.test.fs, self.test.leads, delta, title)
 
 
-def _pushed(name: str, cosine: Tensor, pairs: Pairs, same: Tensor) -> pd.DataFrame:
-    weights = compose([] if name == "uniform" else [(name, {})])(cosine / pairs.temperature, pairs)
-    eligible = weights.eligible[0]
-    push = weights.log_push[0][eligible].softmax(0) * eligible.sum()
-    columns = {"similarity": cosine[0][eligible], "weight": push, "same_class": same[0][eligible]}
-    return pd.DataFrame({key: value.cpu().numpy() for key, value in columns.items()}).assign(scheme=name)
+def _pushed(name: str, cosine: Tensor, pairs: Pairs) -> pd.DataFrame:
+    push = diagnostics.push_weights(() if name == "uniform" else ((name, {}),), cosine, pairs)
+    columns = {"similarity": cosine, "weight": push, "same_class": diagnostics.same_class(pairs)}
+    negatives = {key: value[~push.isnan()].cpu().numpy() for key, value in columns.items()}
+    return pd.DataFrame(negatives).assign(scheme=name)
 
 
 def effective_negatives(weights: pd.DataFrame) -> pd.DataFrame:

@@ -25,7 +25,7 @@ def attack_heatmap(table: pd.DataFrame, headline: Mapping[str, float], protocol:
 
     `table` is ``robust_auroc.csv``; `headline` the headline ε (mV) of each data set.
     """
-    rows = pl.at_headline(_all_seeds(table, protocol), headline)
+    rows = pl.at_headline(pl.of_all_seeds(table, protocol), headline)
     mean = rows.groupby("attack")["auroc_shared"].mean().sort_values(ascending=False, kind="stable")
     columns = ["none", *mean.index.drop(["none", ENSEMBLE], errors="ignore"), ENSEMBLE]
     columns = [name for name in columns if name in mean.index]
@@ -37,7 +37,7 @@ def attack_heatmap(table: pd.DataFrame, headline: Mapping[str, float], protocol:
         axes.set_xticks(range(len(columns)), names, rotation=40, ha="right", rotation_mode="anchor")
         _separate(axes, [1, len(columns) - 1])
     notes = pl.FEWER * bool(fewer.any()), pl.LARGER_BALL * bool(larger.any())
-    pl.note_beneath(figure, *notes, _dagger_note(rows))
+    pl.note_beneath(figure, *notes, pl.dagger_note(rows))
     return figure
 
 
@@ -52,7 +52,7 @@ def corruption_heatmap(table: pd.DataFrame, protocol: str = "slf") -> Figure:
     StudyError
         When it has no corruptions.
     """
-    rows = pl.corrupted(_all_seeds(table, protocol))
+    rows = pl.corrupted(pl.of_all_seeds(table, protocol))
     keys = zip(rows["attack"].replace("none", ""), rows["severity"].astype(int), strict=True)
     rows = rows.assign(column=[*keys])
     columns = sorted(set(rows["column"]))
@@ -67,7 +67,7 @@ def corruption_heatmap(table: pd.DataFrame, protocol: str = "slf") -> Figure:
             name, middle = columns[first][0].replace("-", "\n"), (first + last - 1) / 2
             axes.annotate(name, (middle, 1), (0, 3), va="bottom", ha="center", linespacing=1,
                           xycoords=("data", "axes fraction"), textcoords="offset points")  # fmt: skip
-    pl.note_beneath(figure, _dagger_note(rows))
+    pl.note_beneath(figure, pl.dagger_note(rows))
     return figure
 
 
@@ -75,14 +75,8 @@ def corruption_heatmap(table: pd.DataFrame, protocol: str = "slf") -> Figure:
 def use_heatmap(perturbations: pd.DataFrame, rows: str = "attack") -> Figure:
     """What perturbations use of the ECG: energy by frequency, part of the beat and lead, over its size.
 
-    1 is what white noise would have; the size is under each name. Means over what is not in `rows`.
-
-    Parameters
-    ----------
-    perturbations
-        ``perturbations.csv`` of one data set.
-    rows
-        ``"attack"`` or ``"arm"``.
+    1 is what white noise would have; the size is under each name. Means over what is not in `rows`, which is
+    ``"attack"`` or ``"arm"``. `perturbations` is ``perturbations.csv`` of one data set.
     """
     use = perturbations.assign(use=perturbations["share"] / perturbations["size"])
     order = list(dict.fromkeys(use[rows]))
@@ -109,12 +103,8 @@ def use_heatmap(perturbations: pd.DataFrame, rows: str = "attack") -> Figure:
     bar.minorticks_off()
     bar.set_ticklabels(["≤ ¼", "½", "1", "2", "≥ 4"])
     bar.set_label("energy over that of white noise")
-    pl.note_beneath(figure, "in brackets: share of bandwidth, time and leads", _dagger_note(flagged))
+    pl.note_beneath(figure, "in brackets: share of bandwidth, time and leads", pl.dagger_note(flagged))
     return figure
-
-
-def _all_seeds(table: pd.DataFrame, protocol: str) -> pd.DataFrame:
-    return table[(table["seed"].astype(str) == "all") & (table["protocol"] == protocol)]
 
 
 def _heat_of_arms(rows: pd.DataFrame, columns: list, width: float) -> tuple[Figure, list[Axes]]:
@@ -157,10 +147,6 @@ def _separate(axes: Axes, columns: list[int]) -> None:
     """White lines before `columns`."""
     for column in columns:
         axes.axvline(column - 0.5, color="white", lw=3)
-
-
-def _dagger_note(rows: pd.DataFrame) -> str:
-    return f"† {pl.DAGGER_NOTE}" * pl.fails_masking(rows)
 
 
 def _auroc(value: float) -> str:

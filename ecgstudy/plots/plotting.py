@@ -166,6 +166,11 @@ def in_larger_ball(attacks: pd.Series) -> pd.Series:
     return attacks.str.replace(r"\[.*", "", regex=True).str.endswith("-l2")
 
 
+def of_all_seeds(table: pd.DataFrame, protocol: str) -> pd.DataFrame:
+    """The rows of ``robust_auroc.csv`` that are of all seeds together, under one protocol."""
+    return table[(table["seed"].astype(str) == "all") & (table["protocol"] == protocol)]
+
+
 def at_headline(table: pd.DataFrame, headline: Mapping[str, float]) -> pd.DataFrame:
     """The rows of a table of results that are clean or at the headline ε, without natural corruptions.
 
@@ -191,10 +196,9 @@ def corrupted(table: pd.DataFrame) -> pd.DataFrame:
     return kept.assign(severity=kept["severity"].fillna(0).astype(int))
 
 
-def dagger_note(figure: Figure, table: pd.DataFrame) -> None:
-    """Explain daggers and hollow markers beneath `figure`, if `table` has any."""
-    if fails_masking(table):
-        note_beneath(figure, f"† and hollow: {DAGGER_NOTE}")
+def dagger_note(rows: pd.DataFrame, sign: str = "†") -> str:
+    """What † means, if a masking check fails in any of `rows`."""
+    return f"{sign} {DAGGER_NOTE}" * fails_masking(rows)
 
 
 def note_beneath(figure: Figure, *notes: str) -> None:
@@ -267,13 +271,11 @@ def epsilon_axis(axes: Axes, epsilons: pd.Series) -> list[float]:
     return ordered
 
 
-def draw_curve(
-    axes: Axes, rows: pd.DataFrame, epsilons: list[float], color: str, **look: object
-) -> tuple[float, float]:
-    """Shared AUROC of one model against ε with its band; returns the last point."""
+def draw_curve(axes: Axes, rows: pd.DataFrame, epsilons: list[float], color: str, **look: object) -> float:
+    """Shared AUROC of one model against ε with its band; returns the last value."""
     rows = rows.sort_values("epsilon_mv")
     x = [epsilons.index(e) for e in rows["epsilon_mv"]]
     axes.plot(x, rows["auroc_shared"], color=color, **({"marker": "o"} | look))
     if "ci_low" in rows:
         axes.fill_between(x, rows["ci_low"], rows["ci_high"], color=color, alpha=0.12, lw=0)
-    return x[-1], rows["auroc_shared"].iloc[-1]
+    return rows["auroc_shared"].iloc[-1]

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from ecgstudy.checkpoints import load_tensors
-from ecgstudy.errors import StudyError
+from ecgstudy.errors import StudyError, command
 from ecgstudy.evaluation.scores import read_scores
 from ecgstudy.factors import get_arm
 from ecgstudy.files import ROOT, write_json
@@ -184,7 +184,8 @@ def _take(step: Step, why: dict) -> None:
     write_json(step.folder / "provenance.json", {**done, "stamp": wanted["stamp"], "adopted": history})
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(arguments: list[str] | None) -> None:
     """Command line; ``--help`` lists the options."""
     parser = argparse.ArgumentParser(
         prog="python -m ecgstudy.running.adopt", description=__doc__.splitlines()[0]
@@ -193,14 +194,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--checks", type=int, default=2, help="encoders, and evaluations, to recompute")
     parser.add_argument("--tolerance", type=float, default=0.0, help="of a recomputed macro AUROC")
     chosen = parser.parse_args(arguments)
-    try:
-        study = load_study(chosen.params)
-        with study_lock(Paths(study.study)):
-            adopt(study, Paths(study.study), chosen.checks, chosen.tolerance)
-    except StudyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    study = load_study(chosen.params)
+    with study_lock(Paths(study.study)):
+        adopt(study, Paths(study.study), chosen.checks, chosen.tolerance)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,15 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[2]
+from ecgstudy.files import ROOT
+from ecgstudy.running.provenance import git_commit
+
 INSTALL = "rm -rf .venv && make test"
 RECORDS = {"mitdb": ("*.hea", 48), "ptbxl": ("records100/*/*.hea", 21_799)}
 """Data set → where its headers are, and how many the complete one has."""
@@ -104,11 +105,7 @@ def _disk() -> Iterator[Finding]:
 
 
 def _checkout() -> Iterator[Finding]:
-    try:
-        call = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+"]
-        commit = subprocess.run(call, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        commit = "no git checkout: provenance will not name a commit"
+    commit = git_commit(ROOT) or "no git checkout: provenance will not name a commit"
     yield Finding("commit", commit, None)
 
 

@@ -88,12 +88,7 @@ def cancel_left_over_jobs(home: Path) -> None:
 def snakemake(home: Path, params: Path, *, profile: str, cores: int | None, arguments: list[str]) -> int:
     """Run Snakemake in the study's folder `home`, whose lock the caller holds; returns its exit status.
 
-    Parameters
-    ----------
-    cores
-        Instead of the profile's.
-    arguments
-        Targets (paths inside `home`) and further options of Snakemake.
+    `cores` replaces the profile's; `arguments` are targets (paths inside `home`) and further options.
     """
     params = params.resolve()
     inside = params.is_relative_to(ROOT)  # relative paths keep committed files free of ours

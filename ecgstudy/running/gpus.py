@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from ecgstudy.errors import StudyError
+from ecgstudy.errors import StudyError, command
 
 SLOTS = Path("/dev/shm") / f"ecgstudy-gpus-{os.getuid()}"
 """Where the slots are: on this machine in every case, unlike home and temporary folders of clusters."""
@@ -122,7 +122,8 @@ def run(jobs_per_gpu: int, wanted: int, command: list[str], folder: Path) -> Non
     os.execvp(command[0], command)
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(arguments: list[str] | None) -> None:
     """Command line: ``JOBS_PER_GPU GPUS COMMAND…``."""
     parser = argparse.ArgumentParser(
         prog="python -m ecgstudy.running.gpus", description=__doc__.splitlines()[0]
@@ -132,11 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("gpus", type=int)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     chosen = parser.parse_args(arguments)
-    try:
-        run(chosen.jobs_per_gpu, chosen.gpus, chosen.command, chosen.slots)
-    except StudyError as error:
-        print(f"error: {error}", file=sys.stderr)
-    return 1
+    run(chosen.jobs_per_gpu, chosen.gpus, chosen.command, chosen.slots)
 
 
 if __name__ == "__main__":

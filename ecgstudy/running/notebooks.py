@@ -19,7 +19,7 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from ecgstudy.errors import StudyError
+from ecgstudy.errors import StudyError, command
 from ecgstudy.files import ROOT, unwritable, write_json
 from ecgstudy.running.provenance import environment, read_json, settings
 
@@ -77,7 +77,8 @@ def _papermill(notebook: Path, log: Path, parameters: dict) -> None:
         raise StudyError(f"{notebook.name}: {why}\n(the notebook is kept: {log})") from None
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(arguments: list[str] | None) -> None:
     """Command line: ``NOTEBOOK EXECUTED KEY=VALUE …``; whole numbers become int."""
     parser = argparse.ArgumentParser(
         prog="python -m ecgstudy.running.notebooks", description=__doc__.splitlines()[0]
@@ -89,12 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     pairs = dict(item.split("=", 1) for item in chosen.parameters)
     numbers = {key: int(value) for key, value in pairs.items() if re.fullmatch("-?[0-9]+", value)}
-    try:
-        execute(chosen.notebook, chosen.executed, pairs | numbers, chosen.logs)
-    except StudyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    execute(chosen.notebook, chosen.executed, pairs | numbers, chosen.logs)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ from ecgstudy.attacks import (
     unlabelled,
 )
 from ecgstudy.datasets import common_form, own, reading, risk
-from ecgstudy.errors import StudyError
+from ecgstudy.errors import StudyError, command
 from ecgstudy.evaluation import attacked, corruptions, geometry, masking, profiles
 from ecgstudy.evaluation.corruptions import get_corruption
 from ecgstudy.factors import get_arm
@@ -262,14 +262,7 @@ def run_study(
 ) -> None:
     """Bring the study up to date with Snakemake: only what is missing or out of date is run.
 
-    Parameters
-    ----------
-    arguments
-        Targets (paths inside ``outputs/<study>``) and further options of Snakemake.
-    profile
-        Where jobs run: a folder of ``profiles/``, or a path.
-    cores
-        Instead of the profile's.
+    The rest is as for `ecgstudy.running.engine.snakemake`.
 
     Raises
     ------
@@ -329,26 +322,22 @@ COMMANDS = {
 """What each command asks of Snakemake."""
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(arguments: list[str] | None) -> None:
     """Command line of the study; ``--help`` lists the commands."""
     parser = argparse.ArgumentParser(
         prog="python -m ecgstudy.running.workflow", description=__doc__.splitlines()[0]
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name in (*COMMANDS, "plan", "headline"):
-        command = commands.add_parser(name)
-        command.add_argument("params", type=Path)
-        command.add_argument(
+        added = commands.add_parser(name)
+        added.add_argument("params", type=Path)
+        added.add_argument(
             "--profile", default="local", help="where jobs run: a folder of profiles/ or a path"
         )
-        command.add_argument("--cores", type=int, help="jobs at a time, instead of the profile's")
-    try:
-        chosen = parser.parse_args(arguments)
-        _on_study(chosen.command, chosen.params, profile=chosen.profile, cores=chosen.cores)
-    except (StudyError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        added.add_argument("--cores", type=int, help="jobs at a time, instead of the profile's")
+    chosen = parser.parse_args(arguments)
+    _on_study(chosen.command, chosen.params, profile=chosen.profile, cores=chosen.cores)
 
 
 def _on_study(command: str, params: Path, **where: str | int | None) -> None:
