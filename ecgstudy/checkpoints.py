@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from ecgstudy.encoders import Encoder, build_encoder
 from ecgstudy.errors import StudyError
-from ecgstudy.files import json_text, whole_file, whole_files
+from ecgstudy.files import in_checkout, json_text, whole_file, whole_files
 from ecgstudy.foundation.pretrained import without_weights
 from ecgstudy.options import method
 from ecgstudy.supervised import Classifier
@@ -41,6 +41,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             return tensors, json.loads((file.metadata() or {}).get("note", "{}"))
+    except FileNotFoundError:
+        raise StudyError(f"{path}: no such file; run `make study STUDY=…`, which makes it") from None
     except (OSError, SafetensorError, ValueError) as error:
         raise StudyError(
             f"{path}: not a readable safetensors file ({error}); delete it to make it anew"
@@ -100,6 +102,8 @@ def save_result(folder: Path, tensors: dict[str, Tensor], form: dict, history: s
 def load_encoder(folder: str | Path, device: str = "cpu") -> tuple[Encoder, nn.Linear | None, dict]:
     """The encoder that a run stored in `folder`, its head if it was trained with one, and its form.
 
+    A relative `folder` that is not there is looked for in the checkout.
+
     Examples
     --------
     >>> encoder, head, form = load_encoder("outputs/mitdb/runs/mitdb/rocl/seed0")  # doctest: +SKIP
@@ -110,7 +114,7 @@ def load_encoder(folder: str | Path, device: str = "cpu") -> tuple[Encoder, nn.L
     StudyError
         When a file is missing, damaged or made for another encoder.
     """
-    folder = Path(folder)
+    folder = in_checkout(folder)
     file, path = folder / "encoder.json", folder / "encoder.safetensors"
     try:
         form = json.loads(file.read_text(encoding="utf-8"))
@@ -137,7 +141,8 @@ def load_classifier(folder: str | Path, device: str = "cpu") -> tuple[Classifier
     ----------
     folder
         A protocol folder, such as ``outputs/mitdb/runs/mitdb/rocl/seed0/slf``. The encoder is that of the
-        folder above, or after ``aff``, which trains all weights, the one inside.
+        folder above, or after ``aff``, which trains all weights, the one inside. A relative one that is not
+        there is looked for in the checkout.
 
     Returns
     -------
@@ -146,7 +151,7 @@ def load_classifier(folder: str | Path, device: str = "cpu") -> tuple[Classifier
     form : dict
         Leads, sampling rate in Hz, classes, whether multi-label (those tested on), and the encoder's options.
     """
-    folder = Path(folder)
+    folder = in_checkout(folder)
     state, note = load_tensors(folder / "head.safetensors")
     home = folder if method(note.get("protocol", "slf")) == "aff" else folder.parent
     encoder, _, form = load_encoder(home, device)

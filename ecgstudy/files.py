@@ -14,6 +14,12 @@ ROOT = Path(__file__).resolve().parent.parent
 """The checkout: params, notebooks and outputs lie there."""
 
 
+def in_checkout(path: str | Path) -> Path:
+    """`path`, or if nothing is there, the same from the checkout: JupyterLab starts in ``notebooks/``."""
+    here, there = Path(path), ROOT / path
+    return there if there.exists() and not here.exists() else here
+
+
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and renamed to `path`.

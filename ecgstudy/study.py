@@ -17,7 +17,7 @@ from ecgstudy.encoders import get_encoder
 from ecgstudy.errors import StudyError
 from ecgstudy.evaluation.corruptions import get_corruption
 from ecgstudy.factors import arm_row, get_arm
-from ecgstudy.files import ROOT
+from ecgstudy.files import ROOT, in_checkout
 from ecgstudy.foundation.pretrained import spelled_out
 from ecgstudy.options import ENSEMBLE as ENSEMBLE
 from ecgstudy.options import PLUGIN as PLUGIN
@@ -272,17 +272,22 @@ class Paths:
 def load_study(path: str | Path) -> Study:
     """Read and check a params file.
 
+    Parameters
+    ----------
+    path
+        A relative one that is not there is looked for in the checkout.
+
     Raises
     ------
     StudyError
         Naming the file and each key that is unknown, missing, ill-typed or out of range.
     """
-    path = Path(path)
+    path = in_checkout(path)
     load_plugins(os.environ.get("ECGSTUDY_PLUGINS", ""))
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
+        known = ", ".join(sorted(p.stem for p in in_checkout(path.parent).glob("*.yaml"))) or "none"
         raise StudyError(f"{path}: no such params file (studies there: {known})") from None
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: not a readable params file: {error}") from error

@@ -7,6 +7,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from ecgstudy import files
 from ecgstudy.checkpoints import (
     halved,
     load_classifier,
@@ -19,6 +20,7 @@ from ecgstudy.checkpoints import (
 )
 from ecgstudy.encoders import build_encoder
 from ecgstudy.errors import StudyError
+from ecgstudy.study import ROOT
 
 FORM = {
     "encoder": {"name": "resnet1d", "options": {"size": "small", "width": 8}, "projection": 4},
@@ -102,6 +104,14 @@ def test_a_classifier_is_encoder_then_head_with_adversarial_statistics(run_folde
     assert not torch.allclose(loaded(X, adversarial=True), loaded(X, adversarial=False))
     assert form == FORM
     assert not model.training
+
+
+def test_a_relative_folder_means_the_same_where_jupyterlab_starts_its_kernels(run_folder, monkeypatch):
+    folder, _ = run_folder
+    monkeypatch.setattr(files, "ROOT", folder.parent)
+    monkeypatch.chdir(ROOT / "notebooks")
+    weights = load_classifier(f"{folder.name}/slf")[0].state_dict()
+    torch.testing.assert_close(weights, load_classifier(folder / "slf")[0].state_dict())
 
 
 def missing(path):

@@ -360,6 +360,10 @@ FAULTS = {
         lambda run: truncated(run / "encoder.safetensors"),
         "{run}/encoder.safetensors: not a readable safetensors file (…); delete it to make it anew",
     ),
+    "missing encoder": loading(
+        lambda run: (run / "encoder.safetensors").unlink(),
+        "{run}/encoder.safetensors: no such file; run `make study STUDY=…`, which makes it",
+    ),
     "checkpoint of another encoder": resuming(
         of_another_model,
         "{run}/checkpoint.safetensors: made for another encoder or head ('…' does not match); "

@@ -153,6 +153,21 @@ def test_a_missing_file_is_an_error_that_names_those_there_are(params):
         load_study(folder / "other.yaml")
 
 
+def test_a_relative_path_means_the_same_where_jupyterlab_starts_its_kernels(monkeypatch):
+    monkeypatch.chdir(ROOT / "notebooks")
+    assert load_study("params/tiny.yaml") == load_study(ROOT / "params/tiny.yaml")
+    with pytest.raises(StudyError, match=r"params/tinny\.yaml: no such params file \(studies there: .*tiny"):
+        load_study("params/tinny.yaml")
+
+
+def test_a_file_here_comes_before_one_of_that_name_in_the_checkout(params, monkeypatch):
+    folder = params(GOOD).parent
+    (folder / "params").mkdir()
+    (folder / "params/tiny.yaml").write_text((folder / "small.yaml").read_text())
+    monkeypatch.chdir(folder)
+    assert load_study("params/tiny.yaml").study == load_study("small.yaml").study == "small"
+
+
 def test_a_folder_and_a_binary_file_are_errors(tmp_path):
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     for path in (tmp_path, tmp_path / "binary.yaml"):
