@@ -5,8 +5,10 @@ PROFILE ?= local
 WHERE = --profile $(PROFILE) $(if $(CORES),--cores $(CORES))
 WORKERS = $(or $(CORES),$(shell $(PYTHON) -c "import os; print(len(os.sched_getaffinity(0)))" 2>/dev/null || echo 2))
 export ECGSTUDY_PLUGINS = $(subst $() ,:,$(abspath $(subst :, ,$(PLUGINS))))
-ENV := .venv/installed
-RUN := .venv/bin/python -m ecgstudy.running.workflow
+# ACTIVE=1: the environment that is active now (conda's, say) instead of .venv
+ENV := $(if $(ACTIVE),,.venv/installed)
+PY := $(if $(ACTIVE),python,.venv/bin/python)
+RUN := $(PY) -m ecgstudy.running.workflow
 .DEFAULT_GOAL := help
 CHECKS ?= 2
 .PHONY: help study figures report adopt headline power pilot bench doctor lab test test-slow lint clean-env
@@ -14,11 +16,12 @@ CHECKS ?= 2
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-$(ENV): requirements.lock pyproject.toml
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'error: $(PYTHON) is Python ' + sys.version.split()[0] + '; 3.11 or later is needed: install it and say make PYTHON=python3.12, or whatever its name is')"
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --requirement requirements.lock
 	.venv/bin/python -m pip install --quiet --no-deps --editable .
-	touch $(ENV)
+	touch $@
 
 study: $(ENV)  ## run a study: data, pretraining, attacks, tables, report (STUDY=quick, PROFILE=local|gpu|slurm, CORES=, PLUGINS=)
 	$(RUN) study params/$(STUDY).yaml $(WHERE)
@@ -33,29 +36,29 @@ headline: $(ENV)  ## choose the headline ε of each data set from validation rec
 	$(RUN) headline params/$(STUDY).yaml $(WHERE)
 
 adopt: $(ENV)  ## after a change of code alone: recompute CHECKS=2 results of each kind, keep the rest if they agree (STUDY=…)
-	.venv/bin/python -m ecgstudy.running.adopt params/$(STUDY).yaml --checks $(CHECKS)
+	$(PY) -m ecgstudy.running.adopt params/$(STUDY).yaml --checks $(CHECKS)
 
 power: $(ENV)  ## docs/power.md: seeds a confirmatory study needs, from the pilot's stored scores
-	.venv/bin/python -m ecgstudy.analysis.power params/mitdb.yaml params/ptbxl.yaml
+	$(PY) -m ecgstudy.analysis.power params/mitdb.yaml params/ptbxl.yaml
 
 pilot: $(ENV)  ## contrasts, claims and report over the pilot's studies together, from their tables
-	.venv/bin/python -m ecgstudy.pages.across pilot params/mitdb.yaml params/ptbxl.yaml params/transfer.yaml
+	$(PY) -m ecgstudy.pages.across pilot params/mitdb.yaml params/ptbxl.yaml params/transfer.yaml
 
 bench: $(ENV)  ## speed and memory, side by side with what else there is, to outputs/bench (PARTS=all; wants an idle machine)
-	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks $(PARTS)
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks $(PARTS)
 
 doctor:  ## versions, device, data, disk: what is missing, and the command that mends it
-	@$(if $(wildcard .venv/bin/python),.venv/bin/python,$(PYTHON)) -m ecgstudy.running.doctor
+	@$(if $(ACTIVE)$(wildcard $(PY)),$(PY),$(PYTHON)) -m ecgstudy.running.doctor
 
 lab: $(ENV)  ## open the notebooks in JupyterLab
-	.venv/bin/jupyter lab --notebook-dir=.
+	$(PY) -m jupyter lab --notebook-dir=.
 
 test: $(ENV)  ## the tests (minutes)
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS)
 
 test-slow: $(ENV)  ## the tests that take longer
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n $(WORKERS) -m slow
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) -m slow
 
 lint: $(ENV)  ## style checks
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check ecgstudy tests benchmarks
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check ecgstudy tests benchmarks

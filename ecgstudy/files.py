@@ -1,5 +1,7 @@
 """Files that appear whole or not at all."""
 
+from __future__ import annotations  # `make doctor` speaks in Python 3.9 too
+
 import glob
 import hashlib
 import json

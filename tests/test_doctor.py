@@ -1,7 +1,9 @@
 """Each fault that the doctor knows is found, named and told how to mend; a sound place has none."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +24,17 @@ def test_a_package_of_another_version_and_a_missing_one_are_named(tmp_path):
     assert found[0].found == f"{doctor._version('numpy')}; pinned is 0.1"
     assert found[1].found == "missing; pinned is 1.0"
     assert found[1].mend == doctor.INSTALL
+
+
+@pytest.mark.parametrize("missing", [["torch"], [f"no-such-{i}" for i in range(11)]], ids=["torch", "many"])
+def test_an_environment_that_is_not_there_is_one_line(missing, tmp_path, monkeypatch):
+    found = {**dict.fromkeys(missing), "numpy": "2.0"}
+    monkeypatch.setattr(doctor, "_version", found.get)
+    lock = tmp_path / "requirements.lock"
+    lock.write_text("numpy==2.0\n" + "".join(f"{name}==1.0\n" for name in missing))
+    (line,) = doctor._packages(lock)
+    said = f"{len(missing)} of {len(missing) + 1} missing or not as in requirements.lock"
+    assert line == ("packages", said, False, "rm -rf .venv && make .venv/installed")
 
 
 def test_packages_as_pinned_are_one_line(tmp_path):
@@ -54,6 +67,13 @@ def test_a_full_disk_is_a_fault(monkeypatch):
     assert only(doctor._disk(), "disk") == ("disk", "1 GB free", False, "free 5 GB, or clone elsewhere")
 
 
+def test_packages_that_are_not_installed_yet_need_room_too(monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 9e9}))
+    assert only(doctor._disk(), "disk").good
+    monkeypatch.setattr(doctor, "_version", {}.get)
+    assert only(doctor._disk(), "disk").mend == "free 13 GB, or clone elsewhere"
+
+
 @pytest.mark.parametrize(("faults", "code"), [(0, 0), (1, 1), (2, 1)])
 def test_the_number_of_faults_decides_the_exit_status(faults, code, monkeypatch, capsys):
     bad = [doctor.Finding("disk", "full", False, "free some")] * faults
@@ -74,5 +94,18 @@ def test_it_speaks_without_any_package():
         timeout=60,
     )
     assert ran.returncode == 1, ran.stderr
-    assert "torch" in ran.stdout
-    assert "missing; pinned is" in ran.stdout
+    assert "missing or not as in requirements.lock" in ran.stdout
+    assert len(ran.stdout.splitlines()) < 25
+    assert not ran.stderr
+
+
+def test_it_speaks_in_a_python_that_is_too_old():
+    """Python 3.9 parses all it imports of ours, and evaluates no annotation, of which some came with 3.10."""
+    code = "import sys, ecgstudy.running.doctor; [print(m.__file__) for n, m in sys.modules.items() if 'ecg' in n]"
+    call = [sys.executable, "-S", "-c", code]
+    files = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=60).stdout
+    assert "doctor.py" in files
+    for path in map(Path, files.split()):
+        tree = ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))
+        defines = any(isinstance(node, ast.FunctionDef) for node in ast.walk(tree))
+        assert not defines or "from __future__ import annotations" in path.read_text(encoding="utf-8"), path

@@ -1,5 +1,7 @@
 """What a result rests on: stamps of parameters and code, versions, commit, machine."""
 
+from __future__ import annotations  # `make doctor` speaks in Python 3.9 too
+
 import ast
 import hashlib
 import inspect

@@ -1,0 +1,38 @@
+"""What `make` says and calls before anything of the project runs."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from ecgstudy.study import ROOT
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+OLD = """#!/bin/sh
+pretend='import sys; sys.version_info, sys.version = (3, 9, 2), "3.9.2 (main)"; exec(sys.argv[2])'
+exec {python} -c "$pretend" "$@"
+"""
+
+
+def make(folder, *arguments):
+    return subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+def test_a_python_that_is_too_old_is_said_before_anything_is_installed(tmp_path):
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    old = tmp_path / "python3.9"
+    old.write_text(OLD.format(python=sys.executable))
+    old.chmod(0o755)
+    ran = make(tmp_path, "study", f"PYTHON={old}")
+    assert ran.returncode != 0
+    assert f"error: {old} is Python 3.9.2; 3.11 or later is needed" in ran.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize("target", ["study", "figures", "lab", "test", "lint", "doctor"])
+def test_an_active_environment_is_used_if_so_told(target):
+    called = make(ROOT, "--dry-run", target, "ACTIVE=1").stdout
+    assert ".venv" not in called
+    assert "python -m " in called
