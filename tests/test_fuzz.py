@@ -2,6 +2,7 @@
 
 import resource
 import signal
+import sys
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,6 +16,7 @@ from ecgstudy.datasets import mitdb, ptbxl
 from ecgstudy.datasets.reading import read_leads, verify_checksums
 from ecgstudy.errors import StudyError
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded by Linux's means")
 CASES = [50, pytest.param(5000, marks=pytest.mark.slow)]
 NUMBERS = "0 -1 1 3/2 99999999999 1e9 1e400 nan 103/103 16 80 310 508 8 x (1) 0/mV 200(24)/uV +"
 FORMATS = "212x9999 212x99999999 212:9999 212:99999999 212+99999999 16x2 16:3 16+7"

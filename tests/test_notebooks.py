@@ -119,6 +119,7 @@ def test_the_command_line_takes_whole_numbers_and_leaves_the_rest_as_text(tmp_pa
     assert given == [{"seed": -3, "x": 2, "y": "--2", "z": "²", "u": "1e3", "w": "a=b"}]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
 def test_a_disk_that_is_full_is_one_error_that_names_the_notebook(tmp_path, monkeypatch):
     source = small_notebook(tmp_path / "small.ipynb", "print(value)")
     (tmp_path / "logs").mkdir()
