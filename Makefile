@@ -11,7 +11,7 @@ PY := $(if $(ACTIVE),python,.venv/bin/python)
 RUN := $(PY) -m ecgstudy.running.workflow
 .DEFAULT_GOAL := help
 CHECKS ?= 2
-.PHONY: help study figures report adopt headline power pilot bench doctor lab test test-slow lint clean-env
+.PHONY: help study figures report explore adopt headline power pilot bench doctor lab test test-slow lint clean-env
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ figures: $(ENV)  ## tables, figures and report again from the stored scores (STU
 
 report: $(ENV)  ## the report again; with RUNS=1 a page for every run too (STUDY=…)
 	$(RUN) $(if $(RUNS),pages,report) params/$(STUDY).yaml $(WHERE)
+
+explore: $(ENV)  ## 05_explore as a page: one ECG of the run that the report shows (STUDY=…)
+	$(RUN) explore params/$(STUDY).yaml $(WHERE)
 
 headline: $(ENV)  ## choose the headline ε of each data set from validation records (STUDY=…)
 	$(RUN) headline params/$(STUDY).yaml $(WHERE)

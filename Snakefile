@@ -53,8 +53,12 @@ for folder, run in RUNS.items():
     for protocol in run.protocols:
         PAGES[f"report/03_evaluate-{name}-{protocol}.html"] = f"{folder}/{protocol}/03_evaluate.ipynb"
 
-showcase = f"-{study.showcase or study.arms[-1]}-seed{study.seeds[0]}"
+shown_arm = study.showcase or study.arms[-1]
+showcase = f"-{shown_arm}-seed{study.seeds[0]}"
 shown = sorted(page for page in PAGES if "-seed" not in page or f"{showcase}." in page or f"{showcase}-" in page)
+
+EXPLORED = {"report/05_explore.html": "explore/05_explore.ipynb"}  # on request alone: it needs the data
+explored = dict(dataset=study.pretrained[0], arm=shown_arm, seed=study.seeds[0])
 
 
 wildcard_constraints:
@@ -181,13 +185,27 @@ rule figures:
         undone + run_notebook + "04_figures.ipynb {output.notebook} " + parameters
 
 
+# One ECG of the run that the report shows.
+rule explore:
+    input:
+        RESULTS.format(**explored) + "/slf/scores.parquet",
+    output:
+        *EXPLORED.values(),
+    resources:
+        **study.asked("evaluate"),
+        jobs_per_gpu=0,  # see profiles/gpu
+    shell:
+        on_its_gpu + run_notebook + "05_explore.ipynb {output} " + parameters
+        + "".join(f" {quoted(name)}={quoted(value)}" for name, value in explored.items())
+
+
 rule page:
     input:
-        lambda wildcards: PAGES[f"report/{wildcards.page}.html"],
+        lambda wildcards: {**PAGES, **EXPLORED}[f"report/{wildcards.page}.html"],
     output:
         update("report/{page}.html"),
     wildcard_constraints:
-        page="0[1-4]_.+",
+        page="0[1-4]_.+|05_explore",
     params:
         title=lambda wildcards: f"{study.title} · {wildcards.page}",
         synthetic="--synthetic" if is_synthetic(study) else "",

@@ -3,6 +3,7 @@
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ecgstudy.plots import plotting as pl
@@ -153,26 +154,85 @@ def embedding_picture(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+PULLS = {"its clean views": "#009E73", "its attacked view": "#CC79A7", "other ECGs": "#888888"}
+PUSHES = {"other class": "#0072B2", "same class": "#D55E00"}
+"""What pulls and what pushes a view, and its colour."""
+
+
 @style()
 def weight_profile(frame: pd.DataFrame) -> Figure:
     """Which negatives are pushed how hard: push weight against similarity, 1 being uniform.
 
-    `frame` has columns similarity, weight, same_class and, for several panels, scheme.
+    `frame` has columns similarity, weight, same_class.
     """
-    parts = list(frame.groupby("scheme", sort=False)) if "scheme" in frame else [("", frame)]
-    figure, panels = pl.new_panels(1, len(parts), 3.2, 2.9, sharey=True)
-    for axes, (name, part) in zip(panels.flat, parts, strict=True):
-        for same, colour, label in ((False, "#0072B2", "other class"), (True, "#D55E00", "same class")):
-            some = part[part["same_class"].astype(bool) == same]
-            axes.scatter(some["similarity"], some["weight"], s=7, lw=0, alpha=0.4, color=colour, label=label,
-                         rasterized=True)  # fmt: skip
-        axes.axhline(1, color=INK, lw=1, ls="--")
-        axes.set(title=name, xlabel="cosine similarity to the anchor")
-        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
-    panels.flat[0].set_ylabel("push weight (dashed: uniform)")
-    handles, labels = panels.flat[0].get_legend_handles_labels()
+    figure, panels = pl.new_panels(1, 1, 3.2, 2.9)
+    kinds = np.where(frame["same_class"].astype(bool), "same class", "other class")
+    _draw_pushes(panels[0, 0], frame.assign(kind=kinds))
+    panels[0, 0].set(xlabel="cosine similarity to the anchor", ylabel="push weight (dashed: uniform)")
+    handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=2, markerscale=2, handletextpad=0.1)
     return figure
+
+
+def _draw_pushes(axes: Axes, pushes: pd.DataFrame) -> None:
+    for kind, colour in PUSHES.items():
+        some = pushes[pushes["kind"] == kind]
+        axes.scatter(some["similarity"], some["weight"], s=7, lw=0, alpha=0.4, color=colour, label=kind,
+                     rasterized=True)  # fmt: skip
+    axes.axhline(1, color=INK, lw=1, ls="--")
+    axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
+
+
+@style()
+def pull_and_push(frame: pd.DataFrame) -> Figure:
+    """Of each weighting scheme, what pulls each view of one ECG (bars) and pushes the first (points).
+
+    `frame` has columns scheme, anchor (a view of the ECG), role (pull or push), kind, similarity, weight.
+    """
+    schemes, anchors = (list(dict.fromkeys(frame[name])) for name in ("scheme", "anchor"))
+    down = -(-len(schemes) // 2)
+    figure, panels = pl.new_panels(down, 4, 2.6, 1.5, width_ratios=(3, 4, 3, 4))
+    pulls, pushes = (frame[frame["role"] == role] for role in ("pull", "push"))
+    low, high = pushes["similarity"].agg(["min", "max"])
+    span = low - 0.03 * (high - low) - 1e-3, high + 0.03 * (high - low) + 1e-3
+    reach = 1.3 * pulls.groupby(["scheme", "anchor"])["weight"].sum().max()
+    for name, (left, right) in zip(schemes, panels.reshape(2 * down, 2), strict=False):
+        own = pushes[(pushes["scheme"] == name) & (pushes["anchor"] == anchors[0])]
+        _draw_pulls(left, pulls[pulls["scheme"] == name], anchors)
+        _draw_pushes(right, own)
+        left.set(xlim=(0, reach))
+        left.set_title(name, fontweight="bold")
+        right.set(xlim=span, ylim=(0, max(2, 1.1 * own["weight"].max())), ylabel="push weight")
+    for axes in panels.reshape(2 * down, 2)[len(schemes) :].flat:
+        axes.set_visible(False)
+    _label_columns(figure, panels, len(schemes), anchors[0])
+    return figure
+
+
+def _draw_pulls(axes: Axes, pulls: pd.DataFrame, anchors: list[str]) -> None:
+    shares = pulls.pivot_table("weight", "anchor", "kind", "sum").reindex(anchors, columns=[*PULLS])
+    shares, left = shares.fillna(0), np.zeros(len(anchors))
+    for kind, colour in PULLS.items():
+        axes.barh(anchors, shares[kind], left=left, color=colour, height=0.6, label=kind)
+        left = left + shares[kind].to_numpy()
+    for y, total in enumerate(left):
+        axes.annotate(f"{total:.2g}", (total, y), (3, 0), textcoords="offset points", va="center")
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
+
+
+def _label_columns(figure: Figure, panels: np.ndarray, shown: int, anchor: str) -> None:
+    """Axis labels under the lowest panel of each column, and one legend for all."""
+    for column, axes in enumerate(panels[-1]):
+        if not axes.get_visible():
+            axes = panels[-2, column]
+        axes.set_xlabel(("pull weight", f"cosine similarity to its {anchor}")[column % 2])
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    dots, classes = panels[0, 1].get_legend_handles_labels()
+    labels = [f"pulled by {label}" for label in labels] + [
+        f"pushed by {label.replace('same', 'its')}" for label in classes
+    ]
+    figure.legend(handles + dots, labels, loc="outside upper left", ncols=5, markerscale=2, columnspacing=1)
 
 
 @style()

@@ -10,6 +10,7 @@ from ecgstudy.robustness import evaluate
 from ecgstudy.running import workflow
 from ecgstudy.study import ROOT, Paths, Run, load_study
 from ecgstudy.training import pretrain
+from ecgstudy.weighting import SCHEMES
 
 
 @pytest.fixture(scope="module")
@@ -52,24 +53,69 @@ def test_the_energy_of_a_perturbation_is_shared_out_completely(explorer):
     assert energy.set_index("name")["share"]["II"] == pytest.approx(1)
 
 
-def test_schemes_weigh_the_negatives_of_the_record_with_a_mean_of_one(explorer):
-    record = explorer.test.table["record"].iloc[0]
-    frame = explorer.weights(record, ["uniform", "hard-negatives", "clinical-risk"], size=24)
-    assert frame.groupby("scheme")["weight"].mean().to_numpy() == pytest.approx(1)
-    by = dict(list(frame.groupby("scheme")))
-    assert by["uniform"]["weight"].to_numpy() == pytest.approx(1)
-    hard = by["hard-negatives"]
+def of(frame, scheme, role, anchor="clean view"):
+    return frame[(frame["scheme"] == scheme) & (frame["role"] == role) & (frame["anchor"] == anchor)]
+
+
+@pytest.fixture(scope="module")
+def weighed(explorer):
+    return explorer.weights(explorer.test.table["record"].iloc[0], size=24)
+
+
+def test_every_scheme_pulls_and_pushes_both_views_of_the_record(weighed):
+    alone = [name for name in SCHEMES if name != "shuffled"]
+    assert list(weighed["scheme"].unique()) == ["uniform", *alone, "rocl-ip-hn (this run)"]
+    means = weighed[weighed["role"] == "push"].groupby(["scheme", "anchor"])["weight"].mean()
+    assert len(means) == 2 * (len(alone) + 2)
+    assert means.to_numpy() == pytest.approx(1)
+    assert of(weighed, "uniform", "push")["weight"].to_numpy() == pytest.approx(1)
+
+
+def test_hard_negatives_push_by_the_exponential_of_similarity(weighed, explorer):
+    hard = of(weighed, "hard-negatives", "push")
     expected = np.exp(hard["similarity"] / explorer.run.study.training.temperature)
     np.testing.assert_allclose(hard["weight"], expected / expected.mean(), rtol=1e-4)
-    effective = ex.effective_negatives(frame).set_index("scheme")["effective negatives"]
-    assert effective["uniform"] == pytest.approx(len(by["uniform"]))
-    assert effective["hard-negatives"] == pytest.approx(expected.sum() ** 2 / (expected**2).sum(), rel=1e-4)
-    patient = explorer.test.table["patient"].iloc[0]
-    strangers = (explorer._batch(record, 24).table["patient"] != patient).sum()
-    assert len(hard) == 3 * strangers
+    table = explorer.summary(weighed).data.set_index("scheme")
+    assert table["effective"]["uniform"] == pytest.approx(len(hard)) == table["negatives"]["uniform"]
+    effective = expected.sum() ** 2 / (expected**2).sum()
+    assert table["effective"]["hard-negatives"] == pytest.approx(effective, rel=1e-4)
 
 
-def test_controls_redraw_when_a_choice_changes(explorer, monkeypatch):
+def test_other_patients_push_and_nobody_else(weighed, explorer):
+    batch = explorer._batch(explorer.test.table["record"].iloc[0], 24)
+    strangers = (batch.table["patient"] != batch.table["patient"].iloc[0]).sum()
+    assert len(of(weighed, "uniform", "push")) == 3 * strangers
+
+
+@pytest.mark.parametrize("scheme", ["inferior-positives", "rocl-ip-hn (this run)"])
+def test_inferior_positives_pull_the_attacked_view_to_clean_ones_more_than_the_reverse(scheme, weighed):
+    for anchor, expected in (
+        ("clean view", {"its clean views": 0.5, "its attacked view": 0.5 * 2 * 0.2}),
+        ("attacked view", {"its clean views": 2 * 0.5 * 2 * 0.8}),
+    ):
+        pulls = of(weighed, scheme, "pull", anchor).groupby("kind")["weight"].sum()
+        assert pulls.to_dict() == pytest.approx(expected)
+
+
+def test_labels_let_other_ecgs_pull(weighed):
+    pulls = of(weighed, "labels", "pull")
+    assert set(pulls["kind"]) == {"its clean views", "its attacked view", "other ECGs"}
+    assert pulls["weight"].sum() == pytest.approx(1)
+
+
+def test_every_figure_is_described_by_its_values(explorer, weighed):
+    ecg = explorer.attacked(explorer.test.table["record"].iloc[0], "apgd-margin", 0.02)
+    drawn = [explorer.draw(ecg, 0.02), explorer.draw_energy(ecg), explorer.draw_weights(weighed)]
+    shown = [figure._repr_mimebundle_()[1]["image/png"]["alt"] for figure in drawn]
+    name, scores = next(ecg.scores.iterrows())
+    assert "ε = 20 µV: 10.0 s, 12 leads" in shown[0]
+    said = f"{scores['before']:+.2f} to {scores['after']:+.2f}".replace("-", "−")
+    assert name + " (true)" * scores["true"] + f" {said}" in shown[0]
+    assert "apgd-margin most in" in shown[1]
+    assert "inferior-positives: pull of its clean view 0.70, attacked view 1.60; push 1 to 1." in shown[2]
+
+
+def test_controls_redraw_what_a_choice_changes(explorer, monkeypatch):
     drawn = []
     monkeypatch.setattr(ex, "display", drawn.append)
     ex.controls(explorer, ["apgd-margin", "fgsm"])
@@ -78,6 +124,8 @@ def test_controls_redraw_when_a_choice_changes(explorer, monkeypatch):
     assert [box.description for box in panel] == ["record", "attack", "ε (mV)"]
     panel[1].value = "fgsm"
     assert len(drawn) == first + 3  # ECG, scores, energy
+    panel[0].value = panel[0].options[1]
+    assert len(drawn) == first + 3 + 5  # and weights with their table
 
 
 def test_an_unknown_record_is_named_with_some_that_there_are(explorer):

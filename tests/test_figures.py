@@ -190,6 +190,28 @@ def test_pretraining_pictures_draw_every_kind():
     assert sum(len(points.get_offsets()) for points in axes.collections) == 2
 
 
+def test_pull_is_stacked_and_push_is_drawn_of_the_first_view_for_every_scheme():
+    rows = [
+        ("plain", "clean view", "pull", "its clean views", 0.9, 0.5),
+        ("plain", "clean view", "pull", "its attacked view", 0.8, 0.5),
+        ("plain", "attacked view", "pull", "its clean views", 0.8, 1.0),
+        ("plain", "clean view", "push", "other class", 0.1, 1.5),
+        ("plain", "clean view", "push", "same class", 0.3, 0.5),
+        ("plain", "attacked view", "push", "same class", 0.3, 9.0),
+    ]
+    frame = pd.DataFrame(rows, columns=["scheme", "anchor", "role", "kind", "similarity", "weight"])
+    frame = pd.concat(
+        [frame, frame.assign(scheme="other", weight=2 * frame["weight"]), frame.assign(scheme="3")]
+    )
+    figure = figures.pull_and_push(frame)
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title(loc="left") for axes in shown[::2]] == ["plain", "other", "3"]
+    bars = [(bar.get_x(), bar.get_width()) for bar in shown[0].patches if bar.get_width()]
+    assert bars == [(0, 0.5), (0, 1.0), (0.5, 0.5)]
+    assert [text.get_text() for text in shown[2].texts] == ["2", "2"]
+    assert [tuple(dots.get_offsets()[0]) for dots in shown[1].collections] == [(0.1, 1.5), (0.3, 0.5)]
+
+
 def test_epsilon_curve_keeps_the_values():
     frame = pd.DataFrame({"epsilon_mv": EPSILONS, "auroc": [0.9, 0.6, 0.2]})
     both = pd.concat([frame.assign(view="shared"), frame.assign(view="label", auroc=[0.9, 0.5, 0.1])])

@@ -9,6 +9,7 @@ import time
 
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 
 from ecgstudy import weighting
 from ecgstudy.analysis.tables import COLUMNS
@@ -148,13 +149,15 @@ def test_a_fresh_clone_recomputes_no_committed_result_and_only_what_is_missing(s
 TABLES = ("robust_auroc", "per_class", "contrasts", "masking_checks")
 
 
-def run_tiny(folder, *, study="tiny", profile="local", kill_after: str | None = None, **variables) -> int:
+def run_tiny(
+    folder, *, command="study", study="tiny", profile="local", kill_after: str | None = None, **variables
+) -> int:
     """Run a study of the checkout at `folder`; kill its processes once a file appears."""
     call = [
         sys.executable,
         "-m",
         "ecgstudy.running.workflow",
-        "study",
+        command,
         f"params/{study}.yaml",
         "--profile",
         profile,
@@ -208,6 +211,21 @@ def test_finished_study_has_nothing_to_do_and_remakes_what_is_deleted(tmp_path):
     assert run_tiny(folder) == 0
     pd.testing.assert_frame_equal(pd.read_parquet(scores), old, check_exact=True)
     assert encoder.stat().st_mtime_ns == trained
+
+
+@pytest.mark.slow
+def test_the_explored_ecg_is_a_page_with_every_scheme_and_figures_in_words(tmp_path):
+    folder = checkout(tmp_path / "whole")
+    assert run_tiny(folder, command="explore") == 0
+    page = BeautifulSoup((folder / "outputs/tiny/report/05_explore.html").read_text(), "html.parser")
+    assert {name for name in SCHEMES if name != "shuffled"} <= {
+        cell.get_text() for cell in page.find_all("td")
+    }
+    ecg, energy, weights = (image["alt"] for image in page.find_all("img"))
+    assert "apgd-margin, ε = 50 µV" in ecg
+    assert "times white noise" in energy
+    assert "inferior-positives: pull of its clean view 0.70, attacked view 1.60" in weights
+    assert not (folder / "outputs/tiny/tables/robust_auroc.csv").exists()  # one run was enough
 
 
 def test_one_study_has_every_arm_and_a_control_of_each_kind():

@@ -8,11 +8,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ecgstudy.arms import Adversary, Schemes
+from ecgstudy.arms import Adversary
 from ecgstudy.attacks.problem import Victim
 from ecgstudy.checkpoints import load_classifier, load_encoder
-from ecgstudy.contrast import Pairs, Rows
+from ecgstudy.contrast import Pairs, Weights
 from ecgstudy.evaluation.attacked import Attacker, Sample, StepCounter, attacked_sample, in_batches, spread
+from ecgstudy.losses import Batch
 from ecgstudy.objective import Data, State, embedded_batch, evaluating
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import ENSEMBLE, Run
@@ -39,22 +40,24 @@ def inspect_batch(run: Run, records: EcgRecords, folder: Path, size: int = 256) 
     """
     state, data = load_trained(run, records, folder)
     order = torch.randperm(len(data.signals), generator=state.streams["batches"], device=state.device)
-    embedded, rows = embedded_views(state, data, order[:size])
+    embedded, rows = inspected(state, data, order[:size]).stacked(VIEWS)
     cosine, pairs = embedded @ embedded.T, Pairs(rows, rows, temperature=state.temperature)
-    return _pair_frame(pairs, cosine, push_weights(state.arm.weighting, cosine, pairs))
+    weights = compose(state.arm.weighting)(cosine / pairs.temperature, pairs)
+    return _pair_frame(pairs, cosine, push_weights(weights))
 
 
-def embedded_views(state: State, data: Data, index: Tensor) -> tuple[Tensor, Rows]:
-    """Unit vectors of `VIEWS` of some records, in evaluation mode and float32, and what each row shows."""
+def inspected(state: State, data: Data, index: Tensor) -> Batch:
+    """`VIEWS` of some records with their features and unit vectors, in evaluation mode and float32."""
     state.precision = "float32"
     with evaluating(state.model):
-        embedded, rows = embedded_batch(state, data, index, VIEWS, Adversary("1* 2")).stacked(VIEWS)
-    return embedded.detach(), rows
+        batch = embedded_batch(state, data, index, VIEWS, Adversary("1* 2"))
+    batch.features = {view: features.detach() for view, features in batch.features.items()}
+    batch.embedded = {view: embedded.detach() for view, embedded in batch.embedded.items()}
+    return batch
 
 
-def push_weights(schemes: Schemes, cosine: Tensor, pairs: Pairs) -> Tensor:
-    """W of these schemes with a row mean of 1 on the negatives, NaN on other pairs."""
-    weights = compose(schemes)(cosine / pairs.temperature, pairs)
+def push_weights(weights: Weights) -> Tensor:
+    """W with a row mean of 1 on the negatives, NaN on other pairs."""
     push = weights.log_push.masked_fill(~weights.eligible, -torch.inf).softmax(1)
     return (push * weights.eligible.sum(1, keepdim=True)).masked_fill(~weights.eligible, torch.nan)
 

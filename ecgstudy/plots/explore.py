@@ -1,7 +1,8 @@
 """One ECG, one attack, one ε at a time: what the exploration notebook shows, and its controls."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import pandas as pd
 import torch
 from IPython.display import display
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 from torch import Generator, Tensor
 
 from ecgstudy import figures
+from ecgstudy.arms import Schemes
 from ecgstudy.attacks import get_attack, split_leads
 from ecgstudy.attacks.problem import Victim
 from ecgstudy.checkpoints import load_classifier
@@ -19,14 +22,18 @@ from ecgstudy.contrast import Pairs
 from ecgstudy.errors import StudyError
 from ecgstudy.evaluation import diagnostics
 from ecgstudy.evaluation.attacked import attacked_sample, budget_of
-from ecgstudy.evaluation.diagnostics import AttackedEcg
+from ecgstudy.evaluation.diagnostics import VIEWS, AttackedEcg
 from ecgstudy.evaluation.profiles import profile, r_peaks
+from ecgstudy.factors import get_arm
+from ecgstudy.losses import predicted_labels
 from ecgstudy.objective import Data
-from ecgstudy.plots import ecg_paper
+from ecgstudy.plots import alt_texts, ecg_paper
+from ecgstudy.plots.displays import TEXT
 from ecgstudy.records import EcgRecords
 from ecgstudy.running.workflow import prepared_records
 from ecgstudy.study import Paths, Run, derived_seed
 from ecgstudy.training import load_trained
+from ecgstudy.weighting import SCHEMES, compose, uniform
 
 
 @dataclass(frozen=True)
@@ -86,24 +93,60 @@ class Explorer:
         peaks = r_peaks(ecg.signal[None], self.test.fs, self.test.leads, centre)
         return pd.DataFrame(profile(delta[None], self.test.fs, self.test.leads, peaks))
 
-    def weights(self, record: str, schemes: Iterable[str], size: int = 128) -> pd.DataFrame:
+    def weightings(self) -> dict[str, Schemes]:
+        """Every scheme that weighs by itself (`shuffled` deals out what others gave), and the run's own."""
+        alone = {name: ((name, {}),) for name in SCHEMES if name != "shuffled"}
+        own = get_arm(self.run.arm).weighting
+        return {"uniform": (), **alone, **({f"{self.run.arm} (this run)": own} if own else {})}
+
+    def weights(
+        self, record: str, weightings: Mapping[str, Schemes] | None = None, size: int = 128
+    ) -> pd.DataFrame:
         """What weighting schemes do with a batch of training records in which `record` is.
 
-        Two random views of each record and an attacked one, embedded by this run's encoder.
+        Two random views of each record and an attacked one, embedded by this run's encoder; predictions,
+        where a scheme asks for them, are those of the evaluated head.
+
+        Parameters
+        ----------
+        weightings
+            Name → schemes with their options, applied in order; None: all of `weightings`.
 
         Returns
         -------
         DataFrame
-            For each scheme the pairs of the record's first view with its negatives: `similarity` (cosine),
-            `weight` (mean 1), `same_class`.
+            `scheme`, `anchor` (the record's clean or attacked view), `role` (pull, push), `kind` of the other
+            view, `similarity` (cosine), `weight`: P ω of what pulls, W with a mean of 1 of what pushes.
         """
         state, _ = load_trained(self.run, self.records, self.folder.parent)
         data = Data.of(self._batch(record, size), state.device)
-        every = torch.arange(len(data.signals), device=state.device)
-        embedded, rows = diagnostics.embedded_views(state, data, every)
-        pairs = Pairs(rows[:1], rows, temperature=state.temperature)
-        cosine = embedded[:1] @ embedded.T
-        return pd.concat([_pushed(name, cosine, pairs) for name in schemes], ignore_index=True)
+        index = torch.arange(len(data.signals), device=state.device)
+        batch = diagnostics.inspected(state, data, index)
+        for view, known in batch.known.items():
+            logits = self.victim.model.head(batch.features[view].detach().cpu())
+            known["predictions"] = predicted_labels(logits, data.multilabel).to(state.device)
+        embedded, rows = batch.stacked(VIEWS)
+        pairs, cosine = Pairs(rows, rows, temperature=state.temperature), embedded @ embedded.T
+        anchors = {"clean view": 0, "attacked view": VIEWS.index("1*") * len(index)}
+        chosen = (weightings or self.weightings()).items()
+        parts = {name: _weighed(schemes, cosine, pairs, anchors) for name, schemes in chosen}
+        return pd.concat(parts, names=["scheme"]).reset_index("scheme").reset_index(drop=True)
+
+    def summary(self, weights: pd.DataFrame) -> Styler:
+        """Of each scheme: what pulls each view in all, the negatives that push the clean one, and its idea.
+
+        Effective negatives are (Σw)² / Σw²: as many as there are if all weigh alike.
+        """
+        pulls, pushes = (weights[weights["role"] == role] for role in ("pull", "push"))
+        table = pulls.pivot_table("weight", "scheme", "anchor", "sum", sort=False).add_prefix("pull of its ")
+        first = pushes[pushes["anchor"] == "clean view"].groupby("scheme")["weight"]
+        table["negatives"] = first.size()
+        table["effective"] = first.sum() ** 2 / first.agg(lambda w: (w**2).sum())
+        table["idea"] = pd.Series({name: _idea(schemes) for name, schemes in self.weightings().items()})
+        table = table.reindex(weights["scheme"].unique()).rename_axis(columns=None).reset_index()
+        styler = table.style.hide().format(precision=2, na_rep="–").format("{:.0f}", subset="effective")
+        left = [{"selector": "th.col5", "props": [("text-align", "left")]}]
+        return styler.set_properties(subset=["scheme", "idea"], **TEXT).set_table_styles(left)
 
     def _batch(self, record: str, size: int) -> EcgRecords:
         """The record, first, and others of the training split."""
@@ -120,46 +163,99 @@ class Explorer:
         """The ECG before and after on ECG paper, and the perturbation magnified."""
         ((attack, delta),) = ecg.deltas.items()
         title = f"record {ecg.record}, {attack}, ε = {epsilon_mv * 1000:g} µV"
-        return ecg_paper.draw_ecg(ecg.signal, self.test.fs, self.test.leads, delta, title)
+        figure = ecg_paper.draw_ecg(ecg.signal, self.test.fs, self.test.leads, delta, title)
+        return self._stamped(figure, _ecg_alt(ecg, self.test, title))
+
+    def draw_energy(self, ecg: AttackedEcg) -> Figure:
+        """Where the perturbation's energy lies."""
+        (attack,), energy = ecg.deltas, self.energy(ecg)
+        return self._stamped(
+            figures.energy_shares(energy), alt_texts.energy_use(energy.assign(attack=attack))
+        )
+
+    def draw_weights(self, weights: pd.DataFrame) -> Figure:
+        """Pull and push of every scheme."""
+        return self._stamped(figures.pull_and_push(weights), _weights_alt(weights))
+
+    def _stamped(self, figure: Figure, alt: str) -> Figure:
+        return figures.stamped(figure, bool(self.records.card.get("synthetic")), alt)
 
 
-def _pushed(name: str, cosine: Tensor, pairs: Pairs) -> pd.DataFrame:
-    push = diagnostics.push_weights(() if name == "uniform" else ((name, {}),), cosine, pairs)
-    columns = {"similarity": cosine, "weight": push, "same_class": diagnostics.same_class(pairs)}
-    negatives = {key: value[~push.isnan()].cpu().numpy() for key, value in columns.items()}
-    return pd.DataFrame(negatives).assign(scheme=name)
+def _weighed(schemes: Schemes, cosine: Tensor, pairs: Pairs, anchors: Mapping[str, int]) -> pd.DataFrame:
+    """Rows of `Explorer.weights` under `schemes`; `cosine` and `pairs` are (views, views)."""
+    weights = compose(schemes)(cosine / pairs.temperature, pairs)
+    pull = weights.pull if weights.positive is None else weights.pull * weights.positive
+    push, attacked = diagnostics.push_weights(weights), pairs.candidates.adversarial
+    parts = []
+    for anchor, row in anchors.items():
+        own, same = pairs.match("record")[row], diagnostics.same_class(pairs)[row]
+        kinds = np.where(own.cpu(), np.where(attacked.cpu(), *list(figures.PULLS)[1::-1]), "other ECGs")
+        sides = {"pull": (pull, pull > 0, kinds)}
+        sides["push"] = (push, weights.eligible, np.where(same.cpu(), "same class", "other class"))
+        for role, (weight, there, kind) in sides.items():
+            part = pd.DataFrame({"kind": kind, "similarity": cosine[row].cpu(), "weight": weight[row].cpu()})
+            parts.append(part[there[row].cpu().numpy()].assign(anchor=anchor, role=role))
+    return pd.concat(parts)
 
 
-def effective_negatives(weights: pd.DataFrame) -> pd.DataFrame:
-    """(Σw)² / Σw² of each scheme, of `Explorer.weights`: the number of negatives if all weigh alike."""
-    each = weights.groupby("scheme", sort=False)["weight"]
-    square = weights.assign(square=weights["weight"] ** 2).groupby("scheme", sort=False)["square"]
-    return (each.sum() ** 2 / square.sum()).rename("effective negatives").reset_index()
+def _idea(schemes: Schemes) -> str:
+    """First lines of what the schemes say of themselves."""
+    used = [SCHEMES[name] for name, _ in schemes] or [uniform]
+    return "; ".join((scheme.__doc__ or "").strip().partition("\n")[0].rstrip(".") for scheme in used)
+
+
+def _ecg_alt(ecg: AttackedEcg, records: EcgRecords, title: str) -> str:
+    """The ECG, and its scores before and after."""
+    shown = alt_texts.ecg(ecg_paper.ecg_values(ecg.signal, records.fs, records.leads), title)
+    scores = [
+        f"{name}{' (true)' if row.true else ''} {alt_texts.signed(row.before, 2)}"
+        f" to {alt_texts.signed(row.after, 2)}"
+        for name, row in ecg.scores.iterrows()
+    ]
+    return f"{shown} Scores before and after: {', '.join(scores)}."
+
+
+def _weights_alt(weights: pd.DataFrame) -> str:
+    """What each scheme pulls with in all, and the range that it pushes with."""
+    parts = []
+    for name, own in weights.groupby("scheme", sort=False):
+        pulls = own[own["role"] == "pull"].groupby("anchor", sort=False)["weight"].sum()
+        pulled = ", ".join(f"{anchor} {total:.2f}" for anchor, total in pulls.items())
+        pushes = own.loc[own["role"] == "push", "weight"]
+        parts.append(
+            f"{name}: pull of its {pulled or 'views none'}; push {pushes.min():.2g} to {pushes.max():.2g}"
+        )
+    return "Pull and push weights of one ECG by scheme. " + ". ".join(parts) + "."
 
 
 def controls(explorer: Explorer, attacks: Iterable[str]) -> None:
-    """Controls for record, attack and ε, which redraw the ECG and its scores; for a live notebook."""
-    import ipywidgets
+    """Controls for record, attack and ε, which redraw everything; for a live notebook.
+
+    Weights depend on the record alone, and are drawn anew when it changes.
+    """
+    import ipywidgets as widgets
 
     grid = sorted(explorer.run.study.evaluation.epsilons_mv)
-    shown = ipywidgets.interactive_output(
-        _shower(explorer),
-        chosen := {
-            "record": ipywidgets.Dropdown(options=list(explorer.test.table["record"]), description="record"),
-            "attack": ipywidgets.Dropdown(options=list(attacks), description="attack"),
-            "epsilon_mv": ipywidgets.SelectionSlider(
-                options=grid, value=grid[len(grid) // 2], description="ε (mV)"
-            ),
-        },
-    )
-    display(ipywidgets.VBox([ipywidgets.HBox(list(chosen.values())), shown]))
+    records = list(explorer.test.table["record"])
+    record = widgets.Dropdown(options=records, description="record")
+    attack = widgets.Dropdown(options=list(attacks), description="attack")
+    epsilon = widgets.SelectionSlider(options=grid, value=grid[len(grid) // 2], description="ε (mV)")
+    chosen = {"record": record, "attack": attack, "epsilon_mv": epsilon}
+    attacked = widgets.interactive_output(partial(show_attack, explorer), chosen)
+    weighed = widgets.interactive_output(partial(show_weights, explorer), {"record": record})
+    display(widgets.VBox([widgets.HBox(list(chosen.values())), attacked, weighed]))
 
 
-def _shower(explorer: Explorer) -> Callable[[str, str, float], None]:
-    def show(record: str, attack: str, epsilon_mv: float) -> None:
-        ecg = explorer.attacked(record, attack, epsilon_mv)
-        display(explorer.draw(ecg, epsilon_mv))
-        display(ecg.scores.reset_index().style.hide().format(precision=2))
-        display(figures.energy_shares(explorer.energy(ecg)))
+def show_attack(explorer: Explorer, record: str, attack: str, epsilon_mv: float) -> None:
+    """Display the attacked ECG, its scores and the perturbation's energy."""
+    ecg = explorer.attacked(record, attack, epsilon_mv)
+    display(explorer.draw(ecg, epsilon_mv))
+    display(ecg.scores.reset_index().style.hide().format(precision=2))
+    display(explorer.draw_energy(ecg))
 
-    return show
+
+def show_weights(explorer: Explorer, record: str) -> None:
+    """Display what weighting schemes would do with the ECG."""
+    weights = explorer.weights(record)
+    display(explorer.draw_weights(weights))
+    display(explorer.summary(weights))

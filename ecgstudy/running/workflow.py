@@ -318,6 +318,7 @@ COMMANDS = {
     "figures": ["report/index.html", "--forcerun", "figures", "--allowed-rules", "figures", "page", "index"],
     "report": ["report/index.html", "--forcerun", "index", "--allowed-rules", "page", "index"],
     "pages": ["pages"],
+    "explore": ["report/05_explore.html", "--forcerun", "explore"],
 }
 """What each command asks of Snakemake."""
 
@@ -349,7 +350,7 @@ def _on_study(command: str, params: Path, **where: str | int | None) -> None:
         choose_headline(study, params, **where)
     else:
         run_study(study, params, arguments=COMMANDS[command], **where)
-        print(f"Report: {paths.report / 'index.html'}")
+        print(f"Report: {paths.report / ('05_explore.html' if command == 'explore' else 'index.html')}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@
 # # 5 · Explore
 #
 # One ECG, one attack, one ε: what the attack changes, where it puts its energy, and what weighting
-# schemes would do with a batch that holds this ECG. Needs a finished run, such as one of `make study`.
+# schemes would do with a batch that holds this ECG. Needs a finished run, such as one of `make study`;
+# `make explore` makes a page of it.
 
 # %% tags=["parameters"]
 study = "params/quick.yaml"
@@ -31,13 +32,11 @@ epsilon_mv = 0.05
 # %%
 from IPython.display import display
 
-from ecgstudy import figures
-from ecgstudy.plots.explore import Explorer, controls, effective_negatives
+from ecgstudy.plots.explore import Explorer, controls
 from ecgstudy.study import Paths, Run, load_study
 
 plan = load_study(study)
 explorer = Explorer.of(Run(plan, dataset, arm, seed), Paths(plan.study))
-synthetic = bool(explorer.records.card.get("synthetic"))
 table = explorer.test.table
 record = record or table["record"].iloc[0]
 shown = table.drop(columns=["split", "attacked", "r_peaks"], errors="ignore").head(5)
@@ -51,7 +50,7 @@ display(shown.style.hide().format(precision=0, na_rep="–"))
 
 # %%
 ecg = explorer.attacked(record, attack, epsilon_mv)
-display(figures.stamped(explorer.draw(ecg, epsilon_mv), synthetic))
+display(explorer.draw(ecg, epsilon_mv))
 ecg.scores.reset_index().style.hide().format(precision=2)
 
 # %% [markdown]
@@ -60,25 +59,26 @@ ecg.scores.reset_index().style.hide().format(precision=2)
 # Bars are shares of the perturbation's energy, lines those of white noise on all samples.
 
 # %%
-energy = explorer.energy(ecg)
-figures.stamped(figures.energy_shares(energy), synthetic)
+explorer.draw_energy(ecg)
 
 # %% [markdown]
 # ## What weighting schemes would do
 #
-# How hard other patients' views are pushed away from this ECG in one training batch, against their
-# similarity to it. A scheme of one's own can be named here, too.
+# In one training batch this ECG has two random views, and an attack on the first. Bars: how hard other
+# views pull its clean and its attacked view, which inferior positives treat differently. Points: how hard
+# other patients' views push the clean one away, against their similarity to it; 1 (dashed) is uniform.
+# Every registered scheme is shown on top of uniform weights, one's own too, and this run's own weighting.
 
 # %%
-schemes = ["uniform", "hard-negatives", "clinical-risk"]
-weights = explorer.weights(record, schemes)
-display(figures.stamped(figures.weight_profile(weights), synthetic))
-effective_negatives(weights).style.hide().format(precision=1)
+weights = explorer.weights(record)
+display(explorer.draw_weights(weights))
+explorer.summary(weights)
 
 # %% [markdown]
 # ## Try others
 #
-# In JupyterLab: choose a record, an attack and ε. Each choice is computed anew.
+# In JupyterLab: choose a record, an attack and ε. Each choice is computed anew: the attack, and with
+# another record the weights.
 
 # %% tags=["remove-cell"]
 attacks = dict.fromkeys([*plan.evaluation.ensemble, *plan.evaluation.attacks])
