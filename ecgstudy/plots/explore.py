@@ -145,7 +145,7 @@ class Explorer:
         table["idea"] = pd.Series({name: _idea(schemes) for name, schemes in self.weightings().items()})
         table = table.reindex(weights["scheme"].unique()).rename_axis(columns=None).reset_index()
         styler = table.style.hide().format(precision=2, na_rep="–").format("{:.0f}", subset="effective")
-        left = [{"selector": "th.col5", "props": [("text-align", "left")]}]
+        left = [{"selector": "th.col5", "props": [("text-align", "left"), ("min-width", "16rem")]}]
         return styler.set_properties(subset=["scheme", "idea"], **TEXT).set_table_styles(left)
 
     def _batch(self, record: str, size: int) -> EcgRecords:
