@@ -109,6 +109,7 @@ def write_joint_index(
     tested = list(dict.fromkeys(target(*place) for place in places))
     written = {name: tables[name] for name in ("claims", "contrasts")}
     robust, protocols = tables.get("robust_auroc"), [study.protocols[0] for study in studies]
+    measured = {study.study: _facts(study, _of(study, robust)) for study in studies}
     used = {study.study: read_provenance(Paths(study.study, paths.root).tables) for study in studies}
     _write(
         paths,
@@ -119,7 +120,7 @@ def write_joint_index(
         pages=pages,
         arms=_arms(robust, headline, protocols),
         tables=[_table_entry(name, frame, paths) for name, frame in written.items()],
-        facts=_together({study.study: _facts(study, _of(study, robust)) for study in studies}),
+        facts={term: text for term, text in _together(measured).items() if term != "Arms"},  # all are above
     )
 
 
