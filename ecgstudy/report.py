@@ -30,7 +30,7 @@ from ecgstudy.files import ROOT, write_text
 
 TEMPLATES = Path(__file__).parent / "pages/templates"
 BANNER = "Simulated ECGs: this page proves the machinery only, it is no evidence about ECGs"
-DOCUMENTS = ("methods", "data", "limits", "reproducibility")
+DOCUMENTS = ("methods", "data", "limits", "power", "reproducibility")
 """Documents of ``docs/`` that a report's page of methods holds."""
 LINKS = ("src", "href", "srcset", "data", "poster", "action", "background", "xlink:href")
 REMOTE = re.compile(r"(?:url\(|@import)\s*[\"']?\s*(?!data:|#)([^\"')\s;]+)")

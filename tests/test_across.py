@@ -1,5 +1,7 @@
 """Several studies as one: their tables are joined, the primary family and the claims cover all of them."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,9 +16,9 @@ from ecgstudy.study import Paths, Study
 COST = ["dataset", "arm", "seed", "protocol", "step_ms"]
 
 
-def a_study(name):
+def a_study(name, dataset="mitdb"):
     return Study.model_validate({
-        "study": name, "title": name, "datasets": {"mitdb": {"headline_epsilon_mv": 0.02}},
+        "study": name, "title": name, "datasets": {dataset: {"headline_epsilon_mv": 0.02}},
         "arms": ["rocl"], "seeds": [0, 1, 2], "training": {"epochs": 1},
     })  # fmt: skip
 
@@ -114,10 +116,45 @@ def test_the_joint_report_answers_over_all_data_sets_and_links_to_the_studies(tm
     page = BeautifulSoup(write_report("all", studies, tmp_path).read_text(encoding="utf-8"), "html.parser")
     assert "Mixed. Of 2 comparisons on MIT-BIH and PTB-XL" in page.find("p", class_="lead").get_text()
     forest = page.find("table", class_="forest")
-    assert [row.get_text() for row in forest.find_all("tr", class_="group")] == ["MIT-BIH", "PTB-XL"]
+    assert [head.b.get_text() for head in forest.find_all("th", class_="plot")] == ["MIT-BIH", "PTB-XL"]
     links = [a["href"] for a in page.find_all("a")]
     assert "../../two/report/index.html" in links
     assert "../../one/report/index.html" not in links  # was not made
     assert all((tmp_path / "all/report" / link.partition("#")[0]).exists() for link in links)
     assert "rocl-hn − rocl +0.050" in page.find("img")["alt"]
     assert check_self_contained(str(page)) == []
+
+
+def robust(dataset, arm, value):
+    """Clean and attacked rows of one arm, all seeds together."""
+    both = {"dataset": dataset, "arm": arm, "seed": "all", "protocol": "slf", "n_records": 9, "n_patients": 5}
+    both |= {"auroc_label": value / 2, "masking_ok": True, "severity": np.nan, "ci_low": 0.1, "ci_high": 0.9}
+    return [
+        {**both, "attack": "none", "epsilon_mv": 0.0, "auroc_shared": 0.9},
+        {**both, "attack": "ensemble", "epsilon_mv": 0.02, "auroc_shared": value},
+    ]
+
+
+def test_the_joint_report_tells_every_arm_what_it_is_and_where_numbers_come_from(tmp_path):
+    studies = [write(tmp_path, "one", contrast("mitdb", 0.05, 0.001)),
+               write(tmp_path, "two", contrast("ptbxl", -0.05, 0.001))]  # fmt: skip
+    for name, dataset, commit in (("one", "mitdb", "aaa"), ("two", "ptbxl", "bbb")):
+        tables = Paths(name, tmp_path).tables
+        pd.DataFrame(robust(dataset, "pgd-at", 0.5)).to_csv(tables / "robust_auroc.csv", index=False)
+        (tables / "provenance.json").write_text(json.dumps({"commit": commit, "torch": "2.13"}))
+    studies[1] = a_study("two", "ptbxl")
+    page = BeautifulSoup(write_report("all", studies, tmp_path).read_text(encoding="utf-8"), "html.parser")
+    rows = [
+        [c.get_text() for c in row.find_all("td")] for row in page.find(class_="arms").tbody.find_all("tr")
+    ]
+    assert [row[:2] for row in rows] == [["MIT-BIH", "pgd-at"], ["PTB-XL", "pgd-at"]]
+    assert rows[0][3:] == [
+        "0.500 [0.100, 0.900]",
+        "0.250",
+        "cross-entropy on attacked ECGs",
+        "Madry et al. 2018",
+    ]
+    used = {row.th.get_text(): row.td.get_text() for row in page.footer.find_all("tr")}
+    assert used == {"commit": "one: aaa | two: bbb", "torch": "2.13"}
+    facts = page.find_all("section")[-1].get_text()
+    assert "one: MIT-BIH: 9 records of 5 patients attacked | two: PTB-XL" in facts

@@ -53,11 +53,26 @@ def test_decided_comparisons_are_named_with_their_intervals():
 def test_many_undecided_comparisons_are_summed_up():
     arms = ("rocl-ip", "rocl-hn", "rocl-ip-hn", "rocl-clef")
     rows = [contrast(arm, d, 1.0) for arm, d in zip(arms, (-0.05, 0.005, 0.01, 0.0), strict=True)]
-    text = said(*rows).sentence
-    change = "4 comparisons, change of robust AUROC: −0.050 to +0.010"
-    assert text.endswith(f"on MIT-BIH ({change}; every 95% interval includes 0).")
+    beyond = "and exclude changes of robust AUROC beyond ±0.150 on MIT-BIH (all but one: ±0.110)."
+    assert said(*rows).sentence.endswith(
+        f"than the standard loss: the 95% intervals of 4 comparisons include 0 {beyond}"
+    )
     rows[0] |= {"ci_high": -0.01}  # excludes 0, but not after Holm's correction
-    assert said(*rows).sentence.endswith(f"({change}; 3 intervals include 0).")
+    assert said(*rows).sentence.endswith(f"4 comparisons include 0 in 3 {beyond}")
+
+
+def test_a_tight_null_on_one_data_set_is_not_hidden_by_another():
+    rows = [contrast(arm, 0.0, 1.0) for arm in ("rocl-ip", "rocl-hn")]
+    rows[1] |= {"ci_low": -0.45}
+    rows += [row | {"dataset": "ptbxl", "ci_low": -0.01, "ci_high": 0.005} for row in rows]
+    text = "beyond ±0.010 on PTB-XL (all but one: ±0.010) and ±0.450 on MIT-BIH (all but one: ±0.100)."
+    assert said(*rows).sentence.endswith(text)
+    assert said(rows[0], rows[2]).sentence.endswith("beyond ±0.010 on PTB-XL and ±0.100 on MIT-BIH.")
+
+
+def test_undecided_comparisons_without_intervals_name_the_data():
+    row = contrast(delta=0.0, p=1.0) | {"ci_low": np.nan, "ci_high": np.nan}
+    assert said(row).sentence.endswith("nor clearly worse than the standard loss on MIT-BIH.")
 
 
 def test_few_seeds_allow_no_claim():
@@ -111,6 +126,13 @@ def test_caveats_tell_size_power_and_data_sets():
     )
     assert found["Data sets"].startswith("One alone, MIT-BIH")
     assert "Simulated ECGs" not in found
+    rows += [row | {"dataset": "ptbxl", "mde": 0.01} for row in rows]
+    both = pd.concat([robust(), robust().assign(dataset="ptbxl", n_patients=499)])
+    assert answer.caveats(rows, {"robust_auroc": both}, ["mitdb", "ptbxl"], synthetic=False)["Size"] == (
+        "3 seeds, 21 test patients on MIT-BIH and 499 test patients on PTB-XL. True differences smaller than "
+        "0.040 to 0.440 on MIT-BIH and 0.010 on PTB-XL, depending on the comparison, would usually be missed "
+        "(power below 80 %)."
+    )
     few = answer.caveats([], {"robust_auroc": robust(["0", "all"])}, ["mitdb", "ptbxl"], synthetic=True)
     assert few["Size"].startswith("1 seed and 21 test patients. With fewer than 3 seeds nothing is claimed")
     assert "every data set" in few["Data sets"]
@@ -163,9 +185,35 @@ def test_claims_in_short_name_the_deciding_comparison():
     assert (first["effect"], first["measure"], first["pair"]) == (
         "−0.100 [−0.200, −0.050]", "clean AUROC", "a − b"
     )  # fmt: skip
-    assert (second["effect"], second["measure"]) == ("1.12 [0.50, 2.00]", "time a step, as a ratio")
-    assert (third["effect"], third["dagger"]) == ("", "")
+    assert (second["effect"], second["measure"]) == ("1.12 [0.5, 2]", "ratio of step times")
+    assert (third["effect"], third["pair"], third["dagger"]) == ("–", "", "")
+    assert [claim["where"] for claim in (first, second, third)] == ["", "", ""]
     assert answer.short_claims(None) == []
+
+
+def test_a_claim_undecided_for_its_data_sets_disagree_says_where():
+    places = {"mitdb": "inconclusive", "ptbxl": "contradicted", "ptbxl slf@mitdb": "inconclusive"}
+    parts = [f"a − b, clean, {place}: -0.{i}000 [-0.3000, 0.1000] {said} (seeds alone vary)"
+             for i, (place, said) in enumerate(places.items(), 1)]  # fmt: skip
+    row = {"claim": "1. A", "effect": -0.2, "ci_low": -0.3, "ci_high": -0.1, "verdict": "inconclusive"}
+    parts.append("a − c, clean, mitdb: 0.1000 [0.0500, 0.2000] supported")  # another comparison
+    (claim,) = answer.short_claims(pd.DataFrame([row | {"evidence": "; ".join(parts)}]))
+    assert claim["where"] == "contradicted on PTB-XL, undecided on MIT-BIH and MIT-BIH (encoders from PTB-XL)"
+    (claim,) = answer.short_claims(pd.DataFrame([row | {"evidence": parts[1]}]))
+    assert claim["where"] == ""
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        (("mitdb", "slf"), "MIT-BIH"),
+        (("mitdb", "aff"), "MIT-BIH (aff)"),
+        (("ptbxl", "slf@mitdb"), "MIT-BIH (encoders from PTB-XL)"),
+        (("ward7", "aff@ptbxl"), "PTB-XL (encoders from ward7, aff)"),
+    ],
+)
+def test_places_are_named_by_the_data_tested_on(place, name):
+    assert answer.place_name(*place) == name
 
 
 @pytest.mark.parametrize(("words", "text"), [([], ""), (["a"], "a"), (["a", "b", "c"], "a, b and c")])

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from ecgstudy.analysis.claims import CLAIMS, COLUMNS, claimed_pairs, judge
+from ecgstudy.analysis.claims import CLAIMS, COLUMNS, claimed_pairs, compared, decider, judge
 
 
 def contrast(adaptive, standard, delta, measure="robust", se=0.001, dataset="mitdb", protocol="slf", **more):
@@ -217,3 +217,31 @@ def test_pairs_that_claims_compare_are_listed_once():
     assert len(pairs) == len(set(pairs))
     assert ("anchor", "trades") in pairs
     assert ("rocl", "simclr") not in pairs  # compared by identity confusion, not by AUROC
+
+
+def test_intervals_of_differences_end_where_auroc_does():
+    row = verdict(2, *hard_negatives(-0.05, 0.0, se=5.0, seeds=3, df=2.0))
+    assert (row["ci_low"], row["ci_high"]) == (-1.0, 1.0)
+    assert "rocl-hn − rocl, clean, mitdb: 0.0000 [-1.0000, 1.0000]" in row["evidence"]
+
+
+def test_evidence_is_read_as_it_was_written():
+    rows = [*hard_negatives(0.05, 0.1, masking_ok=False), *hard_negatives(-0.2, 0.3, dataset="ptbxl")]
+    row = verdict(2, *rows)
+    parts = compared(row["evidence"])
+    assert [(p["pair"], p["measure"], p["place"], float(p["value"])) for p in parts] == [
+        ("rocl-hn − rocl", "robust", "mitdb", 0.05),
+        ("rocl-hn − rocl", "robust", "ptbxl", -0.2),
+        ("rocl-hn − rocl", "clean", "mitdb", 0.1),
+        ("rocl-hn − rocl", "clean", "ptbxl", 0.3),
+    ]
+    assert [part["verdict"] for part in parts] == ["supported", "contradicted", "supported", "supported"]
+    assert [part["remark"] for part in parts] == [
+        " (gradient masking suspected)",
+        "",
+        " (gradient masking suspected)",
+        "",
+    ]
+    assert decider(row) == parts[1]
+    assert compared(verdict(3)["evidence"]) == compared(np.nan) == []
+    assert decider(verdict(3)) == {}

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from bs4 import BeautifulSoup
 
-from ecgstudy.plots.displays import readable, readable_claims, verdict_counts
+from ecgstudy.plots.displays import claim_effect, readable, readable_claims, verdict_counts
 
 
 def cells(styler):
@@ -51,6 +51,13 @@ def test_claims_show_verdicts_in_words_and_one_comparison_a_line():
     assert "✗ contradicted †" in html
     assert html.count("– not tested<") == 2
     assert "−0.100 [−0.200, −0.050]" in html
+
+
+def test_ratios_have_no_sign():
+    evidence = "a / b, step_ms, mitdb: 1.1180 [0.0022, 576.9430] inconclusive (seeds alone vary)"
+    row = {"effect": 1.118, "ci_low": 0.0022, "ci_high": 576.943, "evidence": evidence}
+    assert claim_effect(row) == "1.12 [0.0022, 577]"
+    assert claim_effect(row | {"evidence": evidence.replace("/", "−").replace("step_ms", "clean")})[0] == "+"
 
 
 def test_verdicts_are_counted():

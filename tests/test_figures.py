@@ -251,15 +251,23 @@ def test_an_attack_without_rows_is_named():
 
 def test_the_forest_draws_headline_rows_and_tells_families_apart():
     figure = comparisons.contrast_forest(contrast_table())
-    (axes,) = figure.axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["rocl-ip − rocl", "hcl − simclr"]
-    markers = [line for line in axes.lines if line.get_marker() in ("D", "o")]
+    labels = [[label.get_text() for label in axes.get_yticklabels()] for axes in figure.axes]
+    assert labels == [["rocl-ip − rocl"], ["hcl − simclr"]]
+    markers = [line for axes in figure.axes for line in axes.lines if line.get_marker() in ("D", "o")]
     assert [line.get_xdata()[0] for line in markers] == [0.02, -0.01]
     assert markers[0].get_markerfacecolor() != "white"
     assert markers[1].get_markerfacecolor() == "white"
     shown = texts(figure)
     assert "+0.020 [+0.010, +0.030]  p = 0.08" in shown
     assert "−0.010 [−0.020, +0.000]  p = 0.04 †" in shown
+
+
+def test_wide_exploratory_intervals_do_not_hide_those_of_the_primary_family():
+    table = contrast_table()
+    table.loc[table["family"] == "exploratory", ["ci_low", "ci_high"]] = [-0.9, 0.9]
+    planned, other = (axes.get_xlim() for axes in comparisons.contrast_forest(table).axes)
+    assert planned[1] < 0.05
+    assert other[1] > 0.9
 
 
 def test_the_forest_draws_differences_without_intervals():

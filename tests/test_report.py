@@ -9,11 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from nbformat import v4
 
 from ecgstudy.errors import StudyError
-from ecgstudy.pages.index import forest, write_index
+from ecgstudy.pages.forest import forest
+from ecgstudy.pages.index import write_index
 from ecgstudy.plots.plotting import save_figure
 from ecgstudy.report import BANNER, check_self_contained, render_notebook, write_methods
 from ecgstudy.study import ROOT, Paths, Study
@@ -219,15 +222,19 @@ def test_the_first_section_answers_the_question(index):
     )
     first, second = rows_of(answer.find("table", class_="forest"))
     assert first[0].startswith("rocl-ip − rocl adversaries move to clean views")
-    assert first[2:] == ["+0.031 [+0.010, +0.050] clean AUROC +0.001", "▲ more robust p = 0.020"]
-    assert second[3] == "○ undecided p = 0.60"
+    words = [" ".join(row[1].split()) for row in (first, second)]
+    assert words == [
+        "+0.031 [+0.010, +0.050] ▲ more robust p = 0.020, clean +0.001",
+        "−0.004 [−0.020, +0.010] ○ undecided p = 0.60, clean +0.001",
+    ]
+    assert "Holm's correction for the 2 planned comparisons shown here" in answer.get_text()
     assert "at most ε = 0.02 mV" in answer.get_text()
 
 
 def test_claims_stand_in_short_form_and_untested_ones_apart(index):
     (claim,) = rows_of(index.find("table", class_="claims"))
     assert claim == [
-        "1. Inferior positives help", "✓ supported", "+0.031 [+0.010, +0.050] robust AUROC, rocl-ip − rocl"
+        "1. Inferior positives help", "✓ supported", "+0.031 [+0.010, +0.050] robust AUROC,  rocl-ip − rocl"
     ]  # fmt: skip
     assert index.find("details", class_="kept").li.get_text() == "2. Hard negatives do"
 
@@ -243,7 +250,7 @@ def test_caveats_stand_in_the_first_section(index):
 def test_the_forest_is_drawn_to_scale(index):
     percent = [
         [float(part[key].rstrip("%")) for part, key in ((line, "x1"), (line, "x2"), (svg.svg, "x"))]
-        for svg in index.find("table", class_="forest").tbody.find_all("svg", attrs={"width": True})
+        for svg in index.find("table", class_="forest").tbody.find_all("svg", width="100%")
         for line in [svg.find("line", class_="range")]
     ]
     zero = float(index.find("line", class_="zero")["x1"].rstrip("%"))
@@ -258,17 +265,56 @@ def test_a_forest_without_intervals_shows_the_estimates():
            "ci_low": np.nan, "ci_high": np.nan, "shown_p": np.nan, "result": "undecided", "dagger": " †",
            "family": "exploratory"}  # fmt: skip
     drawn = forest([row])
-    (only,) = drawn["rows"]
-    assert (only["low"], only["effect"], only["idea"], only["p"]) == (None, "+0.200", "", "")
-    assert drawn["zero"] < only["at"] < 100
-    assert [text for _, text in drawn["ticks"]] == ["0", "+0.2"]
+    (line,), (panel,) = drawn["lines"], drawn["panels"]
+    (only,) = line["cells"]
+    assert (only["low"], only["effect"], line["idea"], only["p"]) == (None, "+0.200 †", "", "")
+    assert panel["zero"] < only["at"] < 100
+    assert [text for _, text in panel["ticks"]] == ["0", "+0.1", "+0.2"]
     assert drawn["dagger"]
     assert not drawn["planned"]
 
 
+def judged(adaptive, dataset, low, high):
+    return {"dataset": dataset, "protocol": "slf", "adaptive": adaptive, "standard": "rocl", "dagger": "",
+            "delta": (low + high) / 2, "ci_low": low, "ci_high": high, "shown_p": 0.5, "result": "undecided",
+            "family": "primary"}  # fmt: skip
+
+
+def test_every_data_set_has_an_axis_of_its_own_which_its_comparisons_share():
+    rows = [judged("rocl-ip", "mitdb", -0.4, 0.4), judged("rocl-hn", "mitdb", -0.1, 0.1)]
+    rows += [judged("rocl-ip", "ptbxl", -0.02, 0.01)]
+    drawn = forest(rows)
+    assert [panel["name"] for panel in drawn["panels"]] == ["MIT-BIH", "PTB-XL"]
+    (wide, tight), (narrow, absent) = (line["cells"] for line in drawn["lines"])
+    assert absent is None
+    assert wide["high"] - wide["low"] == pytest.approx(4 * (narrow["high"] - narrow["low"]), abs=0.05)
+    assert wide["high"] - wide["low"] == pytest.approx(tight["high"] - tight["low"], abs=0.05)
+    assert drawn["planned"] == 3
+    scale = drawn["panels"][1]["ticks"]
+    assert [text for _, text in scale] == ["−0.02", "−0.01", "0", "+0.01"]
+    assert scale[0][0] == tight["low"]
+    assert scale[3][0] == tight["high"]
+
+
+@given(low=st.floats(-1, 0, allow_subnormal=False), width=st.floats(1e-3, 1), middle=st.floats(0, 1))
+def test_axes_have_few_round_ticks_that_lie_on_them(low, width, middle):
+    ends = {"ci_low": low, "ci_high": low + width, "delta": low + middle * width}
+    (panel,) = forest([judged("rocl-ip", "mitdb", low, low + width) | ends])["panels"]
+    places = [at for at, _ in panel["ticks"]]
+    assert 3 <= len(places) <= 8
+    assert 1 <= sum(bool(text) for _, text in panel["ticks"]) <= 4
+    assert all(0 <= at <= 100 for at in places)
+    np.testing.assert_allclose(np.diff(places), np.diff(places)[0], atol=0.05)
+
+
 def test_every_arm_has_its_clean_and_robust_auroc(index):
     (section,) = [s for s in index.find_all("section") if s.h2 and s.h2.get_text() == "Every arm"]
-    assert rows_of(section.table) == [["rocl", "0.900 [0.850, 0.950]", "0.500 [0.450, 0.550]", "0.400"]]
+    (cells,) = rows_of(section.table)
+    assert cells[:4] == ["rocl", "0.900 [0.850, 0.950]", "0.500 [0.450, 0.550]", "0.400"]
+    assert cells[4:] == [
+        "a label-free adversarial view is a third positive",
+        "Kim et al. 2020 (RoCL); authors' code read",
+    ]
 
 
 def test_the_report_needs_nothing_from_elsewhere_and_has_no_dead_link(index, paths):
@@ -307,7 +353,7 @@ def test_few_seeds_and_failed_checks_limit_the_answer(paths):
     write_index(a_study(seeds=(0, 1)), paths, [], synthetic=False)
     answer = page(paths.report / "index.html").find("section", class_="answer").get_text()
     assert "○ No claim. 2 seeds, fewer than 3, allow no claim" in answer
-    assert "rocl-ip − rocl †" in answer
+    assert "+0.031 [+0.010, +0.050] †" in answer
     assert "† The model may hide its gradients" in answer
 
 

@@ -1,6 +1,7 @@
 """Claims from the literature, judged on ECGs by one table: claim → comparisons and rule."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,13 @@ from ecgstudy.statistics import MIN_SEEDS, critical_ratio
 COLUMNS = ["claim", "verdict", "effect", "ci_low", "ci_high", "evidence", "runs"]
 RATIOS = ("step_ms",)
 """Measures compared as a ratio (adaptive over standard) rather than as a difference."""
+SHARES = ("robust", "clean", "identity_confusion")
+"""Measures from 0 to 1: a difference of two lies from −1 to 1, and so do the ends of its interval."""
+EVIDENCE = re.compile(
+    r"(?P<pair>\S+ [−/] \S+), (?P<measure>\w+), (?P<place>.+?): "
+    r"(?P<value>\S+) \[(?P<low>\S+), (?P<high>\S+)\] (?P<verdict>\w+)(?P<remark>.*)"
+)
+"""One comparison as `judge` writes it into the column `evidence`."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,18 @@ class _Found:
         return f"{named}: {self.value:.4f} [{self.low:.4f}, {self.high:.4f}] {self.verdict}{self.remark}"
 
 
+def compared(evidence: object) -> list[dict[str, str]]:
+    """The comparisons in a cell of the column `evidence`, as texts: the groups of `EVIDENCE`."""
+    parts = evidence.split("; ") if isinstance(evidence, str) else []
+    return [match.groupdict() for part in parts if (match := EVIDENCE.fullmatch(part))]
+
+
+def decider(row: Mapping[str, object]) -> dict[str, str]:
+    """Of a row of ``claims.csv`` the comparison that its effect is of; empty where there is none."""
+    shown = f"{row['effect']:.4f}"
+    return next((part for part in compared(row["evidence"]) if part["value"] == shown), {})
+
+
 def _judge(number: int, claim: Claim, contrasts: pd.DataFrame, cost: pd.DataFrame, confidence: float) -> list:
     estimates = {part: list(_estimates(part, contrasts, cost)) for part in claim.parts}
     tests = max(1, sum(map(len, estimates.values())))
@@ -207,6 +227,8 @@ def _found(
     half = critical_ratio(level, *shape) * se if shape[0] > 0 else np.nan
     scale = np.exp if part.measure in RATIOS else float
     value, low, high = (float(scale(x)) for x in (value, value - half, value + half))
+    if part.measure in SHARES:
+        low, high = (float(np.clip(end, -1, 1)) for end in (low, high))
     above, below = low > part.margin, high < part.margin
     right, wrong = {
         "above": (above, below),

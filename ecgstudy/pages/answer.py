@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ecgstudy.options import target
-from ecgstudy.plots.displays import interval, signed
+from ecgstudy.analysis.claims import compared, decider
+from ecgstudy.options import method, target
+from ecgstudy.plots.displays import claim_effect, interval, signed
 from ecgstudy.plots.plotting import CONTROL_MARKERS, is_true, known_arm
 from ecgstudy.statistics import MIN_SEEDS
 
 DATA_NAMES = {"mitdb": "MIT-BIH", "ptbxl": "PTB-XL", "builtin": "simulated ECGs"}
-MEASURES = {"robust": "robust AUROC", "clean": "clean AUROC", "step_ms": "time a step, as a ratio"}
+MEASURES = {"robust": "robust AUROC", "clean": "clean AUROC", "step_ms": "ratio of step times"}
 FEW = 3
 """So many effects are listed one by one in the verdict; of more, the range is given."""
 
@@ -77,13 +78,8 @@ def _decided(rows: list[dict], where: str, confidence: float) -> Verdict:
     by = {name: [row for row in rows if row["result"] == name] for name in ("higher", "lower", "undecided")}
     n, higher, lower = len(rows), len(by["higher"]), len(by["lower"])
     if not higher + lower:
-        zero = sum(row["ci_low"] <= 0 <= row["ci_high"] for row in rows)
-        inside = f"every {confidence:.0%} interval includes" if zero == n else f"{zero} intervals include"
-        text = (
-            f"Adaptive weighting is neither clearly better nor clearly worse than the standard loss {where}"
-        )
-        text += f" ({many(n, 'comparison')}, change of robust AUROC: {_span(rows, rows)}; {inside} 0)."
-        return Verdict("Undecided", text)
+        text = "Adaptive weighting is neither clearly better nor clearly worse than the standard loss"
+        return Verdict("Undecided", f"{text}{_excluded(rows, confidence) or f' {where}'}.")
     said = [f"{word} robust in {len(by[name])} ({_span(by[name], rows)})"
             for name, word in (("higher", "more"), ("lower", "less")) if by[name]]  # fmt: skip
     text = f"Of {many(n, 'comparison')} {where}, adaptive weighting makes encoders {' and '.join(said)}"
@@ -92,6 +88,28 @@ def _decided(rows: list[dict], where: str, confidence: float) -> Verdict:
         text += f"; {doubtful} of these by models that may hide their gradients"
     label = "Mixed" if higher and lower else "No" if lower else "Yes" if higher == n else "In part"
     return Verdict(label, text + ".")
+
+
+def _excluded(rows: list[dict], confidence: float) -> str:
+    """How large a change the intervals still allow, a data set at a time, the tightest first.
+
+    One wide interval hides how tight the others are: the limit without it is given too.
+    """
+    limits: dict[str, list[float]] = {}
+    for row in rows:
+        ends = [abs(row["ci_low"]), abs(row["ci_high"])]
+        if np.isfinite(ends).all():
+            limits.setdefault(place_name(row["dataset"], row.get("protocol", "slf")), []).append(max(ends))
+    said = [
+        f"±{widest:.3f} on {name}" + (f" (all but one: ±{others[-1]:.3f})" if others else "")
+        for name, (*others, widest) in sorted(
+            ((name, sorted(found)) for name, found in limits.items()), key=lambda limit: limit[1][-1]
+        )
+    ]
+    zero = sum(row["ci_low"] <= 0 <= row["ci_high"] for row in rows)
+    text = f": the {confidence:.0%} intervals of {many(len(rows), 'comparison')} include 0"
+    text += f" in {zero}" * (zero < len(rows))
+    return f"{text} and exclude changes of robust AUROC beyond {listed(said)}" if said else ""
 
 
 def _span(rows: list[dict], all_rows: list[dict]) -> str:
@@ -122,7 +140,7 @@ def caveats(
         "Attack budget": _budget(tables.get("headline_check")),
         "Data sets": _places(datasets),
         "Not measured": "ε bounds how large a perturbation is, not whether a body or an electrode could make "
-        "it. Attacks show harm that exists; that no stronger attack exists is nowhere proved.",
+        "it. That no stronger attack exists is nowhere proved.",
     }
     return {title: text for title, text in found.items() if text}
 
@@ -132,18 +150,26 @@ def _size(rows: list[dict], robust: pd.DataFrame | None) -> str:
         return ""
     seeds = robust.loc[robust["seed"].astype(str) != "all", "seed"].nunique()
     patients = robust.groupby("dataset", sort=False)["n_patients"].max()
-    people = listed(
-        [f"{n:,} test patients" + f" ({data_name(d)})" * (len(patients) > 1) for d, n in patients.items()]
-    )
-    text = f"{many(seeds, 'seed')} and {people}."
+    people = [
+        f"{n:,} test patients" + f" on {data_name(d)}" * (len(patients) > 1) for d, n in patients.items()
+    ]
+    text = f"{listed([many(seeds, 'seed'), *people])}."
     if seeds < MIN_SEEDS:
         text += f" With fewer than {MIN_SEEDS} seeds nothing is claimed beyond the models trained here."
-    needed = [row["mde"] for row in rows if np.isfinite(row.get("mde", np.nan))]
-    if needed:
-        least, most = (f"{value:.3f}" for value in (min(needed), max(needed)))
-        span = least if least == most else f"{least} to {most}, depending on the comparison"
-        text += f" True differences smaller than {span} would usually be missed (power below 80 %)."
-    return text
+    return text + _detectable(rows)
+
+
+def _detectable(rows: list[dict]) -> str:
+    needed: dict[str, list[float]] = {}
+    for row in rows:
+        if np.isfinite(row.get("mde", np.nan)):
+            needed.setdefault(place_name(row["dataset"], row.get("protocol", "slf")), []).append(row["mde"])
+    if not needed:
+        return ""
+    ends = {name: dict.fromkeys(f"{f(values):.3f}" for f in (min, max)) for name, values in needed.items()}
+    spans = [" to ".join(each) + f" on {name}" * (len(ends) > 1) for name, each in ends.items()]
+    vary = ", depending on the comparison," * any(len(each) > 1 for each in ends.values())
+    return f" True differences smaller than {listed(spans)}{vary} would usually be missed (power below 80 %)."
 
 
 def _masking(checks: pd.DataFrame | None) -> str:
@@ -183,20 +209,14 @@ def _budget(check: pd.DataFrame | None) -> str:
         aurocs = check.set_index([*places, "epsilon_mv"])["auroc_shared"]
         if aurocs.get((*place, ruled), 0.0) > 0.5:
             texts.append(
-                f"On {_data(*place)} no ε brings the supervised model to chance: the largest is used."
+                f"On {place_name(*place)} no ε brings the supervised model to chance: the largest is used."
             )
         if epsilon != ruled:
             texts.append(
-                f"On {_data(*place)} ε = {epsilon:g} mV is not the {ruled:g} mV that the rule picks on "
+                f"On {place_name(*place)} ε = {epsilon:g} mV is not the {ruled:g} mV that the rule picks on "
                 "these validation records."
             )
     return " ".join(texts)
-
-
-def _data(dataset: str, protocol: str) -> str:
-    """The data in words; under transfer with those that the encoder comes from."""
-    tested = target(dataset, protocol)
-    return data_name(tested) + f" (encoders from {data_name(dataset)})" * (tested != dataset)
 
 
 def _places(datasets: list[str]) -> str:
@@ -212,16 +232,34 @@ def short_claims(claims: pd.DataFrame | None) -> list[dict]:
 
 def _short(row: dict) -> dict:
     number, _, text = row["claim"].partition(". ")
-    evidence = "" if pd.isna(row["evidence"]) else row["evidence"]
-    part = next((p for p in evidence.split("; ") if f": {row['effect']:.4f} [" in p), "").partition(": ")[0]
-    pair, _, rest = part.partition(", ")
-    measure, ratio = rest.partition(", ")[0], " / " in pair
-    effect = "" if pd.isna(row["effect"]) else interval(row, "effect", "{:.2f}" if ratio else None)
+    shown = decider(row)
+    measure = shown.get("measure", "")
     return {
-        "number": number, "text": text, "verdict": row["verdict"], "effect": effect, "pair": pair,
-        "measure": MEASURES.get(measure, measure.replace("_", " ")),
-        "dagger": " †" * ("masking suspected" in evidence),
+        "number": number, "text": text, "verdict": row["verdict"], "effect": claim_effect(row),
+        "pair": shown.get("pair", ""), "measure": MEASURES.get(measure, measure.replace("_", " ")),
+        "where": _disagreement(row, shown), "dagger": " †" * ("masking suspected" in str(row["evidence"])),
     }  # fmt: skip
+
+
+def _disagreement(row: dict, shown: dict[str, str]) -> str:
+    """Verdicts by data set on the comparison shown, the decided ones first; nothing where all agree."""
+    if row["verdict"] != "inconclusive":
+        return ""
+    by: dict[str, list[str]] = {}
+    for part in compared(row["evidence"]):
+        if all(part[key] == shown.get(key) for key in ("pair", "measure")):
+            dataset, _, protocol = part["place"].partition(" ")
+            by.setdefault(part["verdict"], []).append(place_name(dataset, protocol or "slf"))
+    said = {"undecided" if verdict == "inconclusive" else verdict: names for verdict, names in by.items()}
+    order = sorted(said, key=["supported", "contradicted", "undecided"].index)
+    return ", ".join(f"{verdict} on {listed(said[verdict])}" for verdict in order) if len(by) > 1 else ""
+
+
+def place_name(dataset: str, protocol: str) -> str:
+    """Data set tested on, and what is not as usual: where encoders come from, a protocol other than slf."""
+    tested, how = target(dataset, protocol), method(protocol)
+    unusual = [f"encoders from {data_name(dataset)}"] * (tested != dataset) + [how] * (how != "slf")
+    return data_name(tested) + f" ({', '.join(unusual)})" * bool(unusual)
 
 
 def data_name(dataset: str) -> str:

@@ -1,19 +1,27 @@
 """The index page of a study, or of several: the answer first, then where everything else is."""
 
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from os.path import relpath
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from PIL import Image
 
 from ecgstudy.options import target
-from ecgstudy.pages.answer import caveats, comparisons, data_name, listed, many, short_claims, verdict
-from ecgstudy.plots.displays import SIGNS, interval, intervals, signed
+from ecgstudy.pages.answer import (
+    caveats,
+    comparisons,
+    data_name,
+    listed,
+    many,
+    place_name,
+    short_claims,
+    verdict,
+)
+from ecgstudy.pages.forest import forest
+from ecgstudy.plots.displays import SIGNS, intervals
 from ecgstudy.plots.plotting import at_headline, daggered, known_arm, of_all_seeds
 from ecgstudy.report import embedded_figure, read_provenance, write_methods, write_page
 from ecgstudy.study import ENSEMBLE, Paths, Study
@@ -57,7 +65,6 @@ PAGES = {
     "04": ("All runs", "every comparison, attack, corruption and sensitivity check"),
 }
 SYMBOLS = {"Yes": "▲", "In part": "▲", "No": "▼", "Mixed": "◆"}
-RESULTS = {"higher": "▲ more robust", "lower": "▼ less robust", "undecided": "○ undecided"}
 MAX_ROWS = 100
 
 
@@ -78,7 +85,7 @@ def write_index(study: Study, paths: Paths, pages: list[str], *, synthetic: bool
         synthetic=synthetic,
         provenance=read_provenance(paths.tables),
         pages=there,
-        arms=_arms(tables.get("robust_auroc"), headline, study.protocols[0]),
+        arms=_arms(tables.get("robust_auroc"), headline, study.protocols[:1]),
         tables=[_table_entry(name, frame, paths) for name, frame in tables.items()],
         facts=_facts(study, tables.get("robust_auroc")),
     )
@@ -101,16 +108,36 @@ def write_joint_index(
     places = zip(tables["contrasts"]["dataset"], tables["contrasts"]["protocol"], strict=True)
     tested = list(dict.fromkeys(target(*place) for place in places))
     written = {name: tables[name] for name in ("claims", "contrasts")}
+    robust, protocols = tables.get("robust_auroc"), [study.protocols[0] for study in studies]
+    measured = {study.study: _facts(study, _of(study, robust)) for study in studies}
+    used = {study.study: read_provenance(Paths(study.study, paths.root).tables) for study in studies}
     _write(
         paths,
         first_screen(tables, studies[0].statistics.confidence, headline, tested, synthetic),
         title=f"{name.capitalize()}: {listed([study.title for study in studies])}",
         synthetic=synthetic,
-        provenance={},
+        provenance=_together(used),
         pages=pages,
+        arms=_arms(robust, headline, protocols),
         tables=[_table_entry(name, frame, paths) for name, frame in written.items()],
-        facts={"Studies": ", ".join(f"params/{study.study}.yaml" for study in studies)},
+        facts={term: text for term, text in _together(measured).items() if term != "Arms"},  # all are above
     )
+
+
+def _of(study: Study, robust: pd.DataFrame | None) -> pd.DataFrame | None:
+    return None if robust is None or robust.empty else robust[robust["study"] == study.study]
+
+
+def _together(said: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+    """What studies say as one: what all say alike once, else each with the study's name."""
+    keys = dict.fromkeys(key for each in said.values() for key in each)
+    found = {key: {name: each[key] for name, each in said.items() if key in each} for key in keys}
+    return {
+        key: next(iter(by.values()))
+        if len(by) == len(said) and len(set(map(str, by.values()))) == 1
+        else " | ".join(f"{name}: {value}" for name, value in by.items())
+        for key, by in found.items()
+    }
 
 
 def _write(paths: Paths, said: dict[str, object], **content: object) -> None:
@@ -146,77 +173,23 @@ def first_screen(
     }
 
 
-def forest(rows: list[dict]) -> dict[str, object]:
-    """`ecgstudy.pages.answer.comparisons` as rows of text, with places from 0 to 100 on a common axis."""
-    if not rows:
-        return {}
-    ends = [row[key] for row in rows for key in ("delta", "ci_low", "ci_high")]
-    low, high = np.nanmin([0, *ends]), np.nanmax([0, *ends])
-    margin = 0.06 * (high - low) or 1.0
-    low, high = low - margin, high + margin
-
-    def place(value: float) -> float | None:
-        return None if pd.isna(value) else round(float(100 * (value - low) / (high - low)), 2)
-
-    step = 10 ** math.floor(math.log10(max(-low, high)))
-    step *= next(f for f in (5, 2, 1) if f * step <= max(-low, high))
-    ticks = [
-        (place(t), f"{t:+g}".replace("-", "−") if t else "0") for t in (-step, 0, step) if low < t < high
-    ]
-    several = len({(row["dataset"], row["protocol"]) for row in rows}) > 1
-    return {
-        "ticks": ticks,
-        "zero": place(0),
-        "rows": [_forest_row(row, place, several) for row in rows],
-        "dagger": any(row["dagger"] for row in rows),
-        "standards": _standards(rows),
-        "planned": rows[0]["family"] == "primary",
-    }
-
-
-def _forest_row(row: dict, place: Callable, several: bool) -> dict[str, object]:
-    p = row["shown_p"]
-    where = data_name(row["dataset"]) + f" ({row['protocol']})" * (row["protocol"] != "slf")
-    return {
-        "group": where * several,
-        "name": f"{row['adaptive']} − {row['standard']}{row['dagger']}",
-        "idea": _idea(row["adaptive"], row["standard"]),
-        "kind": row["result"],
-        "result": RESULTS[row["result"]],
-        "effect": interval(row),
-        "clean": signed(row.get("clean_delta", np.nan)),
-        "p": "" if pd.isna(p) else "p < 0.001" if p < 0.001 else f"p = {p:.{2 if p >= 0.1 else 3}f}",
-        **{end: place(row[key]) for end, key in (("at", "delta"), ("low", "ci_low"), ("high", "ci_high"))},
-    }
-
-
-def _idea(adaptive: str, standard: str) -> str:
-    """What `adaptive` adds to `standard`, in words; nothing of arms that are not known here."""
-    row, base = known_arm(adaptive), known_arm(standard)
-    return row.idea.removeprefix(f"{base.idea}; ") if row and base else ""
-
-
-def _standards(rows: list[dict]) -> str:
-    """“rocl: what it does.” of every standard that is compared with."""
-    known = {name: known_arm(name) for name in dict.fromkeys(row["standard"] for row in rows)}
-    return " ".join(f"{name}: {row.idea}." for name, row in known.items() if row)
-
-
-def _arms(robust: pd.DataFrame | None, headline: Mapping[str, float], protocol: str) -> Markup:
-    """Clean and robust AUROC of every arm, means over seeds."""
-    if robust is None:
+def _arms(robust: pd.DataFrame | None, headline: Mapping[str, float], protocols: list[str]) -> Markup:
+    """Clean and robust AUROC of every arm, means over seeds, and what the arm is."""
+    if robust is None or robust.empty:
         return Markup("")
-    rows = at_headline(of_all_seeds(robust, protocol), headline)
+    rows = pd.concat([of_all_seeds(robust, protocol) for protocol in dict.fromkeys(protocols)])
+    rows = at_headline(rows, headline)
     rows = rows[rows["attack"].isin(["none", ENSEMBLE])]
     lines = []
-    for (dataset, arm), own in rows.groupby(["dataset", "arm"], sort=False):
+    for (dataset, protocol, arm), own in rows.groupby(["dataset", "protocol", "arm"], sort=False):
         clean, attacked = own[own["attack"] == "none"], own[own["attack"] == ENSEMBLE]
-        label = attacked["auroc_label"].mean()
+        label, known = attacked["auroc_label"].mean(), known_arm(arm)
         lines.append({
-            "data": data_name(dataset), "arm": daggered(arm, own),
+            "data": place_name(dataset, protocol), "arm": daggered(arm, own),
             "clean AUROC": "".join(intervals(clean, "auroc_shared")),
             "robust AUROC": "".join(intervals(attacked, "auroc_shared")),
             "robust, a δ per label": "–" if pd.isna(label) else f"{label:.3f}",
+            "idea": known.idea if known else "", "source": known.source if known else "",
         })  # fmt: skip
     frame = pd.DataFrame(lines)
     return _table(frame.drop(columns="data") if frame.get("data", pd.Series()).nunique() == 1 else frame)

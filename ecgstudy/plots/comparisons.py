@@ -69,7 +69,9 @@ def epsilon_curves_by_arm(table: pd.DataFrame, attack: str = "ensemble", protoco
 def contrast_forest(contrasts: pd.DataFrame) -> Figure:
     """Adaptive − standard with intervals: filled black the primary family, hollow grey the exploratory.
 
-    `contrasts` is ``contrasts.csv`` or rows of it; if it has `headline` rows, only those are drawn.
+    A panel a data set and family: on one axis large exploratory differences would hide the intervals of the
+    primary family. `contrasts` is ``contrasts.csv`` or rows of it; if it has `headline` rows, only those are
+    drawn.
     """
     if "headline" in contrasts and pl.is_true(contrasts["headline"]).any():
         contrasts = contrasts[pl.is_true(contrasts["headline"])]
@@ -78,12 +80,14 @@ def contrast_forest(contrasts: pd.DataFrame) -> Figure:
         panels[0, 0].set_axis_off()
         panels[0, 0].text(0, 0.5, "this study has no two arms to compare")
         return figure
-    parts = list(contrasts.groupby(["dataset", "protocol", "attack", "epsilon_mv"], sort=False))
+    parts = list(contrasts.groupby(["dataset", "protocol", "attack", "epsilon_mv", "family"], sort=False))
     figure, panels, names = _forest_panels([part for _, part in parts])
-    for axes, pairs, ((dataset, protocol, attack, epsilon), part) in zip(panels, names, parts, strict=True):
+    for axes, pairs, (place, part) in zip(panels, names, parts, strict=True):
+        dataset, protocol, attack, epsilon, family = place
+        primary = family == "primary"
+        colour = INK if primary else "#8a8a8a"
         for row in part.to_dict("records"):
-            y, primary = pairs.index(f"{row['adaptive']} − {row['standard']}"), row["family"] == "primary"
-            colour = INK if primary else "#8a8a8a"
+            y = pairs.index(f"{row['adaptive']} − {row['standard']}")
             axes.plot([row["ci_low"], row["ci_high"]], [y, y], color=colour, lw=1.6 if primary else 1.1)
             axes.plot(
                 row["delta"], y, "D" if primary else "o", color=colour, mfc=colour if primary else "white"
@@ -91,7 +95,8 @@ def contrast_forest(contrasts: pd.DataFrame) -> Figure:
             axes.annotate(_forest_text(row), (1.02, y), xycoords=("axes fraction", "data"), va="center",
                           fontsize=8, color=colour, annotation_clip=False)  # fmt: skip
         axes.axvline(0, color=INK, lw=1)
-        axes.set(title=f"{dataset}: {attack}, ε = {epsilon:g} mV, {protocol}", ylim=(len(pairs) - 0.5, -0.5))
+        title = f"{dataset}, {family}: {attack}, ε = {epsilon:g} mV, {protocol}"
+        axes.set(title=title, ylim=(len(pairs) - 0.5, -0.5))
         axes.set_xlabel("difference in macro robust AUROC\n← second arm better     first arm better →")
         axes.grid(False, axis="y")
         axes.margins(x=0.1)
@@ -102,8 +107,7 @@ def contrast_forest(contrasts: pd.DataFrame) -> Figure:
 
 def _forest_panels(parts: list[pd.DataFrame]) -> tuple[Figure, list[Axes], list[list[str]]]:
     """A panel a part, with its pairs downwards: two abreast if all have the same, else in one column."""
-    sorted_parts = [part.sort_values("family", ascending=False, kind="stable") for part in parts]
-    names = [list(dict.fromkeys(part["adaptive"] + " − " + part["standard"])) for part in sorted_parts]
+    names = [list(dict.fromkeys(part["adaptive"] + " − " + part["standard"])) for part in parts]
     alike = all(set(each) == set(names[0]) for each in names)
     heights = [1.2 + 0.3 * len(each) for each in names]
     if alike:

@@ -6,6 +6,8 @@ from html import escape
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from ecgstudy.analysis.claims import RATIOS, decider
+
 NAMES = {
     "epsilon_mv": "ε (mV)", "auroc_shared": "AUROC, shared δ", "auroc_label": "AUROC, δ per label",
     "auroc": "AUROC", "auprc": "AUPRC", "delta": "difference", "clean_delta": "clean difference",
@@ -44,7 +46,7 @@ def readable_claims(claims: pd.DataFrame) -> Styler:
     shown = pd.DataFrame({
         "claim": claims["claim"].map(escape),
         "verdict": [f"{SIGNS.get(v, '')} {v}" for v in claims["verdict"]],
-        "effect": intervals(claims, "effect"),
+        "effect": [claim_effect(row) for row in claims.to_dict("records")],
         "evidence": ["<br>".join(escape(line) for line in str(e).split("; ")) for e in claims["evidence"]],
     })  # fmt: skip
     shown["verdict"] += claims["evidence"].str.contains("masking suspected").map({True: " †", False: ""})
@@ -79,6 +81,11 @@ def interval(row: Mapping[str, float], value: str = "delta", form: str | None = 
 def intervals(table: pd.DataFrame, value: str) -> list[str]:
     """`interval` of each row."""
     return [interval(row, value) for row in table.to_dict("records")]
+
+
+def claim_effect(row: Mapping[str, object]) -> str:
+    """The effect of a row of ``claims.csv`` with its interval: a difference has a sign, a ratio none."""
+    return interval(row, "effect", "{:.3g}" if decider(row).get("measure") in RATIOS else None)
 
 
 def _verdict_colour(verdict: str) -> str:

@@ -100,7 +100,7 @@ figures.stamped(figures.attack_bars(bars), synthetic, alt_texts.attack_bars(bars
 if natural.any():
     table = corrupted(robust).query("attack != 'none'")
     table = table.pivot_table("auroc_shared", "attack", "severity").rename_axis("corruption")
-    display(table.rename_axis(columns=None).reset_index().style.hide().format(precision=3))
+    display(table.rename_axis(columns=None).reset_index().style.hide().format(precision=3, na_rep="–"))
 skipped = pd.DataFrame(evaluation["skipped"])
 if len(skipped):
     display(skipped.style.hide().set_caption("not applicable to these records"))

@@ -44,7 +44,8 @@ suffixes = {p: f"_{p.replace('@', '-to-')}" * (p != protocol) for p in plan.prot
 # %%
 tables = write_tables(plan, paths, factor_table(plan.arms), bases(plan.arms), attack)
 robust, contrasts, perturbations = (tables[name] for name in ("robust_auroc", "contrasts", "perturbations"))
-print(f"{len(plan.arms)} arms × {len(plan.seeds)} seeds; {attack} at", headline, "mV")
+budgets = ", ".join(f"{epsilon:g} mV on {name}" for name, epsilon in headline.items())
+print(f"{len(plan.arms)} arms × {len(plan.seeds)} seeds; {attack} at {budgets}")
 
 # %% [markdown]
 # ## Claims from the literature, judged on these ECGs
@@ -180,7 +181,7 @@ readable(effects[columns])
 checks = tables["masking_checks"]
 failed = checks[checks["verdict"] == "fail"]
 print(f"{len(failed)} of {len(checks)} checks failed")
-display(failed.style.hide().format(precision=4))
+display(failed.style.hide().format(precision=4, na_rep="–"))
 readable(tables["headline_check"])
 
 # %%
