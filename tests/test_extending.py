@@ -1,6 +1,8 @@
 """One's own scheme, encoder, data set and attack work as the README shows them."""
 
+import os
 import re
+import shutil
 import sys
 
 import matplotlib.pyplot as plt
@@ -24,7 +26,7 @@ from ecgstudy.evaluation.attacked import _check_inside
 from ecgstudy.factors import factor_table, get_arm
 from ecgstudy.objective import arm_loss, prepared
 from ecgstudy.options import DatasetOptions
-from ecgstudy.running import workflow
+from ecgstudy.running import own_data, workflow
 from ecgstudy.study import PLUGIN, ROOT, Paths, load_plugins, load_study
 from ecgstudy.weighting import compose, uniform
 
@@ -176,6 +178,64 @@ def test_what_a_plugin_makes_is_out_of_date_when_it_changes(plugin, tmp_path):
     after = stamps()
     assert before[0] == after[0]
     assert before[1] != after[1]
+
+
+@pytest.fixture
+def ward(plugin, tmp_path):
+    """The tiny study on a folder of one's own, and the stamps of its six steps as they are now."""
+    plugin("my_data")
+    folder = tmp_path / "ward7"
+    folder.mkdir()
+    (folder / "labels.csv").write_text("record,patient,rhythm\n1,1,AF\n")
+    study, paths = load_study(ROOT / "params/tiny.yaml"), Paths("tiny", tmp_path / "outputs")
+
+    def stamps(root=folder):
+        options = DatasetOptions(headline_epsilon_mv=0.02, data_root=str(root))
+        mine = study.model_copy(update={"datasets": {"ward7": options}})
+        workflow.plan(mine, paths)
+        return np.array([step.content()["stamp"] for step in workflow.steps(mine, paths)])
+
+    return folder, stamps, paths
+
+
+def test_changed_data_of_ones_own_put_out_of_date_all_that_rests_on_them(ward):
+    folder, stamps, _ = ward
+    first, file = stamps(), folder / "labels.csv"
+    assert len(set(first)) == 6
+    (folder / ".hidden").touch()
+    assert (stamps() == first).all()
+    same_size = file.read_text().replace("AF", "SR")
+    file.write_text(same_size)
+    os.utime(file, (2e9, 2e9))
+    edited = stamps()
+    assert (edited != first).all()
+    (folder / "below").mkdir()
+    (folder / "below" / "1.dat").touch()
+    assert (stamps() != edited).all()
+    shutil.rmtree(folder / "below")
+    assert (stamps() == edited).all()
+
+
+def test_where_data_of_ones_own_are_not_nothing_is_out_of_date_unless_another_folder_is_asked_for(ward):
+    folder, stamps, paths = ward
+    first = stamps()
+    folder.rename(folder.with_name("elsewhere"))
+    assert (stamps() == first).all()
+    shutil.rmtree(paths.data("ward7"))  # no clone has it
+    assert (stamps() == first).all()
+    assert (stamps(root=folder.with_name("misspelt")) != first).all()
+
+
+def test_data_that_checksums_of_ours_pin_are_never_looked_for_to_find_a_stamp(monkeypatch, tmp_path):
+    def never(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(own_data, "find_folder", never)
+    study = load_study(ROOT / "params/ptbxl.yaml")
+    step = workflow.prepare_step(study, "ptbxl", Paths("ptbxl", tmp_path))
+    assert not {"data_root", "files"} & step.content().keys()
+    monkeypatch.setitem(datasets.DATASETS, "ptbxl", lambda root: None)
+    assert own_data.own_files(study, "ptbxl", Paths("ptbxl", tmp_path)) == {}
 
 
 def test_a_figure_of_ones_own_is_drawn_from_stored_scores(tmp_path, monkeypatch):

@@ -55,8 +55,9 @@ from ecgstudy.foundation.pretrained import encoder_code
 from ecgstudy.options import method
 from ecgstudy.records import EcgRecords, load_records, save_records
 from ecgstudy.running import engine, gpus
+from ecgstudy.running.own_data import DOWNLOADS, files_stamp, own_files
 from ecgstudy.running.provenance import is_done, read_json, stamp
-from ecgstudy.study import PLUGIN, ROOT, Paths, Run, Study, load_study
+from ecgstudy.study import PLUGIN, Paths, Run, Study, load_study
 
 PRETRAIN_CODE = (
     encoders,
@@ -122,7 +123,8 @@ def prepare_step(study: Study, dataset: str, paths: Paths) -> Step:
     parameters = {"dataset": dataset, "options": options["options"], **form}
     loader = sys.modules[datasets_package.get_loader(dataset).__module__]
     code = (loader, reading, common_form) if form else (loader, reading)
-    code += (own,) if loader.__name__.startswith(PLUGIN) else ()
+    if loader.__name__.startswith(PLUGIN):
+        code, parameters = (*code, own), {**parameters, **own_files(study, dataset, paths)}
     return Step(paths.data(dataset), parameters, code, ("card.json",), True)
 
 
@@ -222,6 +224,7 @@ def plan(study: Study, paths: Paths) -> int:
     the step is done; the ``run.json`` of other steps is new.
     """
     waiting = 0
+    files_stamp.cache_clear()
     for order, step in enumerate(steps(study, paths)):
         wanted = step.content()
         if read_json(step.folder / "run.json") != wanted:
@@ -248,9 +251,10 @@ def prepared_records(study: Study, dataset: str, paths: Paths) -> EcgRecords:
     StudyError
         When the data cannot be found, fetched or read.
     """
+    files_stamp.cache_clear()
     folder, wanted = paths.data(dataset), prepare_step(study, dataset, paths).content()["stamp"]
     if read_json(folder / "card.json").get("stamp") != wanted:
-        records = datasets_package.prepare(dataset, study.datasets[dataset], ROOT / "outputs" / "downloads")
+        records = datasets_package.prepare(dataset, study.datasets[dataset], DOWNLOADS)
         records = profiles.with_r_peaks(records)
         records.card["stamp"] = wanted
         save_records(records, folder)
