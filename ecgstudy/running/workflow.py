@@ -52,6 +52,7 @@ from ecgstudy.evaluation.corruptions import get_corruption
 from ecgstudy.factors import get_arm
 from ecgstudy.files import write_json, write_text
 from ecgstudy.foundation.pretrained import encoder_code
+from ecgstudy.foundation.weights import check_weights
 from ecgstudy.options import method
 from ecgstudy.records import EcgRecords, load_records, save_records
 from ecgstudy.running import engine, gpus
@@ -278,11 +279,21 @@ def run_study(
     paths = Paths(study.study)
     with engine.study_lock(paths):
         plan(study, paths)
+        if "--allowed-rules" not in arguments:
+            _check_weights(study, paths)
         status = engine.snakemake(paths.home, params, profile=profile, cores=cores, arguments=arguments)
     if status:
         raise StudyError(
             f"study {study.study!r} is not finished: see the errors above; what was done is kept"
         )
+
+
+def _check_weights(study: Study, paths: Paths) -> None:
+    """Released weights that pretraining will ask for, before its data are fetched and prepared."""
+    asked = study.encoder.options if study.encoder.name == "pretrained" else {}
+    done = all(is_done(paths.run(run.dataset, run.arm, run.seed)) for run in study.runs())
+    if "weights" in asked and not done:
+        check_weights(asked["weights"], asked.get("sha256"))
 
 
 def choose_headline(study: Study, params: Path, **where: str | int | None) -> dict[str, float]:
