@@ -1,5 +1,6 @@
 """The tiny study on a real SLURM of one node: what its jobs ask for, how they fail, what is left to do."""
 
+import re
 import subprocess
 from collections import Counter
 
@@ -78,7 +79,7 @@ def test_a_plugin_and_data_of_ones_own_reach_every_job(run_on_slurm, tmp_path):
     write_ward(tmp_path / "ward7")
     params = folder / "params/tiny.yaml"
     head, tail = params.read_text().split("  builtin:")
-    mine = f"  ward7: {{data_root: {tmp_path}/ward7, fs: 100, headline_epsilon_mv: 0.02}}\n"
+    (mine,) = re.findall(r"  ward7: .*\n", shown("params/ward7.yaml").replace("~", str(tmp_path)))
     params.write_text(head + mine + tail[tail.index("arms:") :])
     assert run_on_slurm(folder, ECGSTUDY_PLUGINS=str(plugin)) == 0
     done = Counter((job["Comment"].split("_")[1], job["JobState"]) for job in jobs(folder))
