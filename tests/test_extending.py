@@ -1,6 +1,8 @@
 """One's own scheme, encoder, data set and attack work as the README shows them."""
 
+import os
 import re
+import shutil
 import sys
 
 import matplotlib.pyplot as plt
@@ -9,14 +11,16 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from own_ward import README, shown, write_arrays, write_ward
 from test_robustness import SHORT, evaluated
+from test_workflow import checkout, run_tiny
 from toy import toy_records, toy_run
 from victims import aurocs, ecgs, linear, seeded
-from wfdb_fixtures import write_folder
 
 from ecgstudy import arms, attacks, backbones, datasets, losses, weighting
 from ecgstudy.attacks.ball import Ball
 from ecgstudy.attacks.problem import Budget
+from ecgstudy.checkpoints import load_classifier
 from ecgstudy.contrast import Rows, weighted_contrastive_loss
 from ecgstudy.encoders import build_encoder, folded
 from ecgstudy.errors import StudyError
@@ -24,11 +28,10 @@ from ecgstudy.evaluation.attacked import _check_inside
 from ecgstudy.factors import factor_table, get_arm
 from ecgstudy.objective import arm_loss, prepared
 from ecgstudy.options import DatasetOptions
-from ecgstudy.running import workflow
+from ecgstudy.running import own_data, workflow
 from ecgstudy.study import PLUGIN, ROOT, Paths, load_plugins, load_study
 from ecgstudy.weighting import compose, uniform
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 REGISTRIES = (
     arms.ARMS, weighting.SCHEMES, losses.LOSSES, backbones.ENCODERS, datasets.DATASETS, attacks.ATTACKS
 )  # fmt: skip
@@ -40,7 +43,7 @@ def plugin(tmp_path):
     before = [dict(registry) for registry in REGISTRIES]
 
     def load(name):
-        code = re.search(rf"```python\n# {name}.py\n(.*?)```", README, re.DOTALL).group(1)
+        code = shown(f"{name}.py")
         (tmp_path / f"{name}.py").write_text(code)
         load_plugins(str(tmp_path / f"{name}.py"))
         return code
@@ -93,23 +96,55 @@ def test_own_encoder_is_folded_for_attacks_and_trains(plugin, tmp_path):
 
 def test_own_data_set_is_prepared_as_the_params_say(plugin, tmp_path):
     plugin("my_data")
-    block = re.search(r"```yaml\n(datasets:\n  ward7.*?)```", README, re.DOTALL).group(1)
-    options = DatasetOptions.model_validate(yaml.safe_load(block)["datasets"]["ward7"])
+    params = yaml.safe_load(shown("params/ward7.yaml"))
+    options = DatasetOptions.model_validate(params["datasets"]["ward7"])
     folder = tmp_path / "ward7"
-    signals = write_folder(folder, fs=500, seconds=9, leads=("V1", "II"))
-    pd.DataFrame(
-        {
-            "record": list(signals),
-            "patient": [index // 2 for index in range(len(signals))],
-            "rhythm": ["AF" if index % 4 < 2 else "sinus" for index in range(len(signals))],
-        }
-    ).to_csv(folder / "labels.csv", index=False)
+    signals = write_ward(folder, records=20)
     records = datasets.prepare("ward7", options.model_copy(update={"data_root": str(folder)}), tmp_path)
     assert records.signals.shape == (len(signals), 2, 800)
     assert (records.fs, records.leads, records.classes) == (100.0, ("II", "V1"), ("AF", "sinus"))
     assert records.card["licence"] == "in house"
+    assert records.card["checksums"]["files_verified"] == 2 * len(signals)
     smooth = signals[records.table["record"].iloc[3]][::5, 1][:800]  # slow sines: resampling keeps them
     np.testing.assert_allclose(records.signals[3, 0][50:-50], smooth[50:-50], atol=0.02)
+
+
+def test_own_arrays_are_prepared_with_several_classes_a_record(plugin, tmp_path):
+    plugin("my_arrays")
+    write_arrays(tmp_path / "ward8")
+    options = DatasetOptions(headline_epsilon_mv=0.02, data_root=str(tmp_path))
+    records = datasets.prepare("ward8", options, tmp_path)
+    np.testing.assert_array_equal(records.signals, np.load(tmp_path / "ward8/signals.npy").astype(np.float32))
+    assert (records.fs, records.leads, records.classes) == (250.0, ("I", "II"), ("AF", "LBBB"))
+    given = pd.read_csv(tmp_path / "ward8/labels.csv")[["AF", "LBBB"]]
+    np.testing.assert_array_equal(records.labels, given)
+
+
+@pytest.mark.slow
+def test_a_study_on_data_of_ones_own_runs_as_the_readme_writes_it(tmp_path):
+    folder, plugins = checkout(tmp_path / "whole"), []
+    for name in ("my_data.py", "my_arrays.py"):
+        (tmp_path / name).write_text(shown(name))
+        plugins.append(str(tmp_path / name))
+    write_ward(tmp_path / "ward7")
+    write_arrays(tmp_path / "ward8")
+    beside = f"  ward8: {{data_root: {tmp_path}/ward8, headline_epsilon_mv: 0.02}}\narms:"
+    text = shown("params/ward7.yaml").replace("~", str(tmp_path)).replace("arms:", beside)
+    (folder / "params/ward7.yaml").write_text(text.replace("[0, 1, 2]", "[0]"))  # in a third of the time
+    assert run_tiny(folder, study="ward7", ECGSTUDY_PLUGINS=os.pathsep.join(plugins)) == 0
+    home = folder / "outputs/ward7"
+    robust = pd.read_csv(home / "tables/robust_auroc.csv")
+    arms = {"supervised", "rocl", "rocl-ip-hn"}
+    assert set(zip(robust["dataset"], robust["arm"], strict=True)) == {
+        (name, arm) for name in ("ward7", "ward8") for arm in arms
+    }
+    assert robust["auroc_shared"].between(0, 1).all()
+    assert "Rhythms of ward 7" in (home / "report/index.html").read_text()
+    _, form = load_classifier(home / "runs/ward8/rocl/seed0/slf")
+    assert (form["classes"], form["multilabel"]) == (["AF", "LBBB"], True)
+    assert len([*home.glob("runs/*/*/*/slf/scores.parquet")]) == 2 * len(arms)
+    assert run_tiny(folder, study="ward7", ECGSTUDY_PLUGINS=os.pathsep.join(plugins)) == 0
+    assert (folder / "log.txt").read_text().count("Nothing to be done") == 1
 
 
 def test_own_attack_stays_in_its_ball_and_beats_noise(plugin):
@@ -176,6 +211,73 @@ def test_what_a_plugin_makes_is_out_of_date_when_it_changes(plugin, tmp_path):
     after = stamps()
     assert before[0] == after[0]
     assert before[1] != after[1]
+
+
+@pytest.fixture
+def ward(plugin, tmp_path):
+    """The tiny study on a folder of one's own, and the stamps of its six steps as they are now."""
+    plugin("my_data")
+    folder = tmp_path / "ward7"
+    folder.mkdir()
+    (folder / "labels.csv").write_text("record,patient,rhythm\n1,1,AF\n")
+    study, paths = load_study(ROOT / "params/tiny.yaml"), Paths("tiny", tmp_path / "outputs")
+
+    def stamps(root=folder):
+        options = DatasetOptions(headline_epsilon_mv=0.02, data_root=str(root))
+        mine = study.model_copy(update={"datasets": {"ward7": options}})
+        workflow.plan(mine, paths)
+        return np.array([step.content()["stamp"] for step in workflow.steps(mine, paths)])
+
+    return folder, stamps, paths
+
+
+def test_changed_data_of_ones_own_put_out_of_date_all_that_rests_on_them(ward):
+    folder, stamps, _ = ward
+    first, file = stamps(), folder / "labels.csv"
+    assert len(set(first)) == 6
+    (folder / ".hidden").touch()
+    assert (stamps() == first).all()
+    same_size = file.read_text().replace("AF", "SR")
+    file.write_text(same_size)
+    os.utime(file, (2e9, 2e9))
+    edited = stamps()
+    assert (edited != first).all()
+    (folder / "below").mkdir()
+    (folder / "below" / "1.dat").touch()
+    assert (stamps() != edited).all()
+    shutil.rmtree(folder / "below")
+    assert (stamps() == edited).all()
+
+
+def test_where_data_of_ones_own_are_not_nothing_is_out_of_date_unless_another_folder_is_asked_for(ward):
+    folder, stamps, paths = ward
+    first = stamps()
+    folder.rename(folder.with_name("elsewhere"))
+    assert (stamps() == first).all()
+    shutil.rmtree(paths.data("ward7"))  # no clone has it
+    assert (stamps() == first).all()
+    assert (stamps(root=folder.with_name("misspelt")) != first).all()
+
+
+def test_data_that_checksums_of_ours_pin_are_never_looked_for_to_find_a_stamp(monkeypatch, tmp_path):
+    def never(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(own_data, "find_folder", never)
+    study = load_study(ROOT / "params/ptbxl.yaml")
+    step = workflow.prepare_step(study, "ptbxl", Paths("ptbxl", tmp_path))
+    assert not {"data_root", "files"} & step.content().keys()
+    monkeypatch.setitem(datasets.DATASETS, "ptbxl", lambda root: None)
+    assert own_data.own_files(study, "ptbxl", Paths("ptbxl", tmp_path)) == {}
+
+
+def test_a_committed_model_loads_and_takes_signals_in_mv(monkeypatch):
+    (code,) = [c for c in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "load_classifier" in c]
+    monkeypatch.chdir(ROOT)
+    exec(code, made := {})
+    assert made["logits"].shape == (8, 5)
+    assert made["form"]["fs"] == 100
+    assert (made["slope"].abs().sum(-1) > 0).all()
 
 
 def test_a_figure_of_ones_own_is_drawn_from_stored_scores(tmp_path, monkeypatch):

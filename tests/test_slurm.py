@@ -1,12 +1,16 @@
 """The tiny study on a real SLURM of one node: what its jobs ask for, how they fail, what is left to do."""
 
+import re
 import subprocess
 from collections import Counter
 
 import pandas as pd
 import pytest
 from one_node_slurm import one_node_slurm, why_not
+from own_ward import shown, write_ward
 from test_workflow import checkout, run_tiny
+
+from ecgstudy.running.provenance import read_json
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 
@@ -67,3 +71,25 @@ def test_killed_study_is_finished_by_a_second_run_and_a_third_submits_nothing(ru
     assert len(done) == 6  # pages are made by the waiting process
     assert run_on_slurm(folder) == 0
     assert len(jobs(folder)) == len(done) + len(left)
+
+
+def test_a_plugin_and_data_of_ones_own_reach_every_job(run_on_slurm, tmp_path):
+    folder, plugin = checkout(tmp_path / "whole"), tmp_path / "my_data.py"
+    plugin.write_text(shown("my_data.py"))
+    write_ward(tmp_path / "ward7")
+    params = folder / "params/tiny.yaml"
+    head, tail = params.read_text().split("  builtin:")
+    (mine,) = re.findall(r"  ward7: .*\n", shown("params/ward7.yaml").replace("~", str(tmp_path)))
+    params.write_text(head + mine + tail[tail.index("arms:") :])
+    assert run_on_slurm(folder, ECGSTUDY_PLUGINS=str(plugin)) == 0
+    done = Counter((job["Comment"].split("_")[1], job["JobState"]) for job in jobs(folder))
+    steps = {"prepare": 1, "pretrain": 2, "evaluate": 2, "figures": 1}
+    assert done == {(step, "COMPLETED"): n for step, n in steps.items()}
+    robust = pd.read_csv(folder / "outputs/tiny/tables/robust_auroc.csv")
+    assert set(robust["dataset"]) == {"ward7"}
+    assert robust["auroc_shared"].between(0, 1).all()
+    # Jobs and the waiting process see the same files, and so make the same stamps of them.
+    data = folder / "outputs/tiny/data/ward7"
+    assert read_json(data / "card.json")["stamp"] == read_json(data / "run.json")["stamp"]
+    assert run_on_slurm(folder, ECGSTUDY_PLUGINS=str(plugin)) == 0
+    assert len(jobs(folder)) == 6

@@ -54,7 +54,8 @@ def hubert_ecg(size: str = "base") -> Released:
         from transformers import HubertConfig, HubertModel  # optional, and slow to import
     except ImportError as error:
         raise StudyError(
-            f"hubert_ecg needs the package transformers ({error}); install it with `pip install transformers`"
+            f"hubert_ecg needs the package transformers ({error}); install the version that is tested with"
+            " `pip install --constraint requirements.lock --editable '.[hubert]'`"
         ) from error
     hubert = HubertModel(HubertConfig(**dict(zip(COUNTS, SIZES[size], strict=True)), **FRONT, **STILL))
     takes = Input(LEADS, 100.0, 500, "range")

@@ -1,5 +1,6 @@
 """Released weights from strangers: found or fetched, checked by SHA-256, read without running any code."""
 
+import fcntl
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ecgstudy.errors import StudyError
-from ecgstudy.files import ROOT, sha256, whole_file
+from ecgstudy.files import ROOT, sha256, unwritable, whole_file
 
 HOSTS = ("https://zenodo.org/",)
 """Addresses that weights are fetched from; Hugging Face sends on to other hosts, so fetch those by hand."""
@@ -40,20 +41,45 @@ def released_weights(weights: str, digest: str | None, cache: Path = CACHE) -> d
     """
     digest = (digest or "").lower()
     kept = cache / f"{digest}.safetensors"
-    if digest and re.fullmatch("[0-9a-f]{64}", digest) and kept.exists():
+    if _is_sha256(digest) and kept.exists():
         return _plain(kept)
     file = _fetched(weights, digest, cache) if "://" in weights else _found(weights)
-    if (found := sha256(file)) != digest:
-        said = f"has the SHA-256 {found}, not {digest!r}"
-        raise StudyError(
-            f"{file}: {said}; if the file is the one you mean, set encoder.sha256 to its checksum"
-        )
+    _compare(file, digest)
     if file.suffix == ".safetensors":
         return _plain(file)
     tensors = _unpickled(file)
     with whole_file(kept) as partial:
         save_file(tensors, partial)
     return tensors
+
+
+def check_weights(weights: str, digest: str | None, cache: Path = CACHE) -> None:
+    """Refuse now what `released_weights` would refuse, without fetching or reading tensors.
+
+    Raises
+    ------
+    StudyError
+        When the file is not there or has another checksum, or nothing is fetched from the address.
+    """
+    digest = (digest or "").lower()
+    if _is_sha256(digest) and (cache / f"{digest}.safetensors").exists():
+        return
+    if "://" in weights:
+        _check_address(weights, digest)
+    else:
+        _compare(_found(weights), digest)
+
+
+def _is_sha256(digest: str) -> bool:
+    return re.fullmatch("[0-9a-f]{64}", digest) is not None
+
+
+def _compare(file: Path, digest: str) -> None:
+    if (found := sha256(file)) != digest:
+        said = f"has the SHA-256 {found}, not {digest!r}"
+        raise StudyError(
+            f"{file}: {said}; if the file is the one you mean, set encoder.sha256 to its checksum"
+        )
 
 
 def _found(weights: str) -> Path:
@@ -66,21 +92,33 @@ def _found(weights: str) -> Path:
     return file
 
 
-def _fetched(url: str, digest: str, cache: Path) -> Path:
-    from ecgstudy.datasets.download import fetch_file  # data sets know studies, which know encoders
-
+def _check_address(url: str, digest: str) -> None:
     if not url.startswith(HOSTS):
         raise StudyError(
             f"encoder.weights: nothing is fetched from {url}, only from {', '.join(HOSTS)};"
             " download the file yourself and give its path"
         )
-    if not re.fullmatch("[0-9a-f]{64}", digest):
+    if not _is_sha256(digest):
         raise StudyError(
             f"encoder.sha256: {digest!r} is no SHA-256 of {url}, and nothing is fetched without one;"
             " download the file yourself, compare it with the checksum its authors publish, and run sha256sum"
         )
+
+
+def _fetched(url: str, digest: str, cache: Path) -> Path:
+    from ecgstudy.datasets.download import fetch_file  # data sets know studies, which know encoders
+
+    _check_address(url, digest)
     file = cache / digest / url.split("?")[0].rsplit("/", 1)[1]
-    if problem := fetch_file(url, digest, file, MAX_WEIGHTS_BYTES):
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(file.parent / ".lock", "a")  # noqa: SIM115
+    except OSError as error:
+        raise unwritable(file, error) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # other jobs may be fetching the same: one does, they wait for it
+        problem = fetch_file(url, digest, file, MAX_WEIGHTS_BYTES)
+    if problem:
         raise StudyError(
             f"encoder.weights: {url} {problem}; without network download it elsewhere and give its path"
         )

@@ -52,11 +52,13 @@ from ecgstudy.evaluation.corruptions import get_corruption
 from ecgstudy.factors import get_arm
 from ecgstudy.files import write_json, write_text
 from ecgstudy.foundation.pretrained import encoder_code
+from ecgstudy.foundation.weights import check_weights
 from ecgstudy.options import method
 from ecgstudy.records import EcgRecords, load_records, save_records
 from ecgstudy.running import engine, gpus
+from ecgstudy.running.own_data import DOWNLOADS, files_stamp, own_files
 from ecgstudy.running.provenance import is_done, read_json, stamp
-from ecgstudy.study import PLUGIN, ROOT, Paths, Run, Study, load_study
+from ecgstudy.study import PLUGIN, Paths, Run, Study, load_study
 
 PRETRAIN_CODE = (
     encoders,
@@ -122,7 +124,8 @@ def prepare_step(study: Study, dataset: str, paths: Paths) -> Step:
     parameters = {"dataset": dataset, "options": options["options"], **form}
     loader = sys.modules[datasets_package.get_loader(dataset).__module__]
     code = (loader, reading, common_form) if form else (loader, reading)
-    code += (own,) if loader.__name__.startswith(PLUGIN) else ()
+    if loader.__name__.startswith(PLUGIN):
+        code, parameters = (*code, own), {**parameters, **own_files(study, dataset, paths)}
     return Step(paths.data(dataset), parameters, code, ("card.json",), True)
 
 
@@ -222,6 +225,7 @@ def plan(study: Study, paths: Paths) -> int:
     the step is done; the ``run.json`` of other steps is new.
     """
     waiting = 0
+    files_stamp.cache_clear()
     for order, step in enumerate(steps(study, paths)):
         wanted = step.content()
         if read_json(step.folder / "run.json") != wanted:
@@ -248,9 +252,10 @@ def prepared_records(study: Study, dataset: str, paths: Paths) -> EcgRecords:
     StudyError
         When the data cannot be found, fetched or read.
     """
+    files_stamp.cache_clear()
     folder, wanted = paths.data(dataset), prepare_step(study, dataset, paths).content()["stamp"]
     if read_json(folder / "card.json").get("stamp") != wanted:
-        records = datasets_package.prepare(dataset, study.datasets[dataset], ROOT / "outputs" / "downloads")
+        records = datasets_package.prepare(dataset, study.datasets[dataset], DOWNLOADS)
         records = profiles.with_r_peaks(records)
         records.card["stamp"] = wanted
         save_records(records, folder)
@@ -274,11 +279,21 @@ def run_study(
     paths = Paths(study.study)
     with engine.study_lock(paths):
         plan(study, paths)
+        if "--allowed-rules" not in arguments:
+            _check_weights(study, paths)
         status = engine.snakemake(paths.home, params, profile=profile, cores=cores, arguments=arguments)
     if status:
         raise StudyError(
             f"study {study.study!r} is not finished: see the errors above; what was done is kept"
         )
+
+
+def _check_weights(study: Study, paths: Paths) -> None:
+    """Released weights that pretraining will ask for, before its data are fetched and prepared."""
+    asked = study.encoder.options if study.encoder.name == "pretrained" else {}
+    done = all(is_done(paths.run(run.dataset, run.arm, run.seed)) for run in study.runs())
+    if "weights" in asked and not done:
+        check_weights(asked["weights"], asked.get("sha256"))
 
 
 def choose_headline(study: Study, params: Path, **where: str | int | None) -> dict[str, float]:

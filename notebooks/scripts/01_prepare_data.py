@@ -88,7 +88,7 @@ for row, name in zip(chosen, records.classes, strict=True):
 # Known ages only; missing values stay missing.
 
 # %%
-people = records.table.drop_duplicates("patient")[["patient", "age", "sex"]]
+people = records.table.drop_duplicates("patient").reindex(columns=["patient", "age", "sex"])
 figure = figures.age_sex(people)
 alt = alt_texts.age_sex(people)
 figures.save_figure(figure, name=f"age_sex_{dataset}", values=people, alt=alt, **save)
