@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecgstudy import datasets
+from ecgstudy import datasets, files
 from ecgstudy.datasets import DATASETS, find_folder, prepare
 from ecgstudy.errors import StudyError
 from ecgstudy.records import EcgRecords
@@ -75,3 +75,11 @@ def test_data_root_goes_before_the_environment_and_that_before_a_download(
 def test_a_data_set_without_an_address_needs_data_root(no_downloads, tmp_path):
     with pytest.raises(StudyError, match=r"datasets\.mine: set data_root"):
         find_folder("mine", None, tmp_path)
+
+
+def test_a_relative_folder_means_the_checkout_where_nothing_is_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "ROOT", tmp_path)
+    (tmp_path / "ward/mine").mkdir(parents=True)
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert find_folder("mine", "ward", "cache") == tmp_path / "ward/mine"

@@ -16,6 +16,7 @@ from ecgstudy.datasets import builtin, mitdb, ptbxl
 from ecgstudy.datasets.common_form import reduced
 from ecgstudy.datasets.download import SOURCES, fetch_dataset
 from ecgstudy.errors import StudyError
+from ecgstudy.files import in_checkout
 from ecgstudy.records import EcgRecords, check_records
 from ecgstudy.study import DatasetOptions, Study
 
@@ -63,10 +64,10 @@ def prepare(name: str, options: DatasetOptions, cache: str | Path) -> EcgRecords
 def find_folder(name: str, data_root: str | None, cache: str | Path) -> Path:
     """Folder of a data set: `data_root`, else ``ECGSTUDY_DATA/<name>``, else downloaded to `cache`.
 
-    `data_root` may be the data set's own folder or the one above it.
+    `data_root` may be the data set's own folder or the one above it, and relative to the checkout.
     """
     if data_root is not None:
-        root = Path(data_root).expanduser()
+        root = in_checkout(Path(data_root).expanduser())
         if not root.is_dir():
             raise StudyError(f"datasets.{name}.data_root: {root} is no folder; it should hold {name}/")
         return root / name if (root / name).is_dir() else root
