@@ -1,5 +1,7 @@
 """Data sets of one's own: folders and arrays with a table, labels, splits by patient, errors by name."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -108,3 +110,19 @@ def test_damaged_files_are_refused_by_name(tmp_path, damage, message):
     damage(tmp_path)
     with pytest.raises(StudyError, match=message):
         folder_records(tmp_path, given)
+
+
+def test_a_folder_needs_no_memory_for_all_of_its_signals(tmp_path):
+    given = table().iloc[:20].assign(record=list(write_folder(tmp_path, seconds=200.0)))
+    folder_records(tmp_path, given.iloc[:2].assign(split="train"))  # imports what is imported late
+    tracemalloc.start()
+    records = folder_records(tmp_path, given, seconds=200.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert records.signals.nbytes == 20 * 200 * 500 * 4
+    assert peak < records.signals.nbytes / 2
+
+
+def test_an_empty_table_is_refused(tmp_path):
+    with pytest.raises(StudyError, match="ward: the table has no rows; it must have one a record"):
+        folder_records(tmp_path, table().iloc[:0])

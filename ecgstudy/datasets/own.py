@@ -7,6 +7,7 @@ and `attacked` (made here if absent), `age` in years, `sex`, `height` in cm, `we
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 import pandas as pd
@@ -93,7 +94,8 @@ def from_wfdb(
     """Records from WFDB files ``folder/<record>.hea`` and ``.dat``: their first `seconds`.
 
     `fs` is the rate that all have (``datasets.<name>.fs`` in the params file resamples them); the others are
-    those of `from_arrays`. Files listed in a ``SHA256SUMS.txt`` in `folder` are compared with it.
+    those of `from_arrays`. Files listed in a ``SHA256SUMS.txt`` in `folder` are compared with it. Signals
+    wait in a temporary file (in ``TMPDIR``), so that they may be more than the memory holds.
 
     Raises
     ------
@@ -102,13 +104,18 @@ def from_wfdb(
     """
     if "record" not in table:
         raise StudyError(f"{name}: the table has no column 'record'; it has {', '.join(table)}")
+    if table.empty:
+        raise StudyError(f"{name}: the table has no rows; it must have one a record")
     stems = [Path(folder) / str(record) for record in table["record"]]
-    signals = np.empty((len(stems), len(leads), round(seconds * fs)), dtype=np.float32)
-    for row, (found, _) in enumerate(read_records(stems, leads, fs)):
-        if found.shape[1] < signals.shape[2]:
-            length = found.shape[1] / fs
-            raise StudyError(f"{stems[row]}.hea: {length:g} s long; it must be {seconds:g} s or longer")
-        signals[row] = found[:, : signals.shape[2]]
+    samples = round(seconds * fs)
+    with TemporaryFile(prefix="ecgstudy-") as file:  # signals may be more than the memory holds
+        for stem, (found, _) in zip(stems, read_records(stems, leads, fs), strict=True):
+            if found.shape[1] < samples:
+                length = found.shape[1] / fs
+                raise StudyError(f"{stem}.hea: {length:g} s long; it must be {seconds:g} s or longer")
+            file.write(np.ascontiguousarray(found[:, :samples]))
+        file.flush()
+        signals = np.memmap(file, np.float32, "r", shape=(len(stems), len(leads), samples))
     names = [f"{record}{suffix}" for record in table["record"] for suffix in (".hea", ".dat")]
     there = [name for name in names if (Path(folder) / name).exists()]  # a header may name its files freely
     card = {**card, "checksums": verify_checksums(Path(folder), there)}
