@@ -11,7 +11,7 @@ PY := $(if $(ACTIVE),python,.venv/bin/python)
 RUN := $(PY) -m ecgstudy.running.workflow
 .DEFAULT_GOAL := help
 CHECKS ?= 2
-.PHONY: help study figures report explore adopt headline power pilot bench doctor lab test test-slow lint clean-env
+.PHONY: help study figures report explore adopt headline power pilot bench doctor lab test test-slow lint
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -47,7 +47,7 @@ power: $(ENV)  ## docs/power.md: seeds a confirmatory study needs, from the pilo
 pilot: $(ENV)  ## contrasts, claims and report over the pilot's studies together, from their tables
 	$(PY) -m ecgstudy.pages.across pilot params/mitdb.yaml params/ptbxl.yaml params/transfer.yaml
 
-bench: $(ENV)  ## speed and memory, side by side with what else there is, to outputs/bench (PARTS=all; wants an idle machine)
+bench: $(ENV)  ## speed and memory, side by side with what else there is, to outputs/bench (PARTS="steps loss": these alone; wants an idle machine)
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks $(PARTS)
 
 doctor:  ## versions, device, data, disk: what is missing, and the command that mends it
