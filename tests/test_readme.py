@@ -69,6 +69,19 @@ def test_numbers_of_the_answer_are_those_of_the_committed_tables():
         assert f"| {name} | {' | '.join(cells)} |" in README
 
 
+def test_speeds_beside_other_libraries_are_those_of_the_committed_benchmarks():
+    bench = pd.read_csv(ROOT / "outputs/bench/cpu.csv").query("part == 'peers'")
+    ratios = bench.set_index(["case", "variant"])["ratio"]  # of our time to theirs
+    for attack, peers in {
+        "PGD-20": ["torchattacks", "foolbox", "ART"],
+        "APGD-100": ["torchattacks", "ART"],
+    }.items():
+        (line,) = re.findall(rf"^\| {attack} beside {', '.join(peers)}.*", README, re.MULTILINE)
+        for study in ("mitdb", "ptbxl"):
+            speeds = ", ".join(f"{1 / ratios[f'{study} {attack}', peer]:.2f}" for peer in peers)
+            assert f" {speeds} times" in line
+
+
 def test_what_jobs_ask_for_and_the_profiles_are_those_of_the_code():
     block = re.search(r"```yaml\n(resources:.*?)```", README, re.DOTALL).group(1)
     assert yaml.safe_load(block)["resources"] == ResourceOptions().model_dump()
