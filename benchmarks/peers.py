@@ -80,8 +80,8 @@ def _compared(
         if name in best:
             continue
         tried = {str(size): partial(made(size), signals, y) for size in BATCHES}
-        seconds = side_by_side(tried, 1, device)
-        best[name] = int(min(seconds, key=lambda size: seconds[size][0]))
+        seconds = side_by_side(tried, 3, device)
+        best[name] = int(min(seconds, key=lambda size: seconds[size].min()))
     calls = {name: partial(made(best[name]), signals, y) for name, made in attacks.items()}
     seconds = side_by_side(calls, repeats, device)
     rows = compared(

@@ -41,13 +41,15 @@ def _of_training(shapes: Case, arm: str, device: torch.device, repeats: int) -> 
 
 
 def bare_step(state: State, data: Data, index: Tensor) -> Callable[[], None]:
-    """A step's network passes alone: K for the input's gradient, one for training, the optimiser."""
+    """A step's network passes alone: held views, K for the input's gradient, training, optimiser."""
     adversary, options = state.arm.adversary, state.run.study.views
     crop = data.signals.shape[2] if options.crop_s is None else round(options.crop_s * data.fs)
     signals = data.signals[index][:, :, :crop]
     names = dict.fromkeys(view for loss in state.arm.losses for view in loss.names)
     standard = sum(not name.endswith("*") for name in names)
-    starred = len([v for v in adversary.views.split() if v.endswith("*")]) if adversary else 0
+    attacked = adversary.views.split() if adversary else []
+    starred = sum(view.endswith("*") for view in attacked)
+    held = len(attacked) - starred
     parts = [(standard, False), (len(names) - standard, True)]
     steps = (adversary.steps or state.options.attack_steps) if adversary else 0
     out = state.project if "projector" in state.model else (lambda features, _: features.float())
@@ -56,6 +58,9 @@ def bare_step(state: State, data: Data, index: Tensor) -> Callable[[], None]:
 
     def step() -> None:
         with evaluating(state.model):
+            if held:
+                with torch.no_grad():
+                    out(state.features(signals.repeat(held, 1, 1), False), False)
             for _ in range(steps):
                 leaf = signals.repeat(starred, 1, 1).requires_grad_()
                 torch.autograd.grad(out(state.features(leaf, True), True).sum(), leaf)

@@ -267,7 +267,10 @@ def _code_loss(state: "State", embedded: Tensor, codes: Tensor) -> Tensor:
 
 @adversary("contrast")
 def leave_positives(state: "State", batch: Batch, attacked: dict[str, Tensor]) -> Tensor:
-    """The plain contrastive loss of the adversary's views, those without a star held (RoCL, ACL, …)."""
+    """The plain contrastive loss of the adversary's views, those without a star held (RoCL, ACL, …).
+
+    Where gradients come from anchors alone, attacked rows are the anchors: the others' terms are constant.
+    """
     return _attacked_contrast(state, batch, attacked, ())
 
 
@@ -280,13 +283,14 @@ def leave_own_labels(state: "State", batch: Batch, attacked: dict[str, Tensor]) 
 def _attacked_contrast(
     state: "State", batch: Batch, attacked: dict[str, Tensor], weighting: tuple[tuple[str, dict], ...]
 ) -> Tensor:
-    views = tuple(batch.adversary.views.split())
-    ours = state.embed(torch.cat(list(attacked.values())), adversarial=True).chunk(len(attacked))
-    embedded = {**batch.embedded, **dict(zip(attacked, ours, strict=True))}
+    held = tuple(view for view in batch.adversary.views.split() if view not in attacked)
+    ours = state.embed(torch.cat(list(attacked.values())), adversarial=True)
     batch.attack_weighting = batch.attack_weighting or unchanging(compose(weighting))
+    both = batch.adversary.both_sides
     return weighted_contrastive_loss(
-        torch.cat([embedded[view] for view in views]), batch.rows_of(views), batch.attack_weighting,
-        temperature=state.options.temperature, detach_candidates=not batch.adversary.both_sides,
+        torch.cat([ours, *(batch.embedded[view] for view in held)]), batch.rows_of((*attacked, *held)),
+        batch.attack_weighting, temperature=state.options.temperature, detach_candidates=not both,
+        anchors=None if both else len(ours),  # no gradient comes from the others
         logged=False,
     )[0]  # fmt: skip
 

@@ -55,9 +55,9 @@ def uniform(similarity: Tensor, pairs: Pairs) -> Weights:
     """Other views of the record pull equally; every other patient pushes equally (NT-Xent, SimCLR)."""
     same = pairs.match("record")
     positives = same & ~pairs.itself()
-    pull = positives / positives.sum(1, keepdim=True).clamp(min=1)
+    share = 1 / positives.sum(1, keepdim=True, dtype=similarity.dtype).clamp(min=1)
     eligible = ~(same | pairs.match("patient"))
-    return Weights(pull.to(similarity.dtype), eligible, torch.zeros_like(similarity))
+    return Weights(torch.where(positives, share, 0.0), eligible, torch.zeros_like(similarity))
 
 
 @scheme("hard-negatives")
@@ -86,7 +86,7 @@ def pull_inferior_positives(
     mixed = anchor != pairs.candidates.adversarial[None, :]
     share = pairs.anchors.metadata["alpha"][:, None] if adaptive else torch.tensor(alpha, device=mixed.device)
     factor = torch.where(anchor, 2 * (1 - share), 2 * share).to(similarity.dtype)
-    return weights.with_pull(torch.where(mixed, factor, torch.ones_like(factor)))
+    return weights.with_pull(torch.where(mixed, factor, 1.0))
 
 
 @scheme("clinical-risk")

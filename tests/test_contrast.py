@@ -297,6 +297,35 @@ def test_without_the_log_value_and_gradient_are_the_same_to_the_last_bit(block):
     assert weighted_contrastive_loss(z, rows, HARD, temperature=0.5, logged=False, **options)[1] == {}
 
 
+@pytest.mark.parametrize("block", [None, 3])
+@pytest.mark.parametrize("weighting", [PLAIN, HARD])
+def test_anchors_are_the_first_rows_and_the_others_candidates_only(weighting, block):
+    """The loss of some anchors is that of all rows in which the others pull nobody."""
+    z, rows = batch(n=5, views=3, adversarial=True)
+    options = {"tau_plus": 0.1, "detach_candidates": True}
+
+    def first_six(similarity, pairs):
+        weights = weighting(similarity, pairs)
+        return weights.with_pull((torch.arange(15) < 6)[:, None].to(similarity.dtype))
+
+    assert_same(ours(rows, weighting, anchors=6, block=block, **options), ours(rows, first_six, **options), z)
+
+
+def test_an_inner_attack_that_moves_some_rows_has_the_gradient_of_the_loss_of_all():
+    z, rows = batch(
+        n=6
+    )  # every row pulls one other: the losses of 6 and of 12 anchors differ by a factor of 2
+    moved, held = z.split(6)
+
+    def gradient(anchors):
+        leaf = moved.clone().requires_grad_()
+        whole = torch.cat([leaf, held])
+        value = ours(rows, detach_candidates=True, anchors=anchors)(whole)
+        return torch.autograd.grad(value, leaf)[0]
+
+    torch.testing.assert_close(gradient(6), 2 * gradient(None), rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize(("records", "most"), [(WHOLE_ROWS // 2, WHOLE_ROWS), (WHOLE_ROWS, BLOCK_ROWS)])
 def test_many_rows_are_taken_in_blocks_unless_told_otherwise(records, most):
     z, rows = batch(n=records, patients=list(range(records)))

@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 
 import pytest
@@ -35,6 +37,57 @@ def test_a_study_is_run_by_one_process_at_a_time(tmp_path):
         other.wait()
     with engine.study_lock(paths):  # the kernel let go of it
         assert (tmp_path / "tiny/.lock").read_text() == str(os.getpid())
+
+
+def test_a_run_waits_for_jobs_that_a_killed_one_left_and_says_so(tmp_path, capfd):
+    job = (
+        "import pathlib, sys\n"
+        "from ecgstudy.running.jobs import at_work\n"
+        "with at_work(pathlib.Path(sys.argv[1])): print('at work', flush=True); sys.stdin.read()"
+    )
+    call = [sys.executable, "-c", job, str(tmp_path / "tiny/logs")]
+    engine.await_left_over_jobs(tmp_path / "tiny")  # there are none
+    assert "waiting" not in capfd.readouterr().err
+    with subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as left:
+        assert left.stdout.readline() == "at work\n"
+        run = threading.Thread(target=engine.await_left_over_jobs, args=[tmp_path / "tiny"])
+        run.start()
+        run.join(1)
+        assert run.is_alive()
+        left.kill()
+        run.join(60)
+        assert not run.is_alive()
+    assert "jobs of a run that was killed are still at work; waiting" in capfd.readouterr().err
+
+
+def test_snakemake_outlives_a_killed_run_as_one_of_its_jobs(tmp_path):
+    """A run that comes after waits for it, as for what it started."""
+    engine_code = "import sys, time; print('at work', file=sys.stderr, flush=True); time.sleep(60)"
+    runner = (
+        "import pathlib, sys\n"
+        "from ecgstudy.running import engine\n"
+        "engine.profile_folder = pathlib.Path\n"
+        "run = engine.subprocess.run\n"
+        f"engine.subprocess.run = lambda call, **how: run([sys.executable, '-c', {engine_code!r}], **how)\n"
+        "home = pathlib.Path(sys.argv[1])\n"
+        "engine.snakemake(home, home, profile='.', cores=1, arguments=[])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", runner, str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as killed:
+        assert killed.stderr.readline() == "at work\n"
+        killed.kill()
+        killed.wait()
+        run = threading.Thread(target=engine.await_left_over_jobs, args=[tmp_path])
+        run.start()
+        run.join(1)
+        assert run.is_alive()
+        os.killpg(killed.pid, signal.SIGKILL)  # Snakemake too
+        run.join(60)
+        assert not run.is_alive()
 
 
 def test_profiles_are_found_by_name_or_path(tmp_path):

@@ -140,15 +140,24 @@ def test_the_contrastive_attack_raises_the_plain_loss_of_its_views(name, adversa
     state, data = fresh(name)
     views = tuple(adversary.views.split())
     batch, attacked = both(state, data, views, adversary)
-    with evaluating(state.model), torch.no_grad():
-        value = ADVERSARIES[adversary.loss](state, batch, attacked)
-        z = [state.embed(attacked[v], True) if v in attacked else state.embed(batch.signals[v], False)
-             for v in views]  # fmt: skip
-    rows = batch.rows_of(views)
-    labelled = adversary.loss == "labelled-contrast"
+    moved = [signals.detach().requires_grad_() for signals in attacked.values()]
+    attacked = dict(zip(attacked, moved, strict=True))
+    rows, labelled = batch.rows_of(views), adversary.loss == "labelled-contrast"
     pull, push = (label_pull, label_push) if labelled else (equal_pull, equal_push)
-    expected = shared(torch.cat(z).double(), rows, 0.5, pull(rows), push(rows))
-    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    with evaluating(state.model):
+        value = ADVERSARIES[adversary.loss](state, batch, attacked)
+        held = {v: state.embed(batch.signals[v], False).detach() for v in views if v not in attacked}
+        z = [held[v] if v in held else state.embed(attacked[v], True) for v in views]
+        whole = shared(
+            torch.cat(z).double(), rows, 0.5, pull(rows), push(rows), detach=not adversary.both_sides
+        )
+        ours, expected = (torch.cat(torch.autograd.grad(v, moved, retain_graph=True)) for v in (value, whole))
+    # Rows whose terms the attack cannot move are left out: a factor, every row being pulled by 1 in all.
+    anchors = [adversary.both_sides or v in attacked for v in views for _ in batch.index]
+    torch.testing.assert_close(ours, expected * len(anchors) / sum(anchors), rtol=1e-3, atol=1e-7)
+    pulled = [pairs if moves else {} for pairs, moves in zip(pull(rows), anchors, strict=True)]
+    terms = shared(torch.cat(z).double(), rows, 0.5, pulled, push(rows))
+    assert value.item() == pytest.approx(terms.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("multilabel", [False, True])

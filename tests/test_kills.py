@@ -10,6 +10,7 @@ import time
 from contextlib import ExitStack
 
 import numpy as np
+import psutil
 import pytest
 from test_workflow import checkout, run_tiny
 
@@ -62,6 +63,26 @@ def test_a_study_killed_at_random_moments_ends_with_the_same_tables_to_the_byte(
             assert tables(folder) == tables(whole)
             shutil.rmtree(folder / "outputs")
     assert run_tiny(folder) == 0
+    assert tables(folder) == tables(whole)
+    assert half_written(folder) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("both", [True, False])
+def test_what_outlives_a_killed_run_ends_before_the_next_begins(both, unbroken, tmp_path):
+    """The run alone is killed, or Snakemake with it; a job, or Snakemake with all that is left, works on."""
+    (whole, _), folder = unbroken, checkout(tmp_path / "orphaned")
+    study = start(folder)
+    while not list((folder / "outputs/tiny/logs").glob("02_pretrain*")):
+        assert study.poll() is None
+        time.sleep(0.1)
+    (engine,) = psutil.Process(study.pid).children()
+    for process in (study, engine) if both else (study,):
+        process.kill()
+    study.wait()
+    assert run_tiny(folder) == 0
+    assert "waiting for them to end" in (folder / "log.txt").read_text()
+    assert not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE
     assert tables(folder) == tables(whole)
     assert half_written(folder) == []
 

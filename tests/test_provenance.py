@@ -1,11 +1,15 @@
+import importlib
 import importlib.util
 import json
 import linecache
 import subprocess
+import sys
 
 import pytest
 
+from ecgstudy.files import ROOT
 from ecgstudy.running.provenance import PACKAGES, environment, git_commit, plain_source, stamp
+from ecgstudy.running.workflow import FIGURES_CODE
 
 CODE = '''"""Module."""
 
@@ -111,3 +115,22 @@ def test_environment_is_json_and_lists_the_packages(tmp_path):
     assert set(PACKAGES) <= set(known)
     assert known["commit"] is None
     assert known["torch"].startswith("2.")
+
+
+def test_a_module_by_its_name_has_the_source_it_would_have_imported():
+    assert FIGURES_CODE
+    for name in FIGURES_CODE:
+        assert plain_source(name) == plain_source(importlib.import_module(name))
+
+
+def test_a_plan_imports_neither_matplotlib_nor_scipys_signals():
+    """Seconds, which each job and each study with nothing to do would wait for."""
+    slow = ("matplotlib", "seaborn", "sklearn", "scipy.signal", "wfdb", "neurokit2", "papermill")
+    code = (
+        "import sys; from pathlib import Path; from ecgstudy.running import workflow as w;"
+        "study = w.load_study(Path(sys.argv[1])); "
+        "[step.content() for step in w.steps(study, w.Paths('x'))];"
+        f"print([name for name in {slow} if name in sys.modules])"
+    )
+    call = [sys.executable, "-c", code, str(ROOT / "params/quick.yaml")]
+    assert subprocess.run(call, check=True, capture_output=True, text=True).stdout.strip() == "[]"

@@ -14,7 +14,12 @@ def pgd(problem: Problem, budget: Budget, generator: Generator, *, random_start:
     problem's start are candidates too: the objective never ends below either. Parameters and result as of
     `ecgstudy.attacks.problem.Search`; without `random_start` every restart begins at δ = 0 (FGSM).
     """
-    first = first_best(problem, budget)
+    if problem.exact and problem.start is None and not random_start:  # the first iterate will be δ = 0
+        first = Best(
+            torch.zeros_like(problem.signals), problem.signals.new_full((len(problem.signals),), -torch.inf)
+        )
+    else:
+        first = first_best(problem, budget)
     best = Best(first.delta, first.values)
     for restart in range(budget.restarts):
         start = _start(problem, budget.ball, generator, restart, random_start)

@@ -13,7 +13,6 @@ from pathlib import Path
 from pydantic import ConfigDict, ValidationError, validate_call
 
 from ecgstudy.datasets import builtin, mitdb, ptbxl
-from ecgstudy.datasets.common_form import reduced
 from ecgstudy.datasets.download import SOURCES, fetch_dataset
 from ecgstudy.errors import StudyError
 from ecgstudy.files import in_checkout
@@ -44,6 +43,8 @@ def prepare(name: str, options: DatasetOptions, cache: str | Path) -> EcgRecords
     StudyError
         Naming the unknown data set or option, the file or the record.
     """
+    from ecgstudy.datasets.common_form import reduced  # loads scipy's signals
+
     load = get_loader(name)
     arguments = dict(options.options)
     if "root" in inspect.signature(load).parameters:

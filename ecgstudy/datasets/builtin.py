@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.spatial.transform import Rotation
 
 from ecgstudy.errors import StudyError
 from ecgstudy.records import EcgRecords
@@ -179,6 +178,8 @@ def _splits(diseases: list[str], rng: np.random.Generator) -> np.ndarray:
 
 
 def _patient(disease: str, rng: np.random.Generator) -> _Patient:
+    from scipy.spatial.transform import Rotation  # half a second that only simulation should wait for
+
     age, sex = np.clip(rng.normal(_CONDITIONS[disease][1], 14), 25, 90), rng.choice(["female", "male"])
     # Age lowers QRS and T and turns the axis to the left; women have a lower QRS, ST and T.
     size = rng.lognormal(0, 0.15, len(_WAVES)) * rng.lognormal(0, 0.15) * (1 - 0.004 * (age - 55))

@@ -6,7 +6,6 @@ from fractions import Fraction
 
 import numpy as np
 import torch
-from scipy.signal import firwin
 from torch import Tensor
 from torch.nn import functional
 
@@ -50,6 +49,8 @@ def resampler(fs: float, to: float) -> tuple[Tensor, int, int]:
     up, down = ratio.numerator, ratio.denominator
     if up == down:
         return torch.ones(1, dtype=torch.float64), 1, 1
+    from scipy.signal import firwin  # a second, which every job would wait for
+
     kernel = firwin(20 * max(up, down) + 1, 1 / max(up, down), window=("kaiser", 5.0))
     for phase in range(up):
         kernel[phase::up] /= kernel[phase::up].sum()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ecgstudy.errors import StudyError
 from ecgstudy.files import ROOT, unwritable
+from ecgstudy.running.jobs import at_work, await_jobs
 from ecgstudy.study import Paths
 
 
@@ -42,6 +43,21 @@ def study_lock(paths: Paths) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
+
+
+def await_left_over_jobs(home: Path) -> None:
+    """Let jobs of a killed run end first, since new ones would write the same files; what they make is kept.
+
+    SLURM's are cancelled: those of other machines cannot be seen from here.
+
+    Raises
+    ------
+    StudyError
+        When SLURM does not answer, or the study's folder cannot be written.
+    """
+    if any(home.glob(".snakemake/locks/*")) and (home / ".snakemake/slurm_logs").exists():
+        cancel_left_over_jobs(home)
+    await_jobs(home / "logs")
 
 
 def profile_folder(name: str) -> Path:
@@ -99,7 +115,6 @@ def snakemake(home: Path, params: Path, *, profile: str, cores: int | None, argu
     config = ["--config", f"params={params.relative_to(ROOT) if inside else params}"]
     call = [sys.executable, "-m", "snakemake"]
     if any(home.glob(".snakemake/locks/*")):  # of a killed process: no live one holds the study
-        if (home / ".snakemake/slurm_logs").exists():
-            cancel_left_over_jobs(home)
         subprocess.run([*call, "--unlock", *where, *config], check=True, capture_output=True)
-    return subprocess.run([*call, *arguments, *where, *how, *config]).returncode
+    with at_work(home / "logs") as held:
+        return subprocess.run([*call, *arguments, *where, *how, *config], pass_fds=[held]).returncode

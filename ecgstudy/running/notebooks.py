@@ -21,6 +21,7 @@ from traitlets.config import Config
 
 from ecgstudy.errors import StudyError, command
 from ecgstudy.files import ROOT, unwritable, write_json
+from ecgstudy.running.jobs import at_work
 from ecgstudy.running.provenance import environment, read_json, settings
 
 REMEDIES = {
@@ -90,7 +91,8 @@ def main(arguments: list[str] | None) -> None:
     chosen = parser.parse_args(arguments)
     pairs = dict(item.split("=", 1) for item in chosen.parameters)
     numbers = {key: int(value) for key, value in pairs.items() if re.fullmatch("-?[0-9]+", value)}
-    execute(chosen.notebook, chosen.executed, pairs | numbers, chosen.logs)
+    with at_work(chosen.logs):
+        execute(chosen.notebook, chosen.executed, pairs | numbers, chosen.logs)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import tokenize
 from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -22,12 +23,16 @@ PACKAGES = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "wfdb", "neurok
 
 
 @cache
-def plain_source(code: ModuleType | Callable) -> str:
+def plain_source(code: ModuleType | Callable | str) -> str:
     """Source of a module or function without comments, docstrings and blank lines.
 
-    Works on lines, not on a printed syntax tree, so that every Python version gives the same text.
+    A module may be given by its name, and is not imported then. Works on lines, not on a printed syntax
+    tree, so that every Python version gives the same text.
     """
-    source = textwrap.dedent(inspect.getsource(code))
+    if isinstance(code, str):
+        source = Path(find_spec(code).origin).read_text(encoding="utf-8")
+    else:
+        source = textwrap.dedent(inspect.getsource(code))
     lines = source.split("\n")
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
@@ -40,7 +45,7 @@ def plain_source(code: ModuleType | Callable) -> str:
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
-def stamp(parameters: object, code: Iterable[ModuleType | Callable] = ()) -> str:
+def stamp(parameters: object, code: Iterable[ModuleType | Callable | str] = ()) -> str:
     """Short hash of JSON-serialisable `parameters` and of the `code` that acts on them."""
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
     for part in code:

@@ -17,37 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
-from ecgstudy import (
-    attacks,
-    contrast,
-    distributed,
-    encoders,
-    finetune,
-    losses,
-    objective,
-    robustness,
-    supervised,
-    training,
-    views,
-    weighting,
-)
 from ecgstudy import datasets as datasets_package
-from ecgstudy.attacks import (
-    ball,
-    ensemble,
-    get_attack,
-    gradient,
-    objectives,
-    one_for_all,
-    problem,
-    shaped,
-    square,
-    targeted,
-    unlabelled,
-)
-from ecgstudy.datasets import common_form, own, reading, risk
+from ecgstudy import encoders, losses, weighting
+from ecgstudy.attacks import get_attack, objectives
 from ecgstudy.errors import StudyError, command
-from ecgstudy.evaluation import attacked, corruptions, geometry, masking, profiles
 from ecgstudy.evaluation.corruptions import get_corruption
 from ecgstudy.factors import get_arm
 from ecgstudy.files import write_json, write_text
@@ -60,41 +33,30 @@ from ecgstudy.running.own_data import DOWNLOADS, files_stamp, own_files
 from ecgstudy.running.provenance import is_done, read_json, stamp
 from ecgstudy.study import PLUGIN, Paths, Run, Study, load_study
 
+
+def _modules(names: str) -> tuple[str, ...]:
+    """Modules of the package by name: a plan reads their source and need not wait for their imports."""
+    return tuple(f"ecgstudy.{name}" for name in names.split())
+
+
 PRETRAIN_CODE = (
-    encoders,
-    contrast,
-    views,
-    training,
-    objective,
-    losses,
-    risk,
-    supervised,
-    ball,
+    *_modules("encoders contrast views training objective losses datasets.risk supervised attacks.ball"),
     objectives.class_scores,
     objectives.cross_entropy,
     objectives.cross_entropy_targets,
     weighting.uniform,
 )
-EVALUATE_CODE = (
-    robustness,
-    attacked,
-    corruptions,
-    masking,
-    geometry,
-    profiles,
-    attacks,
-    ball,
-    ensemble,
-    gradient,
-    objectives,
-    problem,
-    shaped,
-    square,
-    targeted,
-    one_for_all,
-    unlabelled,
-    supervised,
-    encoders,
+EVALUATE_CODE = _modules(
+    "robustness evaluation.attacked evaluation.corruptions evaluation.masking evaluation.geometry"
+    " evaluation.profiles attacks attacks.ball attacks.ensemble attacks.gradient attacks.objectives"
+    " attacks.problem attacks.shaped attacks.square attacks.targeted attacks.one_for_all attacks.unlabelled"
+    " supervised encoders"
+)
+FEATURES_CODE = _modules("evaluation.features evaluation.blackbox")
+FIGURES_CODE = _modules(
+    "statistics evaluation.scores analysis.groups analysis.effects factors analysis.sensitivity"
+    " analysis.tables analysis.claims plots.comparisons plots.heatmaps plots.displays plots.plotting"
+    " plots.alt_texts"
 )
 LONG_AGO = 946684800
 """1 January 2000: the time given to the ``run.json`` of steps that are up to date."""
@@ -106,7 +68,7 @@ class Step:
 
     folder: Path
     parameters: dict
-    code: tuple[ModuleType | Callable, ...]
+    code: tuple[ModuleType | Callable | str, ...]
     feeds: tuple[str, ...] = ()
     """Its files that later steps read."""
     on_demand: bool = False
@@ -123,16 +85,11 @@ def prepare_step(study: Study, dataset: str, paths: Paths) -> Step:
     form = {key: options[key] for key in ("leads", "fs") if options[key] is not None}
     parameters = {"dataset": dataset, "options": options["options"], **form}
     loader = sys.modules[datasets_package.get_loader(dataset).__module__]
-    code = (loader, reading, common_form) if form else (loader, reading)
+    code = (loader, *_modules("datasets.reading datasets.common_form" if form else "datasets.reading"))
     if loader.__name__.startswith(PLUGIN):
-        code, parameters = (*code, own), {**parameters, **own_files(study, dataset, paths)}
+        code = (*code, *_modules("datasets.own"))
+        parameters |= own_files(study, dataset, paths)
     return Step(paths.data(dataset), parameters, code, ("card.json",), True)
-
-
-def _features_code() -> tuple[ModuleType, ...]:
-    from ecgstudy.evaluation import blackbox, features  # import scikit-learn, which others need not wait for
-
-    return features, blackbox
 
 
 def pretrain_step(run: Run, paths: Paths) -> Step:
@@ -149,8 +106,8 @@ def pretrain_step(run: Run, paths: Paths) -> Step:
         parameters["needs"] = {"arm": arm.needs, "stamp": needed.content()["stamp"]}
     folder = paths.run(run.dataset, run.arm, run.seed)
     feeds = ("encoder.safetensors", "encoder.json")
-    code = _features_code() if arm.features else (*PRETRAIN_CODE, *network, *schemes, *terms)
-    code += (distributed,) if run.processes > 1 else ()
+    code = FEATURES_CODE if arm.features else (*PRETRAIN_CODE, *network, *schemes, *terms)
+    code += _modules("distributed") if run.processes > 1 else ()
     return Step(folder, parameters, code, feeds)
 
 
@@ -170,8 +127,8 @@ def evaluate_step(run: Run, protocol: str, paths: Paths) -> Step:
         source = pretrain_step(replace(run, arm=run.attack_source), paths)
         parameters["source"] = {"arm": run.attack_source, "stamp": source.content()["stamp"]}
     folder = paths.protocol(run.dataset, run.arm, run.seed, protocol)
-    code = EVALUATE_CODE + _features_code() if get_arm(run.arm).features else EVALUATE_CODE
-    code += () if how == "slf" else (finetune,)
+    code = EVALUATE_CODE + FEATURES_CODE if get_arm(run.arm).features else EVALUATE_CODE
+    code += () if how == "slf" else _modules("finetune")
     return Step(folder, parameters, (*code, *_own_attacks(run.study)), ("scores.parquet",))
 
 
@@ -195,18 +152,11 @@ def _parts_of(function: Callable) -> Iterator[Callable]:
 
 def figures_step(study: Study, paths: Paths) -> Step:
     """Tables and figures of the whole study."""
-    from ecgstudy import factors, statistics
-    from ecgstudy.analysis import claims, effects, groups, sensitivity, tables
-    from ecgstudy.evaluation import scores
-    from ecgstudy.plots import alt_texts, comparisons, displays, heatmaps, plotting
-
     evaluated = [
         evaluate_step(run, p, paths).content()["stamp"] for run in study.runs() for p in run.protocols
     ]
     parameters = {"study": study.study, "statistics": study.statistics.model_dump(), "evaluated": evaluated}
-    computed = (statistics, scores, groups, effects, factors, sensitivity, tables, claims)
-    code = (*computed, comparisons, heatmaps, displays, plotting, alt_texts)
-    return Step(paths.tables, parameters, code)
+    return Step(paths.tables, parameters, FIGURES_CODE)
 
 
 def steps(study: Study, paths: Paths) -> Iterator[Step]:
@@ -255,6 +205,8 @@ def prepared_records(study: Study, dataset: str, paths: Paths) -> EcgRecords:
     files_stamp.cache_clear()
     folder, wanted = paths.data(dataset), prepare_step(study, dataset, paths).content()["stamp"]
     if read_json(folder / "card.json").get("stamp") != wanted:
+        from ecgstudy.evaluation import profiles  # loads scipy's signals
+
         records = datasets_package.prepare(dataset, study.datasets[dataset], DOWNLOADS)
         records = profiles.with_r_peaks(records)
         records.card["stamp"] = wanted
@@ -278,6 +230,7 @@ def run_study(
         gpus.visible_gpus()  # one error here instead of one from each job
     paths = Paths(study.study)
     with engine.study_lock(paths):
+        engine.await_left_over_jobs(paths.home)
         plan(study, paths)
         if "--allowed-rules" not in arguments:
             _check_weights(study, paths)
@@ -302,6 +255,8 @@ def choose_headline(study: Study, params: Path, **where: str | int | None) -> di
     The smallest ε of the grid at which the seed-mean shared AUROC of the arm that sets it
     (`supervised`) under PGD margin is at most 0.5; if there is none, the largest.
     """
+    from ecgstudy import robustness  # and with it all that evaluation needs
+
     paths = Paths(study.study)
     runs = [run for run in study.runs() if get_arm(run.arm).sets_headline]
     if not runs:
