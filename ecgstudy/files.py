@@ -2,6 +2,7 @@
 
 from __future__ import annotations  # `make doctor` speaks in Python 3.9 too
 
+import fcntl
 import glob
 import hashlib
 import json
@@ -9,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from ecgstudy.errors import StudyError
 
@@ -64,6 +66,55 @@ def unwritable(path: str | Path, error: OSError) -> StudyError:
     """What to raise when the file system refused to write `path`."""
     why = error.strerror or error
     return StudyError(f"{path} cannot be written ({why}); free some space or use a folder you may write to")
+
+
+def lock_file(path: Path) -> TextIO:
+    """Open `path` to `lock` it; it and its folder are made when missing.
+
+    Raises
+    ------
+    StudyError
+        When the file system refuses.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "a+")
+    except OSError as error:
+        raise unwritable(path.parent, error) from error
+
+
+def lock(file: TextIO, *, shared: bool = False, wait: bool = True) -> bool:
+    """Lock an open file until it is closed, here and in the programs that inherit it.
+
+    The kernel lets go of what a process holds when it ends, however it ends.
+
+    Parameters
+    ----------
+    shared
+        With others that lock it `shared`, instead of alone.
+    wait
+        Until others let go of it.
+
+    Returns
+    -------
+    bool
+        Whether it is locked: only without `wait` it may not be.
+
+    Raises
+    ------
+    StudyError
+        Naming the file, on a file system without locks.
+    """
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise StudyError(
+            f"{file.name} cannot be locked ({error.strerror}), but locks keep runs off each other's files;"
+            " use a folder on a file system that has them (Lustre: mounted with flock)"
+        ) from error
+    return True
 
 
 def _remove_left_over(path: Path) -> None:

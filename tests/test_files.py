@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -6,7 +8,7 @@ import subprocess
 import pytest
 
 from ecgstudy.errors import StudyError
-from ecgstudy.files import sha256, whole_file, write_json, write_text
+from ecgstudy.files import lock, lock_file, sha256, whole_file, write_json, write_text
 
 
 def names(folder):
@@ -91,3 +93,33 @@ def test_sha256_is_that_of_the_content(tmp_path):
     content = bytes(range(256)) * 5000
     (tmp_path / "a").write_bytes(content)
     assert sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_lock_is_shared_or_one_holders_until_its_file_is_closed(tmp_path):
+    first, second, third = (lock_file(tmp_path / "new/.lock") for _ in range(3))
+    with first, second, third:
+        assert lock(first, shared=True)
+        assert lock(second, shared=True)
+        assert not lock(third, wait=False)
+        first.close()
+        assert not lock(third, wait=False)
+        second.close()
+        assert lock(third, wait=False)
+        with lock_file(tmp_path / "new/.lock") as fourth:
+            assert not lock(fourth, shared=True, wait=False)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_file_system_without_locks_is_named_and_not_taken_for_another_run(
+    number, wait, tmp_path, monkeypatch
+):
+    def refuse(file, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        lock_file(tmp_path / ".lock") as file,
+        pytest.raises(StudyError, match=r"\.lock cannot be locked \("),
+    ):
+        lock(file, wait=wait)

@@ -115,6 +115,7 @@ def test_a_parameter_with_code_in_it_stays_a_string(value, tmp_path):
 def test_the_command_line_takes_whole_numbers_and_leaves_the_rest_as_text(tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(notebooks, "execute", lambda *arguments: given.append(arguments[2]))
+    monkeypatch.chdir(tmp_path)  # logs are kept where it is called
     assert notebooks.main(["a.ipynb", "b.ipynb", "seed=-3", "x=2", "y=--2", "z=²", "u=1e3", "w=a=b"]) == 0
     assert given == [{"seed": -3, "x": 2, "y": "--2", "z": "²", "u": "1e3", "w": "a=b"}]
 

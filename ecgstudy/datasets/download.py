@@ -1,6 +1,5 @@
 """Fetch PhysioNet data sets: resumable, checked against the official checksums, file by file."""
 
-import fcntl
 import os
 import re
 import threading
@@ -14,7 +13,7 @@ from tqdm import tqdm
 
 from ecgstudy.datasets.reading import SUMS, read_sums
 from ecgstudy.errors import StudyError
-from ecgstudy.files import sha256, unwritable
+from ecgstudy.files import lock, lock_file, sha256
 
 ADDRESSES = ("https://physionet.org/",)
 """Data come from here, over TLS, and from nowhere else: redirects are not followed."""
@@ -61,13 +60,8 @@ def fetch_dataset(name: str, folder: str | Path, source: Source | None = None, w
     folder, source = Path(folder), source or SOURCES[name]
     if not source.base.startswith(ADDRESSES):
         raise StudyError(f"{name}: {source.base} is refused; data come from {' or '.join(ADDRESSES)}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "a")  # noqa: SIM115
-    except OSError as error:
-        raise unwritable(folder, error) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another study may be fetching the same: wait for it
+    with lock_file(folder / ".lock") as file:
+        lock(file)  # another study may be fetching the same: wait for it
         _complete(name, folder, source, workers)
     return folder
 

@@ -1,6 +1,5 @@
 """Released weights from strangers: found or fetched, checked by SHA-256, read without running any code."""
 
-import fcntl
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ecgstudy.errors import StudyError
-from ecgstudy.files import ROOT, sha256, unwritable, whole_file
+from ecgstudy.files import ROOT, lock, lock_file, sha256, whole_file
 
 HOSTS = ("https://zenodo.org/",)
 """Addresses that weights are fetched from; Hugging Face sends on to other hosts, so fetch those by hand."""
@@ -110,13 +109,8 @@ def _fetched(url: str, digest: str, cache: Path) -> Path:
 
     _check_address(url, digest)
     file = cache / digest / url.split("?")[0].rsplit("/", 1)[1]
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(file.parent / ".lock", "a")  # noqa: SIM115
-    except OSError as error:
-        raise unwritable(file, error) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # other jobs may be fetching the same: one does, they wait for it
+    with lock_file(file.parent / ".lock") as held:
+        lock(held)  # other jobs may be fetching the same: one does, they wait for it
         problem = fetch_file(url, digest, file, MAX_WEIGHTS_BYTES)
     if problem:
         raise StudyError(

@@ -1,6 +1,5 @@
 """Snakemake as a subprocess: its profile, what every run of it must do, and one run of a study at a time."""
 
-import fcntl
 import hashlib
 import os
 import subprocess
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ecgstudy.errors import StudyError
-from ecgstudy.files import ROOT, unwritable
+from ecgstudy.files import ROOT, lock, lock_file
 from ecgstudy.running.jobs import at_work, await_jobs
 from ecgstudy.study import Paths
 
@@ -23,25 +22,17 @@ def study_lock(paths: Paths) -> Iterator[None]:
     Raises
     ------
     StudyError
-        When another live process runs the study, or its folder cannot be written.
+        When another live process runs the study, its folder cannot be written, or there are no locks in it.
     """
-    try:
-        paths.home.mkdir(parents=True, exist_ok=True)
-        lock = open(paths.home / ".lock", "a+")  # noqa: SIM115
-    except OSError as error:
-        raise unwritable(paths.home, error) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            raise StudyError(
-                f"study {paths.study!r} is being run by process {lock.read().strip()}; wait for it or stop it"
-            ) from None
-        lock.seek(0)
-        lock.truncate()
-        lock.write(str(os.getpid()))
-        lock.flush()
+    with lock_file(paths.home / ".lock") as file:
+        free = lock(file, wait=False)
+        file.seek(0)
+        if not free:
+            who = file.read().strip()
+            raise StudyError(f"study {paths.study!r} is being run by process {who}; wait for it or stop it")
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
         yield
 
 

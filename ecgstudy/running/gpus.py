@@ -6,7 +6,6 @@ program starts, so that torch sees no other GPU. All studies of a user on the ma
 """
 
 import argparse
-import fcntl
 import itertools
 import os
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ecgstudy.errors import StudyError, command
+from ecgstudy.files import lock
 
 SLOTS = Path("/dev/shm") / f"ecgstudy-gpus-{os.getuid()}"
 """Where the slots are: on this machine in every case, unlike home and temporary folders of clusters."""
@@ -76,7 +76,7 @@ def claim(gpus: list[str], jobs_per_gpu: int, wanted: int, folder: Path) -> dict
         )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open(folder / "choosing", "w") as choosing:
-        fcntl.flock(choosing, fcntl.LOCK_EX)  # one at a time, so that nobody takes what another looks at
+        lock(choosing)  # one at a time, so that nobody takes what another looks at
         free = {gpu: _free_slots(folder / gpu.replace("/", "_"), jobs_per_gpu) for gpu in gpus}
         each = 1 if wanted == 1 else jobs_per_gpu
         emptiest = sorted(gpus, key=lambda gpu: -len(free[gpu]))[:wanted]
@@ -90,16 +90,13 @@ def claim(gpus: list[str], jobs_per_gpu: int, wanted: int, folder: Path) -> dict
 
 def _free_slots(stem: Path, jobs_per_gpu: int) -> list[TextIO]:
     slots = [open(f"{stem}.{number}", "w") for number in range(jobs_per_gpu)]  # noqa: SIM115
-    return [slot for slot in slots if _lock(slot)]
-
-
-def _lock(slot: TextIO) -> bool:
-    try:
-        fcntl.flock(slot, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        slot.close()
-        return False
-    return True
+    free = []
+    for slot in slots:
+        if lock(slot, wait=False):
+            free.append(slot)
+        else:
+            slot.close()
+    return free
 
 
 def run(jobs_per_gpu: int, wanted: int, command: list[str], folder: Path) -> None:
