@@ -22,7 +22,16 @@ from loss_loops import (
 )
 from torch import exp, log
 
-from ecgstudy.contrast import BLOCK_ROWS, WHOLE_ROWS, Pairs, Rows, Weights, weighted_contrastive_loss
+from ecgstudy.contrast import (
+    BLOCK_ROWS,
+    MASKED,
+    WHOLE_ROWS,
+    Pairs,
+    Rows,
+    Weights,
+    _LogSumExpOf,
+    weighted_contrastive_loss,
+)
 from ecgstudy.errors import StudyError
 from ecgstudy.weighting import compose, uniform
 
@@ -295,6 +304,23 @@ def test_without_the_log_value_and_gradient_are_the_same_to_the_last_bit(block):
     assert torch.equal(value, other)
     assert torch.equal(gradient, moved)
     assert weighted_contrastive_loss(z, rows, HARD, temperature=0.5, logged=False, **options)[1] == {}
+
+
+def test_a_logsumexp_of_few_entries_is_torchs_of_the_masked_matrix_to_the_last_bit():
+    generator = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.float64):
+        matrix = torch.randn(40, 30, generator=generator, dtype=dtype).mul_(5).requires_grad_()
+        chosen = torch.rand(40, 30, generator=generator) < 0.1
+        chosen[7] = False
+        chosen[8] = True
+        masked = torch.logsumexp(matrix.masked_fill(~chosen, MASKED), 1)
+        ours = _LogSumExpOf.apply(matrix, chosen.nonzero(as_tuple=True))
+        factors = torch.randn(40, generator=generator, dtype=dtype)
+        assert torch.equal(ours, masked)
+        given, wanted = (torch.autograd.grad(value, matrix, factors)[0] for value in (ours, masked))
+        assert torch.equal(given, wanted)
+        assert given[7].eq(0).all()
+        assert (given[8] != 0).all()
 
 
 @pytest.mark.parametrize("block", [None, 3])
