@@ -280,11 +280,16 @@ def leave_own_labels(state: "State", batch: Batch, attacked: dict[str, Tensor]) 
     return _attacked_contrast(state, batch, attacked, (("labels", {}),))
 
 
+def joined(views: list[Tensor]) -> Tensor:
+    """Signals of all views, one below the other; a single view's as they are, without a copy."""
+    return torch.cat(views) if len(views) > 1 else views[0]
+
+
 def _attacked_contrast(
     state: "State", batch: Batch, attacked: dict[str, Tensor], weighting: tuple[tuple[str, dict], ...]
 ) -> Tensor:
     held = tuple(view for view in batch.adversary.views.split() if view not in attacked)
-    ours = state.embed(torch.cat(list(attacked.values())), adversarial=True)
+    ours = state.embed(joined(list(attacked.values())), adversarial=True)
     batch.attack_weighting = batch.attack_weighting or unchanging(compose(weighting))
     both = batch.adversary.both_sides
     return weighted_contrastive_loss(

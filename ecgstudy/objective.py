@@ -20,7 +20,7 @@ from ecgstudy.devices import pick_device, pick_precision, resident
 from ecgstudy.distributed import agreed, all_rows, like_all_rows, own_rows
 from ecgstudy.encoders import Encoder, Projector, build_encoder
 from ecgstudy.factors import get_arm
-from ecgstudy.losses import ADVERSARIES, LOSSES, MODULES, Batch, Log, adaptive_alpha, predicted_labels
+from ecgstudy.losses import ADVERSARIES, LOSSES, MODULES, Batch, Log, adaptive_alpha, joined, predicted_labels
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import Run, TrainingOptions, derived_seed
 from ecgstudy.supervised import zero_head
@@ -322,21 +322,17 @@ def _embed(state: State, batch: Batch, views: list[str], adversarial: bool) -> N
         if not names:
             continue
         own = replace(state, model=model["momentum"]) if names is followed else state
-        features = own.features(_stacked([batch.signals[v] for v in names]), adversarial).float()
+        features = own.features(joined([batch.signals[v] for v in names]), adversarial).float()
         embedded = own.project(features, adversarial)
         batch.features |= dict(zip(names, features.chunk(len(names)), strict=True))
         batch.embedded |= dict(zip(names, embedded.chunk(len(names)), strict=True))
-
-
-def _stacked(views: list[Tensor]) -> Tensor:
-    return torch.cat(views) if len(views) > 1 else views[0]  # a copy in every step of an inner attack
 
 
 def attacked_views(state: State, batch: Batch, adversary: Adversary) -> dict[str, Tensor]:
     """Starred views of `adversary`: K steps from a uniform start that raise its loss, in evaluation mode."""
     names = adversary.views.split()
     starred, held = [v for v in names if v.endswith("*")], [v for v in names if not v.endswith("*")]
-    clean = _stacked([batch.signals[v[:-1]] for v in starred])
+    clean = joined([batch.signals[v[:-1]] for v in starred])
     epsilon_mv, wide = state.run.headline_epsilon_mv, float(adversary.random_start)
     steps = adversary.steps or state.options.attack_steps
     step = adversary.step or state.options.attack_step
