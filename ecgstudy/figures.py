@@ -107,6 +107,10 @@ def loss_curves(history: pd.DataFrame) -> Figure:
             pl.label_ends(axes, history["epoch"].iloc[-1], last, names, [colours[c] for c in columns])
         axes.set(title=title, xlabel="epoch", xlim=(0.5, history["epoch"].max() + 0.5))
         axes.ticklabel_format(axis="y", scilimits=(-2, 4), useMathText=True)
+        low, high = np.nanmin(history[columns]), np.nanmax(history[columns])
+        least = 0.02 * max(abs(low), abs(high)) or 1.0
+        if high - low < least:  # the rounding errors of a constant are no curve
+            axes.set_ylim((low + high - least) / 2, (low + high + least) / 2)
         axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5, integer=True))
     for axes in panels.flat[len(known) :]:
         axes.set_visible(False)

@@ -37,6 +37,11 @@ def test_differences_keep_their_sign():
     ]
 
 
+def test_a_table_without_rows_says_so():
+    table = pd.DataFrame(columns=["effect", "delta", "ci_low", "ci_high", "p", "masking_ok"])
+    assert cells(readable(table)) == [["none in this study"]]
+
+
 CLAIMS = pd.DataFrame({
     "claim": ["1. A & B < C", "2. D", "3. E"], "verdict": ["contradicted", "not tested", "not tested"],
     "effect": [-0.1, np.nan, np.nan], "ci_low": [-0.2, np.nan, np.nan], "ci_high": [-0.05, np.nan, np.nan],

@@ -174,6 +174,18 @@ def test_loss_curves_leave_out_what_was_not_logged():
     assert {"positive", "adversarial", "negative"} <= set(texts(figures.loss_curves(full)))
 
 
+def test_rounding_errors_of_a_constant_are_not_drawn_as_a_curve():
+    epoch = np.arange(1, 61)
+    history = pd.DataFrame({"epoch": epoch, "loss": 5 - 0.01 * epoch, "floor_fraction": 0.0})
+    history["effective_negatives"] = 380.99 + 1e-6 * np.sin(epoch)
+    shown = {axes.get_title(loc="left"): axes.get_ylim() for axes in figures.loss_curves(history).axes}
+    low, high = shown["effective number of negatives"]
+    assert low < 380 < 382 < high
+    assert shown["rows on the debiasing floor"] == (-0.5, 0.5)
+    low, high = shown["loss"]
+    assert 4.3 < low < 4.4 < 4.99 < high < 5.1
+
+
 def test_pretraining_pictures_draw_every_kind():
     rng = np.random.default_rng(0)
     pairs = pd.DataFrame(

@@ -25,6 +25,8 @@ TEXT = {"white-space": "normal", "text-align": "left", "vertical-align": "top"}
 
 def readable(table: pd.DataFrame) -> Styler:
     """Results for a page: intervals beside their estimates, † for `masking_ok` False, no empty columns."""
+    if table.empty:
+        return pd.DataFrame({"": ["none in this study"]}).style.hide().hide(axis="columns")
     shown = table.replace("", None).dropna(axis=1, how="all").reset_index(drop=True)
     value = next((name for name in ESTIMATES if name in shown), None)
     if value and {"ci_low", "ci_high"} <= set(shown):

@@ -101,6 +101,8 @@ if natural.any():
     table = corrupted(robust).query("attack != 'none'")
     table = table.pivot_table("auroc_shared", "attack", "severity").rename_axis("corruption")
     display(table.rename_axis(columns=None).reset_index().style.hide().format(precision=3, na_rep="–"))
+else:
+    print("none in this study: evaluation.corruptions in its params file is empty")
 skipped = pd.DataFrame(evaluation["skipped"])
 if len(skipped):
     display(skipped.style.hide().set_caption("not applicable to these records"))

@@ -127,6 +127,8 @@ if robust["severity"].notna().any():
     display(figures.save_figure(figure, name="corruption_curves", values=values, alt=alt, **save))
     figure = heatmaps.corruption_heatmap(robust, protocol)
     display(figures.save_figure(figure, name="corruptions", values=values, alt=alt, **save))
+else:
+    print("none in this study: evaluation.corruptions in its params file is empty")
 
 # %% [markdown]
 # ## What attacks use of an ECG
