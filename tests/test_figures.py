@@ -1,18 +1,21 @@
 """Figures show the values they are given, to scale, and are written the same way each time."""
 
 import base64
+from pathlib import Path
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.font_manager import FontProperties, fontManager
 from PIL import Image
 
 from ecgstudy import figures
 from ecgstudy.arms import ARMS
 from ecgstudy.errors import StudyError
-from ecgstudy.plots import comparisons, ecg_paper
+from ecgstudy.plots import comparisons, ecg_paper, plotting
 from ecgstudy.plots.ecg_paper import _magnification
 from ecgstudy.plots.plotting import STAMP, _spread, arm_colour
 from ecgstudy.records import EcgRecords
@@ -172,6 +175,24 @@ def test_loss_curves_leave_out_what_was_not_logged():
     assert [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()] == ["loss"]
     full = history.assign(positive_similarity=0.9, adversarial_similarity=0.8, negative_similarity=0.1)
     assert {"positive", "adversarial", "negative"} <= set(texts(figures.loss_curves(full)))
+
+
+def test_fonts_are_matplotlibs_own_whatever_the_machine_has(tmp_path):
+    own = Path(mpl.get_data_path()).resolve()
+    copy = tmp_path / "DejaVuSans.ttf"
+    copy.write_bytes((own / "fonts/ttf/DejaVuSans.ttf").read_bytes())
+    known = list(fontManager.ttflist)
+    try:
+        fontManager.ttflist[:] = [font for font in known if not Path(font.fname).is_relative_to(own)]
+        fontManager.addfont(copy)
+        assert not Path(fontManager.findfont("DejaVu Sans")).is_relative_to(own)
+        plotting.prefer_own_fonts()
+        for weight in ("normal", "bold"):
+            found = fontManager.findfont(FontProperties(family="DejaVu Sans", weight=weight))
+            assert Path(found).is_relative_to(own)
+    finally:
+        fontManager.ttflist[:] = known
+        fontManager.addfont(own / "fonts/ttf/DejaVuSans.ttf")  # forgets what was found
 
 
 def test_rounding_errors_of_a_constant_are_not_drawn_as_a_curve():

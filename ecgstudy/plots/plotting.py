@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 
 from ecgstudy.arms import Arm
 from ecgstudy.errors import StudyError
@@ -36,6 +37,20 @@ OTHER_COLOURS = ("#004D40", "#117733", "#999933", "#AA4499", "#88CCEE", "#DDAA33
 CLASS_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
 CONTROL_MARKERS = {"-temperature": "P", "-shuffled": "X"}
 DAGGER_NOTE = "a gradient-masking check fails, robust AUROC may be too high"
+
+
+def prefer_own_fonts() -> None:
+    """Let matplotlib take its fonts from its own files: a machine's DejaVu Sans may have other glyphs.
+
+    A figure is then the same file on every machine with these versions.
+    """
+    own = Path(mpl.get_data_path(), "fonts", "ttf").resolve()
+    for file in sorted(own.glob("DejaVuSans*.ttf")):
+        fontManager.addfont(file)
+    fontManager.ttflist.sort(key=lambda font: Path(font.fname).parent != own)  # of equals, the first is taken
+
+
+prefer_own_fonts()
 
 
 def style() -> AbstractContextManager:
