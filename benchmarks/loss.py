@@ -11,10 +11,9 @@ from ecgstudy.contrast import Rows, weighted_contrastive_loss
 from ecgstudy.weighting import compose
 
 ROWS, DIMENSIONS = (512, 4096, 16384), 128
-WEIGHTINGS = {
-    "uniform": (),
-    "IP and HN": (("inferior-positives", {"alpha": 0.2}), ("hard-negatives", {"beta": 1.0})),
-}
+IP_HN = (("inferior-positives", {"alpha": 0.2}), ("hard-negatives", {"beta": 1.0}))
+WEIGHTINGS = {"uniform": ((), 0.0), "IP and HN, debiased": (IP_HN, 0.1)}
+"""Schemes and τ⁺: plain and as in ``rocl-ip-hn``."""
 
 
 def nt_xent(embedded: Tensor, temperature: float) -> Tensor:
@@ -60,7 +59,10 @@ def _calls(n: int, device: torch.device) -> dict[str, Callable[[], object]]:
         torch.autograd.grad(nt_xent(embedded, 0.5), embedded)
 
     def weighted(name: str) -> None:
-        loss, _ = weighted_contrastive_loss(embedded, known, compose(WEIGHTINGS[name]), temperature=0.5)
+        schemes, tau_plus = WEIGHTINGS[name]
+        loss, _ = weighted_contrastive_loss(
+            embedded, known, compose(schemes), temperature=0.5, tau_plus=tau_plus
+        )
         torch.autograd.grad(loss, embedded)
 
     return {"NT-Xent": plain} | {name: (lambda name=name: weighted(name)) for name in WEIGHTINGS}

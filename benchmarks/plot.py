@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from ecgstudy.plots.plotting import GREY, INK, style
 
-OURS = ("ours", "ours, gradients in bfloat16", "uniform", "IP and HN")
+OURS = ("ours", "ours, gradients in bfloat16", "uniform", "IP and HN, debiased")
 TITLES = {
     "efficiency of a pretraining step": "Bare passes / our pretraining step",
     "efficiency of an attack step": "Bare passes / our attack step",

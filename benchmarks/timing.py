@@ -1,5 +1,6 @@
 """Variants timed side by side: in turn, again and again, so that what slows the machine slows all of them."""
 
+import ctypes
 import gc
 import multiprocessing
 import time
@@ -96,6 +97,8 @@ def peak_mb(call: Callable[[], object], device: torch.device) -> float:
 
 
 def _measured(call: Callable[[], object], answer: multiprocessing.connection.Connection) -> None:
+    # What earlier calls left free in the heap would be used again, unseen.
+    ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/clear_refs", "w") as marks:  # 5: the high-water mark falls to what is taken now
         marks.write("5")
     before = _peak_kb()

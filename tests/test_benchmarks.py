@@ -40,6 +40,14 @@ def test_peak_memory_is_what_a_call_takes_at_most(megabytes):
     assert timing.peak_mb(call, CPU) == pytest.approx(megabytes, abs=12)
 
 
+def test_memory_that_earlier_calls_left_free_counts_as_new():
+    parts = [np.ones(2**13) for _ in range(3201)]  # of 64 kB, on the heap
+    last = parts.pop()  # the heap cannot shrink below it
+    parts.clear()
+    assert timing.peak_mb(lambda: [np.ones(2**13) for _ in range(1600)], CPU) == pytest.approx(100, abs=12)
+    assert last.all()
+
+
 def test_the_plain_loss_is_what_the_weighted_one_is_with_uniform_weights():
     embedded = normalize(torch.randn(12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
     record = torch.arange(6).repeat(2)
