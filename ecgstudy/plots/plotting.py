@@ -54,7 +54,7 @@ prefer_own_fonts()
 
 
 def style() -> AbstractContextManager:
-    """Matplotlib settings of all figures, as a context (and decorator); nothing global changes."""
+    """Matplotlib settings of all figures, as a context (and decorator): no setting changes outside it."""
     return mpl.rc_context({
         "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 9.5, "axes.labelsize": 9,
         "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
