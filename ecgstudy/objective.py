@@ -24,7 +24,7 @@ from ecgstudy.losses import ADVERSARIES, LOSSES, MODULES, Batch, Log, adaptive_a
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import Run, TrainingOptions, derived_seed
 from ecgstudy.supervised import zero_head
-from ecgstudy.views import fast_part, view
+from ecgstudy.views import Chance, fast_part, rendered, view
 
 CLUSTERS = (2, 10, 50, 100, 500)
 """Sizes of AdvCL's k-means; those with under 10 records a cluster are left out."""
@@ -295,16 +295,21 @@ def embedded_batch(
 
 
 def _clean_batch(state: State, data: Data, index: Tensor, views: set[str]) -> Batch:
-    """Views of the chosen records; both random ones are always drawn, so that arms see the same."""
-    signals, options, streams = (
-        data.take(own_rows(index, len(index))),
-        state.run.study.views,
-        state.streams,
-    )
+    """Those of `views` that are not attacked, of the chosen records.
+
+    The numbers of both random ones are always drawn, so that arms see the same.
+    """
+    signals = data.take(own_rows(index, len(index)))
+    options, streams = state.run.study.views, state.streams
     strength = 1 - state.progress if state.arm.fading_views else 1.0
-    found = {name: view(signals, data.fs, options, streams["views"], strength) for name in ("1", "2")}
+    found = {}
+    for name in ("1", "2"):
+        chance = Chance.of(signals, data.fs, options, streams["views"])
+        if name in views:
+            found[name] = rendered(signals, data.fs, options, chance, strength)
     if views & {"0", "h"}:
         found["0"] = view(signals, data.fs, options, streams["crops"], strength=0.0)
+    if "h" in views:
         found["h"] = fast_part(found["0"], data.fs)
     pseudo = None if data.pseudo_labels is None else data.pseudo_labels[index]
     batch = Batch(index, data.rows[index], data.labels[index], data.multilabel, found, pseudo_labels=pseudo)

@@ -152,6 +152,7 @@ def validation_curve(run: Run, records: EcgRecords, folder: Path) -> dict[float,
     sample = Sample.of(attacked_sample(records, "validation", options.max_records), "", device)
     key = run.dataset, run.seed, "evaluation", "validation"
     at = Attacker(victim, sample, _of_headline_rule(options), key, StepCounter())
+    at.clean()
     for epsilon in options.epsilons_mv:
         at.epsilon(epsilon, ["pgd-margin"], label_view=False, adc_mv=None)
     return {e: macro_auroc(sample.labels, sample.scores("pgd-margin", e)) for e in options.epsilons_mv}

@@ -89,7 +89,7 @@ def test_every_iterate_is_that_of_the_published_algorithm(norm, steps):
         return value(x)
 
     found = apgd(Problem(clean, watched, start), Budget(0.4, steps, norm=norm), seeded())
-    kept = torch.stack(seen[2:])  # after those of δ = 0 and of the start alone
+    kept = torch.stack(seen[1:])  # after that of δ = 0
     halvings = []
     for i in range(5):
         first = projected(start[i], 0.4, norm)

@@ -335,3 +335,45 @@ def test_the_default_step_lets_any_start_reach_any_corner(steps):
 def test_scores_are_float32_even_where_the_model_is_not():
     victim = Victim(lambda x: x.flatten(1).bfloat16(), True)
     assert victim.scores(torch.zeros(2, 1, 3)).dtype == torch.float32
+
+
+# ---- passes that tell nothing new ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"noise"}))
+@pytest.mark.parametrize("gradients", ["float32", "bfloat16"])
+def test_known_scores_of_the_unchanged_ecgs_change_no_attack(name, gradients):
+    victim, signals, labels = prey()
+    victim = replace(victim, gradients=gradients, fs=100.0)
+    budget = Budget(0.3, 3, restarts=2, queries=5)
+    told = replace(victim, clean=victim.scores(signals))
+    found = [get_attack(name)(each, signals, labels, budget, seeded()) for each in (victim, told)]
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("search", [pgd, apgd])
+@pytest.mark.parametrize("started", [False, True])
+def test_no_perturbation_is_valued_twice(search, started):
+    victim, signals, labels = prey()
+    seen = []
+    model = lambda x: seen.append(x.detach().clone()) or victim.model(x)  # noqa: E731
+    told = replace(victim, model=model, clean=victim.scores(signals))
+    start = 0.3 * Ball(1.0).start(signals, seeded(3)) if started else None
+    search(scores_problem("margin", told, signals, labels, start), Budget(0.3, 4), seeded())
+    assert len(seen) == 4 + 1  # a gradient a step, and the last iterate
+    assert not any(torch.equal(a, b) for i, a in enumerate(seen) for b in seen[:i])
+    assert not started or torch.equal(seen[0], signals + start)
+
+
+@pytest.mark.parametrize("gradients", ["float32", "bfloat16"])
+@pytest.mark.parametrize("search", [pgd, apgd])
+def test_a_start_that_no_step_improves_is_the_result(search, gradients):
+    signals, start = torch.zeros(3, 1, 20), torch.zeros(3, 1, 20)
+    start[1:] = 0.1  # the best there is, for the last two
+    peak = torch.tensor([0.0, 0.1, 0.1])
+    found = search(
+        Problem(signals, lambda x, rows: -((x - peak[rows, None, None]) ** 2).sum((1, 2)), start,
+                exact=gradients == "float32"),
+        Budget(0.2, 5), seeded(),
+    )  # fmt: skip
+    assert torch.equal(found, start)

@@ -15,10 +15,12 @@ from PIL import Image
 from ecgstudy import figures
 from ecgstudy.arms import ARMS
 from ecgstudy.errors import StudyError
+from ecgstudy.files import ROOT
 from ecgstudy.plots import comparisons, ecg_paper, plotting
 from ecgstudy.plots.ecg_paper import _magnification
-from ecgstudy.plots.plotting import STAMP, _spread, arm_colour
+from ecgstudy.plots.plotting import STAMP, _spread, arm_colour, arm_look, arm_marker
 from ecgstudy.records import EcgRecords
+from ecgstudy.study import load_study
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 EPSILONS = (0.0, 0.01, 0.1)
@@ -404,6 +406,19 @@ def test_an_arm_has_one_colour_and_weightings_share_theirs():
     assert arm_colour("rocl-hn") == arm_colour("hcl")
     assert len({arm_colour(arm) for arm in ("rocl", "rocl-ip", "rocl-hn", "rocl-ip-hn", "rocl-clef")}) == 5
     assert all(arm_colour(arm).startswith("#") for arm in ARMS)
+
+
+@pytest.mark.parametrize("params", ["mitdb", "ptbxl", "transfer", "single-step", "quick"])
+def test_no_two_arms_of_a_study_look_alike(params):
+    arms = load_study(ROOT / "params" / f"{params}.yaml").arms
+    assert len({(arm_colour(arm), arm_marker(arm)) for arm in arms}) == len(arms) > 1
+
+
+def test_an_arm_in_one_step_has_the_colour_of_the_one_in_several_and_a_line_of_its_own():
+    arms = ["rocl-hn", "rocl-hn-rsfgsm", "rocl-hn-nfgsm", "rocl-hn-shuffled"]
+    looks = [arm_look(arm, pd.DataFrame({"masking_ok": [True]})) for arm in arms]
+    assert len({look["color"] for look in looks}) == 1
+    assert len({look["marker"] for look in looks}) == len({look["ls"] for look in looks}) == 4
 
 
 def test_spread_labels_keep_their_order_distance_and_room():

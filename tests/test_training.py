@@ -166,14 +166,16 @@ def test_records_per_epoch_draws_that_many_without_replacement(monkeypatch, tmp_
 
 
 def test_arms_of_one_seed_share_initial_weights_batches_and_views(monkeypatch, tmp_path):
-    seen, drawn = [], objective.view
-    monkeypatch.setattr(objective, "view", lambda *given: seen.append(drawn(*given)) or seen[-1])
+    seen, made = [], objective.rendered
+    monkeypatch.setattr(objective, "rendered", lambda *given: seen.append(made(*given)) or seen[-1])
     views = {}
-    for arm in ("simclr", "rocl-ip-hn", "clef"):
+    for arm in ("simclr", "rocl-ip-hn", "clef", "pgd-at"):
         seen.clear()
         pretrain(toy_run(arm), RECORDS, tmp_path / arm)
         views[arm] = torch.stack(seen)
     assert len(views["simclr"]) == 2 * STEPS
+    first = views.pop("pgd-at")  # the second view is no part of its loss, and is not made
+    assert torch.equal(first, views["simclr"][::2])
     assert all(torch.equal(other, views["simclr"]) for other in views.values())
     plain = fresh("simclr")[0].model.state_dict()
     for arm in ("rocl-ip-hn", "supervised", "random", "pgd-at"):

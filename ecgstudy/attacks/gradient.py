@@ -14,12 +14,8 @@ def pgd(problem: Problem, budget: Budget, generator: Generator, *, random_start:
     problem's start are candidates too: the objective never ends below either. Parameters and result as of
     `ecgstudy.attacks.problem.Search`; without `random_start` every restart begins at δ = 0 (FGSM).
     """
-    if problem.exact and problem.start is None and not random_start:  # the first iterate will be δ = 0
-        first = Best(
-            torch.zeros_like(problem.signals), problem.signals.new_full((len(problem.signals),), -torch.inf)
-        )
-    else:
-        first = first_best(problem, budget)
+    met = "start" if problem.start is not None else None if random_start else "zero"
+    first = first_best(problem, budget, met=met if problem.exact else None)
     best = Best(first.delta, first.values)
     for restart in range(budget.restarts):
         start = _start(problem, budget.ball, generator, restart, random_start)
@@ -63,7 +59,8 @@ def apgd(problem: Problem, budget: Budget, generator: Generator) -> Tensor:
 
     Parameters and result as of `pgd`; `budget.step` is not used.
     """
-    first = first_best(problem, budget)
+    met = "start" if problem.start is not None and problem.exact else None
+    first = first_best(problem, budget, met=met)
     best = Best(first.delta, first.values)
     for restart in range(budget.restarts):
         start = _start(problem, budget.ball, generator, restart, True)

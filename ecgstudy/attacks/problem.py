@@ -30,6 +30,8 @@ class Victim:
         Sampling rate of the signals in Hz, for attacks that are shaped in time; None: unknown.
     gradients
         Precision of passes that a gradient is taken through; all others are in float32.
+    clean
+        Scores of the very signals that are attacked, where they are known; None: passes find them.
     """
 
     model: Callable[[Tensor], Tensor]
@@ -37,6 +39,7 @@ class Victim:
     features: Callable[[Tensor], Tensor] | None = None
     fs: float | None = None
     gradients: Literal["float32", "bfloat16"] = "float32"
+    clean: Tensor | None = None
 
     def scores(self, signals: Tensor) -> Tensor:
         """Class scores (records, classes) in float32."""
@@ -101,12 +104,15 @@ class Problem:
         A perturbation known before, of each record: the first start, and a candidate for the result.
     exact
         Whether `objective` is the same under a gradient; if not, results are looked at again without one.
+    unchanged
+        `objective` of δ = 0, (records,), where it is known; None: passes find it.
     """
 
     signals: Tensor
     objective: Callable[[Tensor, slice | Tensor], Tensor]
     start: Tensor | None = None
     exact: bool = True
+    unchanged: Tensor | None = None
 
     @staticmethod
     def of(
@@ -114,7 +120,10 @@ class Problem:
     ) -> "Problem":
         """Raise `objective` (`ecgstudy.attacks.objectives`) of the victim's scores, with `targets`."""
         exact = victim.gradients == "float32"
-        return Problem(signals, lambda x, rows: objective(victim.scores(x), targets[rows]), start, exact)
+        unchanged = None if victim.clean is None else objective(victim.clean, targets)
+        return Problem(
+            signals, lambda x, rows: objective(victim.scores(x), targets[rows]), start, exact, unchanged
+        )
 
     def batches(self, size: int) -> Iterator[slice]:
         """Slices of at most `size` records; on a CPU, of at most `CACHED` bytes."""
@@ -156,11 +165,18 @@ class Best:
         return better
 
 
-def first_best(problem: Problem, budget: Budget) -> Best:
-    """δ = 0, or the problem's own start where that is better: no attack ends below either."""
-    none = torch.zeros_like(problem.signals)
-    best = Best(none, problem.values(none, budget.batch_size))
-    if problem.start is not None:
+def first_best(problem: Problem, budget: Budget, *, met: Literal["zero", "start"] | None = None) -> Best:
+    """δ = 0, or the problem's own start where that is better: no attack ends below either.
+
+    The one that is `met` is left out: the search values it in any case, as its first iterate.
+    """
+    none, values = torch.zeros_like(problem.signals), problem.unchanged
+    if met == "zero":
+        values = none.new_full((len(none),), -torch.inf)
+    elif values is None:
+        values = problem.values(none, budget.batch_size)
+    best = Best(none, values)
+    if problem.start is not None and met != "start":
         start = budget.ball.project(problem.start)
         best.visit(slice(None), start, problem.values(start, budget.batch_size))
     return best

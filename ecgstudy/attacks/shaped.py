@@ -96,6 +96,7 @@ def shaped(search: Search, shape: Shape) -> Search:
             lambda theta, rows: problem.objective(problem.signals[rows] + delta(theta, rows), rows),
             problem.start,
             problem.exact,
+            problem.unchanged,
         )
         best = search(over_theta, budget, generator)
         return ball.project(delta(best, slice(None)))  # less than rounding

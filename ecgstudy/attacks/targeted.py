@@ -21,9 +21,10 @@ def targeted(victim: Victim, signals: Tensor, labels: Tensor, budget: Budget, ge
     """
     check_classes("the targeted attack", labels.shape[1], victim.multilabel, 4)
     margin = Problem.of(victim, signals, best_wrong_margin, labels)
-    best = first_best(margin, budget)
-    with torch.no_grad():
-        scores = torch.cat([victim.scores(signals[rows]) for rows in margin.batches(budget.batch_size)])
+    best, scores = first_best(margin, budget), victim.clean
+    if scores is None:
+        with torch.no_grad():
+            scores = torch.cat([victim.scores(signals[rows]) for rows in margin.batches(budget.batch_size)])
     order = scores.masked_fill(labels > 0, -torch.inf).argsort(1, descending=True)
     for wrong in order[:, :-1].unbind(1):
         targets = one_hot(wrong, labels.shape[1]) - labels

@@ -245,7 +245,7 @@ class Attacker:
             sample.store(rounded_scores, "ensemble-adc", "shared", epsilon_mv)
         if label_view:
             stream = self._stream("label", epsilon_mv)
-            args = (self.victim, sample.signals, sample.labels, self.options, epsilon_mv, stream)
+            args = (self._informed(each), sample.signals, sample.labels, self.options, epsilon_mv, stream)
             candidates = [*scores, label_scores(*args, start=delta)]
             sample.store(worst_scores(candidates, sample.labels), "ensemble", "label", epsilon_mv)
         return delta
@@ -257,13 +257,18 @@ class Attacker:
             return spread(labels, self.options.query_records)
         return self.sample.every
 
+    def _informed(self, rows: Tensor) -> Victim:
+        """The victim, with its scores of the unchanged records `rows` if they are stored."""
+        stored = self.sample.stored("none", 0.0)
+        return self.victim if stored is None else replace(self.victim, clean=stored[1][rows])
+
     def _perturbation(self, name: str, epsilon_mv: float, rows: Tensor) -> Tensor:
         started, sample = time.perf_counter(), self.sample
         steps = None if name in self.options.ensemble else self.options.further_steps
         budget, (_, leads) = budget_of(self.options, epsilon_mv, steps), split_leads(name)
         if leads:
             budget = replace(budget, mask=sample.lead_mask(leads))
-        victim, attack = self.victim, name
+        victim, attack = self._informed(rows), name
         if name == "transfer":
             victim, attack = self.source, TRANSFERRED
         stream, signals = self._stream(name, epsilon_mv), sample.signals[rows]

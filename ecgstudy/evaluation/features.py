@@ -263,7 +263,7 @@ def fit_features_model(
 
 @dataclass(frozen=True)
 class FeatureVictim:
-    """What a black-box attack sees, as `attacks.gradient.Victim`; `model` knows the features of `extract`."""
+    """What a black-box attack sees, as `attacks.problem.Victim`; `model` knows the features of `extract`."""
 
     model: FeaturesModel
     fs: float
@@ -271,6 +271,8 @@ class FeatureVictim:
     centre: int | None = None
     gradients: Literal["float32"] = "float32"
     """It has none; attacks that ask are told that nothing is approximate."""
+    clean: Tensor | None = None
+    """As a `Victim`'s: scores of the very signals that are attacked, where they are known."""
 
     @property
     def multilabel(self) -> bool:

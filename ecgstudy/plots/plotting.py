@@ -31,11 +31,19 @@ WEIGHTING_COLOURS = {
 }  # fmt: skip
 ARM_COLOURS = {
     "random": "#9b9b9b", "supervised": "#000000", "pgd-at": "#8C510A", "trades": "#BF812D",
-    "mart": "#CC79A7", "simclr": "#666666", "rocl": "#332288",
+    "mart": "#CC79A7", "features-lr": "#44BB99", "features-tree": "#AAAA00", "features-forest": "#225522",
+    "simclr": "#666666", "supcon": "#AA4499", "supcon-margin": "#DDAA33",
+    "rocl": "#332288", "acl": "#999933", "advcl": "#117733", "dynacl": "#AA4499", "deacl": "#6699CC",
+    "clae": "#88CCEE", "clae-supcon": "#225555", "swaro": "#FFAABB", "claf": "#661100", "anchor": "#004D40",
+    "adv-supcon": "#997700", "adv-supcon-labels": "#EE8866", "adv-supcon-noise": "#BBCC33", "ascl": "#EE3377",
 }  # fmt: skip
 OTHER_COLOURS = ("#004D40", "#117733", "#999933", "#AA4499", "#88CCEE", "#DDAA33", "#661100", "#6699CC")
 CLASS_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
 CONTROL_MARKERS = {"-temperature": "P", "-shuffled": "X"}
+VARIANTS = {"-rsfgsm": (">", ":"), "-nfgsm": ("<", "-."), "-long": ("^", (0, (6, 2)))} | {
+    suffix: (marker, "--") for suffix, marker in CONTROL_MARKERS.items()
+}
+"""Suffix of an arm that is another one but for a detail → marker and line; its colour is the other's."""
 DAGGER_NOTE = "a gradient-masking check fails, robust AUROC may be too high"
 
 
@@ -104,9 +112,9 @@ def save_figure(
 
 
 def arm_colour(arm: str) -> str:
-    """The colour of `arm` in every figure: that of its weighting, else its own."""
-    for suffix in CONTROL_MARKERS:
-        arm = arm.removesuffix(suffix)
+    """The colour of `arm` in every figure: that of its weighting, else its own; unknown ones share a few."""
+    if (suffix := _variant(arm)) is not None:
+        return arm_colour(arm.removesuffix(suffix))
     if arm in ARM_COLOURS:
         return ARM_COLOURS[arm]
     for name, colour in WEIGHTING_COLOURS.items():
@@ -116,21 +124,25 @@ def arm_colour(arm: str) -> str:
 
 
 def arm_marker(arm: str) -> str:
-    """Diamond: reference; square: trained with adversaries; circle: clean views; plus and cross: controls."""
-    row, control = known_arm(arm), [m for suffix, m in CONTROL_MARKERS.items() if arm.endswith(suffix)]
-    if row is None or control:
-        return control[0] if control else "o"
+    """Diamond: reference; square: trained with adversaries; circle: clean views; others: `VARIANTS`."""
+    if (suffix := _variant(arm)) is not None:
+        return VARIANTS[suffix][0]
+    if (row := known_arm(arm)) is None:
+        return "o"
     return "D" if row.group == "reference" else "s" if row.adversary else "o"
 
 
 def arm_look(arm: str, rows: pd.DataFrame, grey: bool = False) -> dict[str, str]:
-    """Colour, marker and line of `arm`: hollow if its `rows` fail a masking check, dashed for a control."""
+    """Colour, marker and line of `arm`: hollow if its `rows` fail a masking check, broken for `VARIANTS`."""
     colour = GREY if grey else arm_colour(arm)
-    dashed = arm.endswith(tuple(CONTROL_MARKERS))
-    return {
-        "color": colour, "marker": arm_marker(arm), "ls": "--" if dashed else "-",
-        "mfc": "white" if fails_masking(rows) else colour,
-    }  # fmt: skip
+    line = VARIANTS.get(_variant(arm), ("", "-"))[1]
+    filling = "white" if fails_masking(rows) else colour
+    return {"color": colour, "marker": arm_marker(arm), "ls": line, "mfc": filling}
+
+
+def _variant(arm: str) -> str | None:
+    """The suffix of `VARIANTS` that `arm` ends in."""
+    return next((suffix for suffix in VARIANTS if arm.endswith(suffix)), None)
 
 
 def daggered(arm: str, rows: pd.DataFrame) -> str:
