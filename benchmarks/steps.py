@@ -1,6 +1,7 @@
 """How close a step of pretraining and of an attack comes to its bare network passes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor
@@ -75,10 +76,14 @@ def bare_step(state: State, data: Data, index: Tensor) -> Callable[[], None]:
     return step
 
 
-def _of_attack(shapes: Case, attack: str, device: torch.device, repeats: int, steps: int = 20) -> list[Row]:
-    budget = Budget(0.02, steps, batch_size=shapes.study.evaluation.batch_size)
-    victim, records = shapes.victim(device), budget.batch_size
+def _of_attack(shapes: Case, attack: str, device: torch.device, repeats: int) -> list[Row]:
+    """With the study's number of steps and, as there, the scores of the unchanged records known before."""
+    options = shapes.study.evaluation
+    steps, records = options.steps, options.batch_size
+    budget, victim = Budget(0.02, steps, batch_size=records), shapes.victim(device)
     signals, labels = shapes.signals(records, device), shapes.labels(records, device)
+    with torch.no_grad():
+        victim = replace(victim, clean=victim.scores(signals))
     stream = Generator(device).manual_seed(0)
     calls = {
         "bare": bare_attack(victim, signals, steps),

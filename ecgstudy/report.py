@@ -33,6 +33,7 @@ BANNER = "Simulated ECGs: this page proves the machinery only, it is no evidence
 DOCUMENTS = ("methods", "data", "limits", "power", "reproducibility")
 """Documents of ``docs/`` that a report's page of methods holds."""
 LINKS = ("src", "href", "srcset", "data", "poster", "action", "background", "xlink:href")
+TABLE_ID = re.compile(r"\bT_[0-9a-f]{5}(?=_|\b)")
 REMOTE = re.compile(r"(?:url\(|@import)\s*[\"']?\s*(?!data:|#)([^\"')\s;]+)")
 
 
@@ -111,6 +112,8 @@ def write_page(template: str, out: str | Path, **content: object) -> None:
     html = environment.get_template(template).render(**content, **fixed)
     # Where the study lies on this machine is nobody's business and would change the page elsewhere.
     html = html.replace(f"{ROOT}/", "")
+    tables: dict[str, str] = {}  # pandas draws their ids at random: numbers keep the page the same each time
+    html = TABLE_ID.sub(lambda found: tables.setdefault(found[0], f"T_{len(tables) + 1}"), html)
     if outside := check_self_contained(html):
         raise StudyError(
             f"{out}: the page would load {outside[0]!r} from elsewhere; embed it or leave it out"

@@ -125,6 +125,21 @@ def test_pages_do_not_tell_where_the_study_lies(tmp_path):
     assert str(ROOT) not in text
 
 
+def test_styled_tables_are_the_same_bytes_each_time_and_keep_their_styles(tmp_path):
+    pages = []
+    for name in "ab":
+        styled = [pd.DataFrame({"x": [i]}).style.set_properties(color="red").to_html() for i in (1, 2)]
+        outputs = [v4.new_output("display_data", data={"text/html": html}) for html in styled]
+        executed = executed_notebook(tmp_path / f"{name}.ipynb", outputs)
+        render_notebook(executed, tmp_path / f"{name}.html", title="", synthetic=False)
+        pages.append((tmp_path / f"{name}.html").read_text(encoding="utf-8"))
+    assert pages[0] == pages[1]
+    found = page(tmp_path / "a.html")
+    assert [table["id"] for table in found.find_all("table", id=True)] == ["T_1", "T_2"]
+    for table in found.find_all("table", id=True):
+        assert f"#{table.find('td')['id']} {{\n  color: red" in pages[0]
+
+
 def test_an_output_that_loads_from_elsewhere_is_refused(tmp_path):
     remote = v4.new_output("display_data", data={"text/html": "<img src='https://example.org/x.png'>"})
     executed = executed_notebook(tmp_path / "03.ipynb", [remote])
