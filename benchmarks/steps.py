@@ -83,7 +83,7 @@ def _of_attack(shapes: Case, attack: str, device: torch.device, repeats: int) ->
     budget, victim = Budget(0.02, steps, batch_size=records), shapes.victim(device)
     signals, labels = shapes.signals(records, device), shapes.labels(records, device)
     with torch.no_grad():
-        victim = replace(victim, clean=victim.scores(signals))
+        victim = replace(victim, known=(signals, victim.scores(signals)))
     stream = Generator(device).manual_seed(0)
     calls = {
         "bare": bare_attack(victim, signals, steps),

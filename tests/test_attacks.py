@@ -346,9 +346,19 @@ def test_known_scores_of_the_unchanged_ecgs_change_no_attack(name, gradients):
     victim, signals, labels = prey()
     victim = replace(victim, gradients=gradients, fs=100.0)
     budget = Budget(0.3, 3, restarts=2, queries=5)
-    told = replace(victim, clean=victim.scores(signals))
+    told = replace(victim, known=(signals, victim.scores(signals)))
     found = [get_attack(name)(each, signals, labels, budget, seeded()) for each in (victim, told)]
     assert torch.equal(*found)
+
+
+def test_known_scores_are_those_of_the_very_signals_alone():
+    victim, signals, labels = prey()
+    told = replace(victim, known=(signals, torch.full((6, CLASSES), 1e6)))  # wrong, so that use would show
+    for rows in (slice(0, 3), torch.tensor([5, 4, 3, 2, 1, 0])):
+        plain, other = (scores_problem("margin", v, signals[rows], labels[rows]) for v in (victim, told))
+        assert other.unchanged is None
+        assert torch.equal(*(apgd(each, Budget(0.3, 3), seeded()) for each in (plain, other)))
+    assert scores_problem("margin", told, signals, labels).unchanged.abs().min() > 1e5
 
 
 @pytest.mark.parametrize("search", [pgd, apgd])
@@ -357,7 +367,7 @@ def test_no_perturbation_is_valued_twice(search, started):
     victim, signals, labels = prey()
     seen = []
     model = lambda x: seen.append(x.detach().clone()) or victim.model(x)  # noqa: E731
-    told = replace(victim, model=model, clean=victim.scores(signals))
+    told = replace(victim, model=model, known=(signals, victim.scores(signals)))
     start = 0.3 * Ball(1.0).start(signals, seeded(3)) if started else None
     search(scores_problem("margin", told, signals, labels, start), Budget(0.3, 4), seeded())
     assert len(seen) == 4 + 1  # a gradient a step, and the last iterate

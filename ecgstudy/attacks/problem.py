@@ -30,8 +30,8 @@ class Victim:
         Sampling rate of the signals in Hz, for attacks that are shaped in time; None: unknown.
     gradients
         Precision of passes that a gradient is taken through; all others are in float32.
-    clean
-        Scores of the very signals that are attacked, where they are known; None: passes find them.
+    known
+        Signals and their scores: attacks on these very signals, the same tensor, need no pass to find them.
     """
 
     model: Callable[[Tensor], Tensor]
@@ -39,7 +39,7 @@ class Victim:
     features: Callable[[Tensor], Tensor] | None = None
     fs: float | None = None
     gradients: Literal["float32", "bfloat16"] = "float32"
-    clean: Tensor | None = None
+    known: tuple[Tensor, Tensor] | None = None
 
     def scores(self, signals: Tensor) -> Tensor:
         """Class scores (records, classes) in float32."""
@@ -47,6 +47,11 @@ class Victim:
         with torch.autocast(signals.device.type, torch.bfloat16, enabled=short):
             logits = self.model(signals)
         return class_scores(logits.float(), self.multilabel)
+
+
+def known_scores(victim: Victim, signals: Tensor) -> Tensor | None:
+    """The victim's scores of `signals`, if it is told them; a part or another order of them is unknown."""
+    return victim.known[1] if victim.known is not None and victim.known[0] is signals else None
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,8 @@ class Problem:
     ) -> "Problem":
         """Raise `objective` (`ecgstudy.attacks.objectives`) of the victim's scores, with `targets`."""
         exact = victim.gradients == "float32"
-        unchanged = None if victim.clean is None else objective(victim.clean, targets)
+        scores = known_scores(victim, signals)
+        unchanged = None if scores is None else objective(scores, targets)
         return Problem(
             signals, lambda x, rows: objective(victim.scores(x), targets[rows]), start, exact, unchanged
         )

@@ -6,7 +6,7 @@ from torch.nn.functional import one_hot
 
 from ecgstudy.attacks.gradient import apgd
 from ecgstudy.attacks.objectives import best_wrong_margin, check_classes, targeted_dlr
-from ecgstudy.attacks.problem import Budget, Problem, Victim, first_best
+from ecgstudy.attacks.problem import Budget, Problem, Victim, first_best, known_scores
 
 
 def targeted(victim: Victim, signals: Tensor, labels: Tensor, budget: Budget, generator: Generator) -> Tensor:
@@ -21,7 +21,7 @@ def targeted(victim: Victim, signals: Tensor, labels: Tensor, budget: Budget, ge
     """
     check_classes("the targeted attack", labels.shape[1], victim.multilabel, 4)
     margin = Problem.of(victim, signals, best_wrong_margin, labels)
-    best, scores = first_best(margin, budget), victim.clean
+    best, scores = first_best(margin, budget), known_scores(victim, signals)
     if scores is None:
         with torch.no_grad():
             scores = torch.cat([victim.scores(signals[rows]) for rows in margin.batches(budget.batch_size)])

@@ -245,7 +245,8 @@ class Attacker:
             sample.store(rounded_scores, "ensemble-adc", "shared", epsilon_mv)
         if label_view:
             stream = self._stream("label", epsilon_mv)
-            args = (self._informed(each), sample.signals, sample.labels, self.options, epsilon_mv, stream)
+            informed = self._informed(sample.signals, each)
+            args = (informed, sample.signals, sample.labels, self.options, epsilon_mv, stream)
             candidates = [*scores, label_scores(*args, start=delta)]
             sample.store(worst_scores(candidates, sample.labels), "ensemble", "label", epsilon_mv)
         return delta
@@ -257,10 +258,10 @@ class Attacker:
             return spread(labels, self.options.query_records)
         return self.sample.every
 
-    def _informed(self, rows: Tensor) -> Victim:
-        """The victim, with its scores of the unchanged records `rows` if they are stored."""
+    def _informed(self, signals: Tensor, rows: Tensor) -> Victim:
+        """The victim, with its scores of the unchanged `signals` of the records `rows` if they are stored."""
         stored = self.sample.stored("none", 0.0)
-        return self.victim if stored is None else replace(self.victim, clean=stored[1][rows])
+        return self.victim if stored is None else replace(self.victim, known=(signals, stored[1][rows]))
 
     def _perturbation(self, name: str, epsilon_mv: float, rows: Tensor) -> Tensor:
         started, sample = time.perf_counter(), self.sample
@@ -268,10 +269,10 @@ class Attacker:
         budget, (_, leads) = budget_of(self.options, epsilon_mv, steps), split_leads(name)
         if leads:
             budget = replace(budget, mask=sample.lead_mask(leads))
-        victim, attack = self._informed(rows), name
+        stream, signals = self._stream(name, epsilon_mv), sample.signals[rows]
+        victim, attack = self._informed(signals, rows), name
         if name == "transfer":
             victim, attack = self.source, TRANSFERRED
-        stream, signals = self._stream(name, epsilon_mv), sample.signals[rows]
         delta = get_attack(attack)(victim, signals, sample.labels[rows], budget, stream)
         norm = "l2" if split_leads(name)[0].endswith("-l2") else budget.norm
         _check_inside(name, delta, signals, replace(budget.ball, norm=norm))

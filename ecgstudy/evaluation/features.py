@@ -271,8 +271,8 @@ class FeatureVictim:
     centre: int | None = None
     gradients: Literal["float32"] = "float32"
     """It has none; attacks that ask are told that nothing is approximate."""
-    clean: Tensor | None = None
-    """As a `Victim`'s: scores of the very signals that are attacked, where they are known."""
+    known: tuple[Tensor, Tensor] | None = None
+    """As a `Victim`'s: signals and their scores."""
 
     @property
     def multilabel(self) -> bool:
