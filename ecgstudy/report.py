@@ -55,6 +55,9 @@ def render_notebook(executed: str | Path, out: str | Path, *, title: str, synthe
         raise StudyError(f"{executed}: not a readable notebook ({error}); execute it again") from error
     cells = [c for c in notebook.cells if not _tags(c) & {"parameters", "injected-parameters", "remove-cell"}]
     _describe_images(cells, title)
+    for cell in cells:
+        if cell.cell_type == "code":
+            cell.outputs = _joined_streams(cell.outputs)
     content = {"cells": cells, "parameters": _parameters(notebook.cells)}
     content["provenance"] = read_provenance(executed.parent)
     write_page("notebook.html.j2", out, title=title, synthetic=synthetic, **content)
@@ -169,6 +172,18 @@ def _describe_images(cells: list, heading: str) -> None:
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 output.metadata.setdefault("image/png", {}).setdefault("alt", f"Figure: {heading}")
+
+
+def _joined_streams(outputs: list) -> list:
+    """`outputs`, with what a stream says without a pause in one piece."""
+    joined: list = []
+    for output in outputs:
+        last = joined[-1] if joined else None
+        if last and output.output_type == last.output_type == "stream" and output.name == last.name:
+            last.text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def _shown(output: nbformat.NotebookNode) -> Markup:

@@ -125,6 +125,23 @@ def test_pages_do_not_tell_where_the_study_lies(tmp_path):
     assert str(ROOT) not in text
 
 
+def test_messages_in_a_row_are_one_fold(tmp_path):
+    def said(name, *texts):
+        return [v4.new_output("stream", name=name, text=text) for text in texts]
+
+    extra = [
+        *said("stderr", "one\n", "two\n", "three\n"),
+        *said("stdout", "a\n", "b\n"),
+        *said("stderr", "four\n"),
+    ]
+    render_notebook(
+        executed_notebook(tmp_path / "a.ipynb", extra), tmp_path / "a.html", title="", synthetic=False
+    )
+    folds = [fold.pre.text for fold in page(tmp_path / "a.html").select("details.messages")]
+    assert folds == ["progress 100%", "one\ntwo\nthree\n", "four\n"]
+    assert page(tmp_path / "a.html").select("pre.output")[-1].text == "a\nb\n"
+
+
 def test_styled_tables_are_the_same_bytes_each_time_and_keep_their_styles(tmp_path):
     pages = []
     for name in "ab":
