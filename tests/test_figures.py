@@ -185,7 +185,9 @@ def test_fonts_are_matplotlibs_own_whatever_the_machine_has(tmp_path):
     copy.write_bytes((own / "fonts/ttf/DejaVuSans.ttf").read_bytes())
     known = list(fontManager.ttflist)
     try:
-        fontManager.ttflist[:] = [font for font in known if not Path(font.fname).is_relative_to(own)]
+        fontManager.ttflist[:] = [
+            font for font in known if not Path(font.fname).resolve().is_relative_to(own)
+        ]
         fontManager.addfont(copy)
         assert not Path(fontManager.findfont("DejaVu Sans")).is_relative_to(own)
         plotting.prefer_own_fonts()
