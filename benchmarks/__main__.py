@@ -21,7 +21,7 @@ from ecgstudy.plots.plotting import save_figure
 from ecgstudy.running.provenance import git_commit
 
 PARTS = {
-    "steps": "efficiency", "peers": "peers", "loss": "losses", "reading": "reading",
+    "steps": "efficiency", "launches": "launches", "peers": "peers", "loss": "losses", "reading": "reading",
     "resampling": "resampling", "growth": "growth", "whole": "whole",
 }  # fmt: skip
 """Module of this package → its function (device, repeats) → rows."""

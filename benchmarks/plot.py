@@ -11,6 +11,8 @@ OURS = ("ours", "ours, gradients in bfloat16", "uniform", "IP and HN, debiased")
 TITLES = {
     "efficiency of a pretraining step": "Bare passes / our pretraining step",
     "efficiency of an attack step": "Bare passes / our attack step",
+    "operations of pretraining steps": "Operations of bare passes / of our pretraining step, on a GPU",
+    "operations of attack steps": "Operations of bare passes / of our attack step, on a GPU",
     "attacks beside other libraries": "Speed of each / ours in float32",
     "contrastive loss, time": "Time of NT-Xent / ours",
     "contrastive loss, memory": "Memory of NT-Xent / ours",

@@ -13,6 +13,7 @@ from ecgstudy.attacks.problem import Budget, Victim
 from ecgstudy.objective import Data, State, evaluating
 from ecgstudy.training import _step
 
+ATTACKS = ("pgd-margin", "apgd-margin")
 ARMS = ("supervised", "pgd-at", "simclr", "clef", "rocl", "rocl-ip-hn", "acl")
 """One or two of each family: without and with labels, adversary, and weighting."""
 
@@ -24,21 +25,26 @@ def efficiency(device: torch.device, repeats: int) -> list[Row]:
         shapes = case(name)
         for arm in ARMS:
             rows += _of_training(shapes, arm, device, repeats)
-        for attack in ("pgd-margin", "apgd-margin"):
+        for attack in ATTACKS:
             rows += _of_attack(shapes, attack, device, repeats)
     return rows
 
 
 def _of_training(shapes: Case, arm: str, device: torch.device, repeats: int) -> list[Row]:
+    what, calls = training_step(shapes, arm, device)
+    seconds, units = side_by_side(calls, repeats, device), dict.fromkeys(calls, 1)
+    return compared("efficiency of a pretraining step", what, seconds, units, "bare", "step")
+
+
+def training_step(
+    shapes: Case, arm: str, device: torch.device
+) -> tuple[str, dict[str, Callable[[], object]]]:
+    """What a pretraining step is called, and the step: its bare passes, and ours."""
     state, data = shapes.training(arm, device)
     size = min(state.options.batch_size, len(data.signals))
     index = torch.arange(size, device=device)
     calls = {"bare": bare_step(state, data, index), "ours": lambda: _step(state, data, index, 1e-4)}
-    seconds = side_by_side(calls, repeats, device)
-    what = f"{shapes.name} {arm}, batch {size}"
-    return compared(
-        "efficiency of a pretraining step", what, seconds, dict.fromkeys(calls, 1), "bare", "step"
-    )
+    return f"{shapes.name} {arm}, batch {size}", calls
 
 
 def bare_step(state: State, data: Data, index: Tensor) -> Callable[[], None]:
@@ -77,7 +83,18 @@ def bare_step(state: State, data: Data, index: Tensor) -> Callable[[], None]:
 
 
 def _of_attack(shapes: Case, attack: str, device: torch.device, repeats: int) -> list[Row]:
-    """With the study's number of steps and, as there, the scores of the unchanged records known before."""
+    what, calls = whole_attack(shapes, attack, device)
+    seconds, units = side_by_side(calls, repeats, device), dict.fromkeys(calls, shapes.study.evaluation.steps)
+    return compared("efficiency of an attack step", what, seconds, units, "bare", "step")
+
+
+def whole_attack(
+    shapes: Case, attack: str, device: torch.device
+) -> tuple[str, dict[str, Callable[[], object]]]:
+    """What the study's attack is called, and the attack: its bare passes, and ours.
+
+    With the study's number of steps and, as there, the scores of the unchanged records known before.
+    """
     options = shapes.study.evaluation
     steps, records = options.steps, options.batch_size
     budget, victim = Budget(0.02, steps, batch_size=records), shapes.victim(device)
@@ -89,10 +106,7 @@ def _of_attack(shapes: Case, attack: str, device: torch.device, repeats: int) ->
         "bare": bare_attack(victim, signals, steps),
         "ours": lambda: get_attack(attack)(victim, signals, labels, budget, stream),
     }
-    seconds = side_by_side(calls, repeats, device)
-    what = f"{shapes.name} {attack}, {records} records"
-    units = dict.fromkeys(calls, steps)
-    return compared("efficiency of an attack step", what, seconds, units, "bare", "step")
+    return f"{shapes.name} {attack}, {records} records", calls
 
 
 def bare_attack(victim: Victim, signals: Tensor, steps: int) -> Callable[[], None]:

@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Generator, Tensor, nn
 
+from ecgstudy.devices import pick_device
 from ecgstudy.encoders import Encoder, build_encoder
 from ecgstudy.errors import StudyError
 from ecgstudy.files import in_checkout, json_text, whole_file, whole_files
@@ -130,8 +131,9 @@ def load_encoder(folder: str | Path, device: str = "cpu") -> tuple[Encoder, nn.L
     if "head.weight" in state:
         head = nn.Linear(encoder.features, classes)
         load_state(head, {name: state[f"head.{name}"] for name in ("weight", "bias")}, path)
-    encoder = encoder.to(device).eval().requires_grad_(False)
-    return encoder, head if head is None else head.to(device).requires_grad_(False), form
+    place = pick_device(device)
+    encoder = encoder.to(place).eval().requires_grad_(False)
+    return encoder, head if head is None else head.to(place).requires_grad_(False), form
 
 
 def load_classifier(folder: str | Path, device: str = "cpu") -> tuple[Classifier, dict]:

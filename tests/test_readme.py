@@ -98,6 +98,20 @@ def test_speeds_beside_other_libraries_are_those_of_the_committed_benchmarks():
                 assert f" {speeds} times" in row
 
 
+def test_operations_on_a_gpu_are_those_of_the_committed_benchmarks():
+    bench = pd.read_csv(ROOT / "outputs/bench/cpu.csv").query("part == 'launches' and variant == 'ours'")
+    kinds, (row,) = (
+        bench.groupby("benchmark"),
+        re.findall(r"^\| share of a step's operations.*", README, re.M),
+    )
+    for kind in ("pretraining", "attack"):
+        ratios = kinds["ratio"].get_group(f"operations of {kind} steps")
+        assert f"{ratios.min():.2f} to {ratios.max():.2f} of a{'n' * (kind == 'attack')} {kind} step's" in row
+    waits = kinds["waits"].max()
+    assert (waits["operations of pretraining steps"], waits["operations of attack steps"]) == (3, 0)
+    assert "up to 3 times, the second never" in row
+
+
 def test_what_jobs_ask_for_and_the_profiles_are_those_of_the_code():
     block = re.search(r"```yaml\n(resources:.*?)```", README, re.DOTALL).group(1)
     assert yaml.safe_load(block)["resources"] == ResourceOptions().model_dump()
