@@ -172,6 +172,7 @@ def pretended_gpu() -> Iterator[Places]:
     with ExitStack() as stack:
         for name, value in pretended.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
+        stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # which is not there
         on_cpu = lambda _, *args, **kwargs: autocast("cpu", *args, **kwargs)  # noqa: E731
         stack.enter_context(mock.patch.object(torch, "autocast", on_cpu))
         for module in ours:

@@ -6,6 +6,8 @@ import dataclasses
 import pandas as pd
 import pytest
 import torch
+from networks import noise
+from test_foundation import needs_transformers
 from test_robustness import OPTIONS, records_with_sensitivity
 from toy import toy_records, toy_run
 
@@ -17,14 +19,19 @@ from ecgstudy.attacks import ATTACKS, get_attack
 from ecgstudy.attacks.problem import Budget, Victim
 from ecgstudy.checkpoints import load_encoder, load_tensors
 from ecgstudy.devices import pick_device
+from ecgstudy.encoders import ENCODERS, Encoder, build_encoder
 from ecgstudy.evaluation import diagnostics
 from ecgstudy.evaluation.corruptions import CORRUPTIONS
 from ecgstudy.factors import arm_names, get_arm
 from ecgstudy.files import ROOT
+from ecgstudy.foundation.hubert import hubert_ecg
+from ecgstudy.foundation.net1d import clef
+from ecgstudy.foundation.pretrained import Adapted
 from ecgstudy.objective import arm_loss, prepared
 from ecgstudy.robustness import evaluate, validation_curve
 from ecgstudy.training import _step, pretrain
 
+HUBERT = pytest.param(hubert_ecg, marks=needs_transformers)
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 MORE = [("rocl-hn", True, "slf"), ("simclr", False, "alf"), ("random", False, "slf")]
 TRAINED = [name for name in arm_names() if get_arm(name).losses]
@@ -122,6 +129,30 @@ def test_every_arm_has_the_same_loss_and_gradient_there(arm, multilabel, teacher
         found = found_on("cuda")
     assert len(found) == len(expected) > 1
     assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize("dual", [False, True])
+@pytest.mark.parametrize("build", [*[n for n in ENCODERS if n != "pretrained"], clef, HUBERT])
+def test_every_encoder_has_the_same_features_and_gradients_there(build, dual):
+    """Those of one's own too, and released networks behind their adaptation of leads, rate and band."""
+    torch.manual_seed(0)
+    if isinstance(build, str):
+        encoder = build_encoder(build, {}, torch.zeros(2), torch.ones(()), dual)
+    else:
+        encoder = Encoder(Adapted(build(), ("I", "II"), 100.0, dual), torch.zeros(2), torch.ones(()))
+    signals = noise(2, 2, 1000)
+
+    def found_on(device):
+        there, x = copy.deepcopy(encoder).to(device), signals.clone().to(device).requires_grad_()
+        features = there(x, adversarial=True)
+        features.square().sum().backward()
+        gradients = [p.grad for p in there.parameters() if p.grad is not None]
+        assert {each.device.type for each in (features, x.grad, *gradients)} == {device}
+        return [each.detach().cpu() for each in (features, x.grad, *gradients)]
+
+    expected = found_on("cpu")
+    with pretended_gpu():
+        assert all(map(torch.equal, found_on("cuda"), expected))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -243,12 +274,12 @@ def test_a_model_of_features_is_attacked_through_a_network_there(tmp_path):
 def test_float32_is_not_rounded_to_tf32_there(tmp_path):
     """cuDNN multiplies with 10 bits unless told otherwise: steps of an attack would vanish."""
     pretrain(toy_run("random"), toy_records(), tmp_path)
-    for asked in (lambda: pick_device("cuda"), lambda: load_encoder(tmp_path, "cuda")):
-        torch.backends.cudnn.allow_tf32 = True
+    for ask in (lambda: pick_device("cuda"), lambda: load_encoder(tmp_path, "cuda")):
         with pretended_gpu():
-            asked()
-        assert not torch.backends.cudnn.allow_tf32
-        assert not torch.backends.cuda.matmul.allow_tf32
+            assert torch.backends.cudnn.allow_tf32
+            ask()
+            assert not torch.backends.cudnn.allow_tf32
+            assert not torch.backends.cuda.matmul.allow_tf32
 
 
 # ---- benchmarks ------------------------------------------------------------------------------------
