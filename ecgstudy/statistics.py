@@ -228,9 +228,9 @@ HEAVY = 1 / 3
 class Interval:
     """An estimate with its two-way t-interval.
 
-    `p` tests the value 0 (two-sided); `df` and `heavy` are those of `two_sided_p`; `mde` is the smallest true
-    value found significant at 5 % with 80 % power; `beyond_seeds` is False where fewer than `MIN_SEEDS` seeds
-    leave the seeds' variance out.
+    `p` tests the value 0 (two-sided); `df` and `heavy` are those of `two_sided_p`; `mde` is that of
+    `detectable` for this test alone, at 5 %; `beyond_seeds` is False where fewer than `MIN_SEEDS` seeds leave
+    the seeds' variance out.
     """
 
     value: float
@@ -260,6 +260,11 @@ def critical_ratio(confidence: float, df: float, heavy: float, seeds: int) -> fl
     ends = [stdtrit(k, (1 + confidence) / 2) for k in (df, (seeds - 1) / 2 if heavy else df)]
     low, high = min(ends) * (1 - 1e-6), max(ends) * (1 + 1e-6)
     return brentq(lambda ratio: two_sided_p(ratio, df, heavy, seeds) - (1 - confidence), low, high)
+
+
+def detectable(se: float, confidence: float, df: float, heavy: float, seeds: int) -> float:
+    """The smallest true value that a test at 1 − `confidence` finds with 80 % power."""
+    return (critical_ratio(confidence, df, heavy, seeds) + stdtrit(df, 0.8)) * se
 
 
 def variance_parts(by_seed: np.ndarray, left_out: np.ndarray) -> tuple[float, float, float]:
@@ -324,7 +329,7 @@ def two_way_t(
     heavy = HEAVY * share * (1 - share)
     half = critical_ratio(confidence, df, heavy, seeds) * se
     p = two_sided_p(value / se, df, heavy, seeds)
-    mde = (critical_ratio(0.95, df, heavy, seeds) + stdtrit(df, 0.8)) * se
+    mde = detectable(se, 0.95, df, heavy, seeds)
     return Interval(value, value - half, value + half, p, se, df, heavy, mde, seeds, beyond)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
+from scipy import stats
 
 from ecgstudy.analysis.claims import CLAIMS
 from ecgstudy.errors import StudyError
@@ -33,7 +34,7 @@ def contrast(dataset, delta, p, protocol="slf", family="primary"):
         "delta": delta,
     }
     both |= {"se": 0.001, "df": 20.0, "beyond_seeds": True, "masking_ok": True, "seed_list": "0 1 2", "p": p}
-    both |= {"heavy": 0.0, "seeds": 3, "ci_low": delta - 0.002, "ci_high": delta + 0.002}
+    both |= {"mde": np.nan, "heavy": 0.0, "seeds": 3, "ci_low": delta - 0.002, "ci_high": delta + 0.002}
     robust = {"attack": "ensemble", "epsilon_mv": 0.02, "headline": True, "family": family, "p_holm": p}
     clean = {"attack": "none", "epsilon_mv": 0.0, "headline": False, "family": "exploratory"}
     return [both | robust, both | clean]
@@ -54,7 +55,18 @@ def test_holm_covers_the_primary_families_of_all_studies(tmp_path):
     primary = contrasts[contrasts["family"] == "primary"]
     np.testing.assert_allclose(primary["p_holm"], [0.04, 0.04])
     assert primary["study"].tolist() == ["one", "two"]
-    assert contrasts[contrasts["family"] == "exploratory"]["p_holm"].isna().all()
+    half = 0.001 * stats.t.ppf(1 - 0.025 / 2, 20)  # each at 2.5 %
+    np.testing.assert_allclose(primary["joint_low"], 0.05 - half, rtol=1e-5)
+    np.testing.assert_allclose(primary["joint_high"], 0.05 + half, rtol=1e-5)
+    np.testing.assert_allclose(primary["mde"], half + 0.001 * stats.t.ppf(0.8, 20), rtol=1e-5)
+    rest = contrasts[contrasts["family"] == "exploratory"]
+    assert rest[["p_holm", "joint_low", "joint_high", "mde"]].isna().all(axis=None)
+
+
+def test_a_difference_that_no_study_could_find_is_1(tmp_path):
+    wide = [row | {"se": 0.4} for row in contrast("mitdb", 0.05, 0.9)]
+    row = across([write(tmp_path, "one", wide)], tmp_path)["contrasts"].query("family == 'primary'").iloc[0]
+    assert (row["joint_low"], row["mde"]) == (pytest.approx(0.05 - 0.4 * stats.t.ppf(0.975, 20)), 1.0)
 
 
 def test_a_claim_needs_every_data_set_of_all_studies(tmp_path):
@@ -127,7 +139,15 @@ def test_the_joint_report_answers_over_all_data_sets_and_links_to_the_studies(tm
 
 def robust(dataset, arm, value):
     """Clean and attacked rows of one arm, all seeds together."""
-    both = {"dataset": dataset, "arm": arm, "seed": "all", "protocol": "slf", "n_records": 9, "n_patients": 5}
+    both = {
+        "dataset": dataset,
+        "arm": arm,
+        "seed": "all",
+        "protocol": "slf",
+        "n_records": 9,
+        "n_patients": 5,
+        "n_unidentified": 0,
+    }
     both |= {"auroc_label": value / 2, "masking_ok": True, "severity": np.nan, "ci_low": 0.1, "ci_high": 0.9}
     return [
         {**both, "attack": "none", "epsilon_mv": 0.0, "auroc_shared": 0.9},

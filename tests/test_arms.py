@@ -9,7 +9,7 @@ import pytest
 from ecgstudy import factors, weighting
 from ecgstudy.arms import ARMS, HN, IP, RISK, ROCL, TWO, Adversary, Arm, Loss
 from ecgstudy.errors import StudyError
-from ecgstudy.factors import arm_names, arm_row, bases, described, factor_table, get_arm
+from ecgstudy.factors import arm_names, arm_row, bases, controlled, described, factor_table, get_arm
 from ecgstudy.losses import ADVERSARIES, LOSSES, MODULES
 
 DESIGN = [
@@ -165,6 +165,11 @@ def test_rows_name_losses_adversaries_and_arms_that_there_are():
         assert arm.needs is None or arm.needs in arm_names()
         assert arm.idea
         assert arm.source
+
+
+def test_weighted_arms_are_paired_with_their_controls():
+    names = ["rocl", "rocl-hn", "rocl-hn-shuffled", "rocl-hn-temperature", "rocl-clef-shuffled"]
+    assert controlled(names) == [("rocl-hn", "rocl-hn-temperature"), ("rocl-hn", "rocl-hn-shuffled")]
 
 
 def test_the_factor_table_is_the_design_of_the_experiment():

@@ -86,6 +86,10 @@ def write_run(paths: Paths, dataset: str, arm: str, seed: int, n: int = 160) -> 
         "something_new": {"nested": 1},
     }
     (folder / "evaluation.json").write_text(json.dumps(content))
+    epochs = [{"epoch": k, "loss": 4.0 - k, "seconds": 1.0} | ({"negatives": 30} if arm != "supervised" else {})
+              for k in (1, 2)]  # fmt: skip
+    lines = "".join(json.dumps(epoch) + "\n" for epoch in epochs)
+    (folder.parent / "history.jsonl").write_text(lines * (arm != "simclr"))
 
 
 @pytest.fixture(scope="module")
@@ -317,6 +321,28 @@ def test_cost_and_masking_checks_list_every_run(stored):
     assert (cost["step_ms"], cost["seconds_attacks"], cost["parameters"]) == (12, 2, 7)
     assert len(tables["masking_checks"]) == len(tables["cost"]) == len(ARMS) * 3
     assert set(tables["masking_checks"]["verdict"]) == {"pass"}
+
+
+def test_pretraining_is_told_by_its_last_epoch(stored):
+    table = stored[2]["pretraining"].set_index(["arm", "seed"])
+    assert len(table) == (len(ARMS) - 1) * 3  # an encoder without epochs has none
+    assert table.loc[("rocl", 1), ["dataset", "epochs", "loss", "negatives"]].tolist() == [
+        "mitdb",
+        2,
+        2.0,
+        30,
+    ]
+    assert table.loc["supervised", "negatives"].isna().all()
+
+
+def test_records_without_a_patient_id_are_counted(tmp_path):
+    paths, records = Paths("small", tmp_path), sample("test", 40, 0)
+    records.loc[records["patient"] == "p3", "patient"] = "record-3"
+    folder = paths.protocol("mitdb", "rocl", 0, "slf")
+    folder.mkdir(parents=True)
+    attacked(records, "none", "shared", 0.0, 2.0, 0).to_parquet(folder / "scores.parquet")
+    rows = tb.robust_auroc(read_scores(paths, make_study().runs(), ["slf"]))
+    assert rows[["n_patients", "n_unidentified"]].drop_duplicates().values.tolist() == [[8, 1]]
 
 
 def test_tables_are_written_whole_and_bit_identical_each_time(stored):

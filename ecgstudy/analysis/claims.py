@@ -14,6 +14,8 @@ RATIOS = ("step_ms",)
 """Measures compared as a ratio (adaptive over standard) rather than as a difference."""
 SHARES = ("robust", "clean", "identity_confusion")
 """Measures from 0 to 1: a difference of two lies from −1 to 1, and so do the ends of its interval."""
+UNATTACKED = "unattacked"
+"""Stands for a measure's value without attack where that is 0: every ECG is nearest to itself."""
 EVIDENCE = re.compile(
     r"(?P<pair>\S+ [−/] \S+), (?P<measure>\w+), (?P<place>.+?): "
     r"(?P<value>\S+) \[(?P<low>\S+), (?P<high>\S+)\] (?P<verdict>\w+)(?P<remark>.*)"
@@ -26,8 +28,8 @@ class Part:
     """One comparison of a claim: `adaptive` against `standard` must lie on one side of `margin`.
 
     `measure` is ``"robust"`` or ``"clean"`` (macro AUROC; a difference), or a numeric column of the cost
-    table. `side` is ``"above"``, ``"below"`` or ``"differs"`` (either side of 0). `protocol` is that of
-    the scores; ``"@"`` means every transfer.
+    table, of which `standard` may be `UNATTACKED`. `side` is ``"above"``, ``"below"`` or ``"differs"``
+    (either side of 0). `protocol` is that of the scores; ``"@"`` means every transfer.
     """
 
     adaptive: str
@@ -90,7 +92,7 @@ CLAIMS = {
               (Part("clae", "simclr", "clean"), Part("clae-supcon", "supcon", "clean"),
                Part("clae-hcl", "hcl", "clean"))),
     14: Claim("Adversaries cause identity confusion, and inferior positives reduce it",
-              (Part("rocl", "simclr", "identity_confusion"),
+              (Part("simclr", UNATTACKED, "identity_confusion"),
                Part("rocl-ip", "rocl", "identity_confusion", "below"))),
 }  # fmt: skip
 
@@ -169,7 +171,8 @@ def _runs(results: list[_Found]) -> str:
     """``mitdb slf: rocl-ip, rocl, seeds 0 1 2; …``: data set, protocol, arms and seeds of `results`."""
     arms: dict[tuple, list[str]] = {}
     for r in results:
-        arms.setdefault((r.dataset, r.protocol, r.seeds), []).extend((r.part.adaptive, r.part.standard))
+        pair = (name for name in (r.part.adaptive, r.part.standard) if name != UNATTACKED)
+        arms.setdefault((r.dataset, r.protocol, r.seeds), []).extend(pair)
     return "; ".join(
         f"{dataset} {protocol}: {', '.join(dict.fromkeys(names))}, seeds {seeds}"
         for (dataset, protocol, seeds), names in arms.items()
@@ -197,7 +200,10 @@ def _measured(part: Part, cost: pd.DataFrame) -> Iterator[tuple]:
     ratio = part.measure in RATIOS
     rows = cost[_under(part, cost) & cost["arm"].isin([part.adaptive, part.standard])]
     for (dataset, protocol), here in rows.groupby(["dataset", "protocol"], sort=False):
-        pairs = here.pivot(index="seed", columns="arm", values=part.measure).dropna().astype(float)
+        pairs = here.pivot(index="seed", columns="arm", values=part.measure)
+        if part.standard == UNATTACKED:
+            pairs[UNATTACKED] = 0.0
+        pairs = pairs.dropna().astype(float)
         if not len(pairs) or len(pairs.columns) < 2:
             continue
         pairs = np.log(pairs) if ratio else pairs

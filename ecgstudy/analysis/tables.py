@@ -1,6 +1,7 @@
 """From stored scores to the study's tables: no model, no GPU, the same bytes each time."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,33 +24,38 @@ from ecgstudy.analysis.groups import (
 )
 from ecgstudy.analysis.sensitivity import contrast_sensitivity, sensitivity
 from ecgstudy.evaluation.scores import Scores, ScoreSet, read_scores
+from ecgstudy.factors import controlled
 from ecgstudy.files import whole_files
 from ecgstudy.options import target
-from ecgstudy.study import ENSEMBLE, Paths, Study
+from ecgstudy.study import ENSEMBLE, Paths, Run, Study
 
 EQUAL_CLEAN = -0.01
 """Clean AUROC counts as equal when the difference's lower bound is above this."""
 CHANCE = 0.5
+UNIDENTIFIED = "record-"
+"""How names of patients begin that are records without a patient id (`ecgstudy.datasets.ptbxl`)."""
 ALL = "all"
 
 RUN = ["dataset", "arm", "seed", "protocol"]
 SET = [*RUN, "attack", "epsilon_mv"]
 COLUMNS = {
     "robust_auroc": [*SET, "auroc_shared", "auroc_label", "ci_low", "ci_high", "n_records", "n_patients",
-                     "masking_ok", "labels_absent", "severity"],
+                     "masking_ok", "labels_absent", "severity", "n_unidentified"],
     "per_class": [*SET, "class", "auroc", "auroc_label", "auprc", "positives", "patients", "largest_share",
                   "dominated", "masking_ok", "severity"],
     "subgroups": [*SET, "group", "value", "auroc_shared", "labels", "n_records", "n_patients", "masking_ok"],
     "contrasts": [*WHERE, "adaptive", "standard", "delta", "ci_low", "ci_high", "p", "p_holm", "family",
                   "headline", "se", "df", "mde", "seeds", "beyond_seeds", "error_reduction", "clean_delta",
                   "clean_ci_low", "equal_clean", "masking_ok", "severity", "seed_list", "heavy",
-                  "n_records"],
+                  "n_records", "joint_low", "joint_high"],
     "factor_effects": [*WHERE, "effect", "delta", "ci_low", "ci_high", "p", "se", "df", "mde", "seeds",
                        "beyond_seeds", "arms", "masking_ok", "severity", "design", "heavy", "n_records"],
     "masking_checks": [*RUN, "check", "value", "limit", "verdict"],
     "perturbations": [*RUN, "attack", "kind", "name", "share", "size", "masking_ok"],
     "cost": [*RUN, "training_seconds", "step_ms", "attack_steps_per_second", "peak_memory_mb", "parameters",
              "masking_ok"],
+    "pretraining": ["dataset", "arm", "seed", "epochs", "loss", "positive_similarity", "negative_similarity",
+                    "negatives", "effective_negatives"],
     "sensitivity": ["dataset", "arm", "protocol", "attack", "epsilon_mv", "variant", "auroc", "ci_low",
                     "ci_high", "note", "masking_ok"],
     "contrast_sensitivity": [*WHERE, "adaptive", "standard", "variant", "delta", "ci_low", "ci_high", "note",
@@ -80,7 +86,8 @@ def _shared_and_label(scores: Scores) -> Iterator[tuple[dict, Group, str, list[S
 def robust_auroc(scores: Scores, confidence: float = 0.95) -> pd.DataFrame:
     """Macro AUROC, clean and under each attack, of each seed and of all; intervals as in `two_way_t`.
 
-    The interval of one seed speaks of the patients only.
+    The interval of one seed speaks of the patients only. `n_unidentified` of `n_patients` are records without
+    a patient id, which stand for themselves.
     """
     rows = []
     for columns, group, arm, sets, paired in _shared_and_label(scores):
@@ -95,6 +102,7 @@ def robust_auroc(scores: Scores, confidence: float = 0.95) -> pd.DataFrame:
             "n_records": len(sample.y),
             "n_patients": len(sample.names),
             "labels_absent": sample.named(~sample.labels),
+            "n_unidentified": sum(str(name).startswith(UNIDENTIFIED) for name in sample.names),
         })  # fmt: skip
     return _table("robust_auroc", rows)
 
@@ -156,7 +164,7 @@ def contrasts(
     Parameters
     ----------
     pairs
-        Exploratory pairs (adaptive, standard); the primary ones are added.
+        Exploratory pairs (adaptive, standard or control); the primary ones are added.
     headline, attack
         Headline ε in mV of each data set tested on, and the headline attack.
     primary
@@ -186,9 +194,27 @@ def contrasts(
                     "equal_clean": low > EQUAL_CLEAN,
                 }
             rows.append(row)
-    table = _table("contrasts", rows)
+    return as_family(_table("contrasts", rows), confidence)
+
+
+def as_family(contrasts: pd.DataFrame, confidence: float) -> pd.DataFrame:
+    """`contrasts` with what its primary rows say together: `p_holm`, `joint_low`, `joint_high` and `mde`.
+
+    All joint intervals hold with `confidence` at once (Bonferroni). `mde` of these rows is what Holm's first
+    step finds with 80 % power, at most 1, the largest difference of two AUROCs.
+    """
+    table = contrasts.copy()
     family = (table["family"] == "primary").to_numpy()
     table.loc[family, "p_holm"] = st.holm(table.loc[family, "p"].to_numpy(float))
+    tested = table.index[family & table["se"].gt(0).to_numpy(bool)]
+    level = 1 - (1 - confidence) / max(1, len(tested))
+    for row in table.loc[tested].itertuples():
+        t = row.df, row.heavy, row.seeds
+        half = st.critical_ratio(level, *t) * row.se
+        ends = np.clip([row.delta - half, row.delta + half], -1, 1)
+        table.loc[row.Index, ["joint_low", "joint_high", "mde"]] = (
+            *ends, min(1.0, st.detectable(row.se, level, *t)),
+        )  # fmt: skip
     return table
 
 
@@ -237,6 +263,22 @@ def cost(scores: Scores) -> pd.DataFrame:
     return _table("cost", rows)
 
 
+def pretraining(runs: Iterable[Run], paths: Paths) -> pd.DataFrame:
+    """How each run's pretraining ended: loss, mean cosines and negatives an anchor, of its last epoch.
+
+    With `effective_negatives` / `negatives` near 1 all negatives weigh alike, whatever the weighting.
+    """
+    rows = []
+    for run in runs:
+        path = paths.run(run.dataset, run.arm, run.seed) / "history.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        if lines:
+            last = json.loads(lines[-1])
+            which = {"dataset": run.dataset, "arm": run.arm, "seed": run.seed, "epochs": len(lines)}
+            rows.append({key: last[key] for key in COLUMNS["pretraining"] if key in last} | which)
+    return _table("pretraining", rows)
+
+
 def headline_check(scores: Scores, headline: dict[str, float], arm: str = "supervised") -> pd.DataFrame:
     """Which ε the rule picks on validation records, beside the one that the params file names.
 
@@ -278,7 +320,10 @@ def write_tables(
     """
     level = study.statistics.confidence
     headline = {name: options.headline_epsilon_mv for name, options in study.datasets.items()}
-    scores, pairs = read_scores(paths, study.runs()), [*bases.items(), *claimed_pairs()]
+    scores, pairs = (
+        read_scores(paths, study.runs()),
+        [*bases.items(), *claimed_pairs(), *controlled(study.arms)],
+    )
     by_arm = sensitivity(scores, headline, attack, study.statistics.resamples, level)
     by_contrast = contrast_sensitivity(scores, headline, attack, level)
     tables = {
@@ -290,6 +335,7 @@ def write_tables(
         "masking_checks": masking_checks(scores),
         "perturbations": perturbations(scores),
         "cost": cost(scores),
+        "pretraining": pretraining(study.runs(), paths),
         "sensitivity": _table("sensitivity", by_arm),
         "contrast_sensitivity": _table("contrast_sensitivity", by_contrast),
         "headline_check": headline_check(scores, headline),

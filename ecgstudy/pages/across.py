@@ -10,23 +10,22 @@ from pathlib import Path
 import pandas as pd
 
 from ecgstudy.analysis.claims import judge
-from ecgstudy.analysis.tables import write_csv
+from ecgstudy.analysis.tables import as_family, write_csv
 from ecgstudy.datasets import is_synthetic
 from ecgstudy.errors import StudyError, command
 from ecgstudy.pages.index import write_joint_index
 from ecgstudy.plots import alt_texts
 from ecgstudy.plots.comparisons import contrast_forest
 from ecgstudy.plots.plotting import is_true, save_figure
-from ecgstudy.statistics import holm
 from ecgstudy.study import Paths, Study, load_study
 
 PLACE = ["dataset", "protocol"]
-CONTEXT = ("robust_auroc", "masking_checks", "per_class", "headline_check")
+CONTEXT = ("robust_auroc", "masking_checks", "per_class", "headline_check", "pretraining")
 """Tables that the report's caveats look at, where a study has them."""
 
 
 def across(studies: list[Study], root: Path = Paths.root) -> dict[str, pd.DataFrame]:
-    """``contrasts`` with `p_holm` over the primary family of all studies, and ``claims`` judged on them.
+    """``contrasts`` with the primary family of all studies as one, and ``claims`` judged on them.
 
     Their tables are there already. A data set and protocol that two studies have counts in the first alone:
     no run is counted twice. `root` is the folder of all outputs.
@@ -37,9 +36,9 @@ def across(studies: list[Study], root: Path = Paths.root) -> dict[str, pd.DataFr
         When a study has no tables yet.
     """
     contrasts, cost = (_joined(studies, name, root) for name in ("contrasts", "cost"))
-    first = (contrasts["family"] == "primary").to_numpy()
-    contrasts.loc[first, "p_holm"] = holm(contrasts.loc[first, "p"].to_numpy(float))
-    return {"contrasts": contrasts, "claims": judge(contrasts, cost, studies[0].statistics.confidence)}
+    confidence = studies[0].statistics.confidence
+    contrasts = as_family(contrasts, confidence)
+    return {"contrasts": contrasts, "claims": judge(contrasts, cost, confidence)}
 
 
 def _joined(studies: list[Study], name: str, root: Path, needed: bool = True) -> pd.DataFrame:

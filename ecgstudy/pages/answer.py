@@ -14,6 +14,8 @@ from ecgstudy.statistics import MIN_SEEDS
 
 DATA_NAMES = {"mitdb": "MIT-BIH", "ptbxl": "PTB-XL", "builtin": "simulated ECGs"}
 MEASURES = {"robust": "robust AUROC", "clean": "clean AUROC", "step_ms": "ratio of step times"}
+FEW_PATIENTS = 50
+"""Up to so many points that lie as far apart as they can, contrastive encoders are said to know patients."""
 FEW = 3
 """So many effects are listed one by one in the verdict; of more, the range is given."""
 
@@ -39,14 +41,18 @@ def comparisons(contrasts: pd.DataFrame | None, confidence: float) -> list[dict]
     if rows.empty:
         main = contrasts[is_true(contrasts["headline"])]
         pairs = zip(main["adaptive"], main["standard"], strict=True)
-        rows = main[[_adaptive(a) and not _adaptive(b) for a, b in pairs]]
+        rows = main[[_adaptive(a) and not (_adaptive(b) or _control(b)) for a, b in pairs]]
     return [_judged(row, 1 - confidence) for row in rows.to_dict("records")]
 
 
 def _adaptive(arm: str) -> bool:
     """Whether `arm` weighs pairs; of arms from plugins that are not loaded, all but controls may."""
     row = known_arm(arm)
-    return not arm.endswith(tuple(CONTROL_MARKERS)) and (row is None or row.group.endswith("adaptive"))
+    return not _control(arm) and (row is None or row.group.endswith("adaptive"))
+
+
+def _control(arm: str) -> bool:
+    return arm.endswith(tuple(CONTROL_MARKERS))
 
 
 def _judged(row: dict, level: float) -> dict:
@@ -91,13 +97,13 @@ def _decided(rows: list[dict], where: str, confidence: float) -> Verdict:
 
 
 def _excluded(rows: list[dict], confidence: float) -> str:
-    """How large a change the intervals still allow, a data set at a time, the tightest first.
+    """How large a change the joint intervals still allow, a data set at a time, the tightest first.
 
     One wide interval hides how tight the others are: the limit without it is given too.
     """
     limits: dict[str, list[float]] = {}
     for row in rows:
-        ends = [abs(row["ci_low"]), abs(row["ci_high"])]
+        ends = [abs(row["joint_low"]), abs(row["joint_high"])]
         if np.isfinite(ends).all():
             limits.setdefault(place_name(row["dataset"], row.get("protocol", "slf")), []).append(max(ends))
     said = [
@@ -106,8 +112,9 @@ def _excluded(rows: list[dict], confidence: float) -> str:
             ((name, sorted(found)) for name, found in limits.items()), key=lambda limit: limit[1][-1]
         )
     ]
-    zero = sum(row["ci_low"] <= 0 <= row["ci_high"] for row in rows)
-    text = f": the {confidence:.0%} intervals of {many(len(rows), 'comparison')} include 0"
+    zero = sum(row["joint_low"] <= 0 <= row["joint_high"] for row in rows)
+    joint = "joint " * (len(rows) > 1)
+    text = f": the {joint}{confidence:.0%} intervals of {many(len(rows), 'comparison')} include 0"
     text += f" in {zero}" * (zero < len(rows))
     return f"{text} and exclude changes of robust AUROC beyond {listed(said)}" if said else ""
 
@@ -129,13 +136,14 @@ def caveats(
     """What a reader must know before believing the verdict: title → sentence.
 
     `rows` are those of `comparisons`, `datasets` those tested on. Of `tables` ``robust_auroc``,
-    ``masking_checks``, ``per_class`` and ``headline_check`` are looked at.
+    ``masking_checks``, ``per_class``, ``headline_check`` and ``pretraining`` are looked at.
     """
     found = {
         "Simulated ECGs": "These results prove that the machinery works; they are no evidence about ECGs."
         * synthetic,
         "Size": _size(rows, tables.get("robust_auroc")),
         "Gradient masking": _masking(tables.get("masking_checks")),
+        "Patients told apart": _identified(tables.get("pretraining")),
         "Rare classes": _dominated(tables.get("per_class")),
         "Attack budget": _budget(tables.get("headline_check")),
         "Data sets": _places(datasets),
@@ -150,8 +158,12 @@ def _size(rows: list[dict], robust: pd.DataFrame | None) -> str:
         return ""
     seeds = robust.loc[robust["seed"].astype(str) != "all", "seed"].nunique()
     patients = robust.groupby("dataset", sort=False)["n_patients"].max()
+    alone = robust.groupby("dataset", sort=False)["n_unidentified"].max()
     people = [
-        f"{n:,} test patients" + f" on {data_name(d)}" * (len(patients) > 1) for d, n in patients.items()
+        f"{n:,} test patients"
+        + f" on {data_name(d)}" * (len(patients) > 1)
+        + f" ({alone[d]:,} of them records without a patient id)" * bool(alone[d])
+        for d, n in patients.items()
     ]
     text = f"{listed([many(seeds, 'seed'), *people])}."
     if seeds < MIN_SEEDS:
@@ -183,6 +195,20 @@ def _masking(checks: pd.DataFrame | None) -> str:
     models = [f"{arm} on {data_name(d)}" for d, arm in failed[["dataset", "arm"]].drop_duplicates().values]
     text = f"{len(failed):,} of {len(judged):,} checks for that fail"
     return f"{about}{text}: {listed(models)} (marked †) may be overrated."
+
+
+def _identified(pretraining: pd.DataFrame | None) -> str:
+    """Where contrastive encoders came to the end of what few patients can teach them."""
+    if pretraining is None or pretraining.empty:
+        return ""
+    cosines = pretraining.groupby("dataset", sort=False)["negative_similarity"].mean()
+    return " ".join(
+        f"On {data_name(name)} the mean cosine of two patients' ECGs ended at {signed(cosine)}, as low as"
+        f" {1 - 1 / cosine:.0f} points can have it: in pretraining on so few patients, whose own ECGs never"
+        " push each other, encoders learned who is who, and weights had little left to tell apart."
+        for name, cosine in cosines.items()
+        if cosine <= -1 / (FEW_PATIENTS - 1)
+    )
 
 
 def _dominated(classes: pd.DataFrame | None) -> str:

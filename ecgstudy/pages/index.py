@@ -56,6 +56,7 @@ TABLES = {
     "subgroups": "AUROC by age and sex",
     "headline_check": "how ε was chosen on validation records",
     "perturbations": "which bands, leads and parts of the beat attacks use",
+    "pretraining": "how pretraining ended: loss, cosines, and how many negatives counted",
     "cost": "time, memory and size of every run, and the geometry of its embedding",
 }
 PAGES = {
