@@ -208,7 +208,7 @@ def test_attacks_must_confuse_identities_and_inferior_positives_less():
     unmoved = verdict(14, cost=measured("identity_confusion", shares | {"simclr": [0.0, 0.2, 0.0]}))
     assert unmoved["verdict"] == "inconclusive"
     assert "simclr − unattacked, identity_confusion, mitdb: 0.0667 [" in unmoved["evidence"]
-    none = dict.fromkeys(("simclr", "rocl", "rocl-ip"), [0.0, 0.0, 0.0])
+    none = {arm: [0.0, 0.0, 0.0] for arm in ("simclr", "rocl", "rocl-ip")}
     assert verdict(14, cost=measured("identity_confusion", none))["verdict"] == "inconclusive"
     assert verdict(14, cost=measured("something_else", shares))["verdict"] == "not tested"
     row = verdict(14, cost=measured("identity_confusion", shares).assign(masking_ok=False))

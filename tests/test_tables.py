@@ -86,8 +86,8 @@ def write_run(paths: Paths, dataset: str, arm: str, seed: int, n: int = 160) -> 
         "something_new": {"nested": 1},
     }
     (folder / "evaluation.json").write_text(json.dumps(content))
-    epochs = [{"epoch": k, "loss": 4.0 - k, "seconds": 1.0} | ({"negatives": 30} if arm != "supervised" else {})
-              for k in (1, 2)]  # fmt: skip
+    known = {} if arm == "supervised" else {"negatives": 30}
+    epochs = [{"epoch": k, "loss": 4.0 - k, "seconds": 1.0} | known for k in (1, 2)]
     lines = "".join(json.dumps(epoch) + "\n" for epoch in epochs)
     (folder.parent / "history.jsonl").write_text(lines * (arm != "simclr"))
 
