@@ -72,6 +72,17 @@ def test_a_tight_null_on_one_data_set_is_not_hidden_by_another():
     assert ": the 95% intervals of 1 comparison include 0" in said(rows[0]).sentence
 
 
+def test_an_interval_that_excludes_nothing_is_not_said_to():
+    rows = [contrast(arm, 0.0, 1.0) for arm in ("rocl-ip", "rocl-hn")]
+    rows[1] |= {"joint_low": -1.0, "joint_high": 1.0, "mde": 1.0}
+    assert said(*rows).sentence.endswith(
+        "exclude changes of robust AUROC beyond ±0.150 on MIT-BIH in 1 of 2."
+    )
+    assert said(rows[1]).sentence.endswith("nor clearly worse than the standard loss on MIT-BIH.")
+    size = answer.caveats(rows, {"robust_auroc": robust()}, ["mitdb"], synthetic=False)["Size"]
+    assert "True differences smaller than 0.040 to 1 (any), depending on the comparison, would" in size
+
+
 def test_undecided_comparisons_without_intervals_name_the_data():
     row = contrast(delta=0.0, p=1.0) | {"joint_low": np.nan, "joint_high": np.nan}
     assert said(row).sentence.endswith("nor clearly worse than the standard loss on MIT-BIH.")

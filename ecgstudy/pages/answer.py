@@ -16,6 +16,8 @@ DATA_NAMES = {"mitdb": "MIT-BIH", "ptbxl": "PTB-XL", "builtin": "simulated ECGs"
 MEASURES = {"robust": "robust AUROC", "clean": "clean AUROC", "step_ms": "ratio of step times"}
 FEW_PATIENTS = 50
 """Up to so many points that lie as far apart as they can, contrastive encoders are said to know patients."""
+LARGEST = 1.0
+"""No two AUROCs differ by more."""
 FEW = 3
 """So many effects are listed one by one in the verdict; of more, the range is given."""
 
@@ -107,16 +109,23 @@ def _excluded(rows: list[dict], confidence: float) -> str:
         if np.isfinite(ends).all():
             limits.setdefault(place_name(row["dataset"], row.get("protocol", "slf")), []).append(max(ends))
     said = [
-        f"±{widest:.3f} on {name}" + (f" (all but one: ±{others[-1]:.3f})" if others else "")
-        for name, (*others, widest) in sorted(
-            ((name, sorted(found)) for name, found in limits.items()), key=lambda limit: limit[1][-1]
-        )
+        _limit(name, *sorted(found))
+        for name, found in sorted(limits.items(), key=lambda limit: max(limit[1]))
+        if min(found) < LARGEST
     ]
     zero = sum(row["joint_low"] <= 0 <= row["joint_high"] for row in rows)
     joint = "joint " * (len(rows) > 1)
     text = f": the {joint}{confidence:.0%} intervals of {many(len(rows), 'comparison')} include 0"
     text += f" in {zero}" * (zero < len(rows))
     return f"{text} and exclude changes of robust AUROC beyond {listed(said)}" if said else ""
+
+
+def _limit(name: str, *limits: float) -> str:
+    *others, widest = limits
+    if widest < LARGEST:
+        return f"±{widest:.3f} on {name}" + (f" (all but one: ±{others[-1]:.3f})" if others else "")
+    within = [limit for limit in others if limit < LARGEST]
+    return f"±{within[-1]:.3f} on {name} in {len(within)} of {len(limits)}"
 
 
 def _span(rows: list[dict], all_rows: list[dict]) -> str:
@@ -178,7 +187,9 @@ def _detectable(rows: list[dict]) -> str:
             needed.setdefault(place_name(row["dataset"], row.get("protocol", "slf")), []).append(row["mde"])
     if not needed:
         return ""
-    ends = {name: dict.fromkeys(f"{f(values):.3f}" for f in (min, max)) for name, values in needed.items()}
+    shown = {name: [f"{f(found):.3f}" if f(found) < LARGEST else "1 (any)" for f in (min, max)]
+             for name, found in needed.items()}  # fmt: skip
+    ends = {name: dict.fromkeys(each) for name, each in shown.items()}
     spans = [" to ".join(each) + f" on {name}" * (len(ends) > 1) for name, each in ends.items()]
     vary = ", depending on the comparison," * any(len(each) > 1 for each in ends.values())
     return f" True differences smaller than {listed(spans)}{vary} would usually be missed (power below 80 %)."
