@@ -162,12 +162,15 @@ def test_the_joint_report_tells_every_arm_what_it_is_and_where_numbers_come_from
         tables = Paths(name, tmp_path).tables
         pd.DataFrame(robust(dataset, "pgd-at", 0.5)).to_csv(tables / "robust_auroc.csv", index=False)
         (tables / "provenance.json").write_text(json.dumps({"commit": commit, "torch": "2.13"}))
+        ended = pd.DataFrame({"dataset": [dataset], "arm": "rocl", "negative_similarity": [-0.06]})
+        ended.to_csv(tables / "pretraining.csv", index=False)
     studies[1] = a_study("two", "ptbxl")
     page = BeautifulSoup(write_report("all", studies, tmp_path).read_text(encoding="utf-8"), "html.parser")
     rows = [
         [c.get_text() for c in row.find_all("td")] for row in page.find(class_="arms").tbody.find_all("tr")
     ]
     assert [row[:2] for row in rows] == [["MIT-BIH", "pgd-at"], ["PTB-XL", "pgd-at"]]
+    assert page.get_text().count("points can have it") == 2
     assert rows[0][3:] == [
         "0.500 [0.100, 0.900]",
         "0.250",

@@ -52,7 +52,7 @@ def _joined(studies: list[Study], name: str, root: Path, needed: bool = True) ->
             raise StudyError(
                 f"{error.filename} is missing; run `make study STUDY={study.study}` first"
             ) from None
-        places = pd.MultiIndex.from_frame(table[PLACE])
+        places = pd.MultiIndex.from_frame(table[[key for key in PLACE if key in table]])
         parts.append(table[~places.isin(list(seen))].assign(study=study.study))
         seen |= set(places)
     columns = dict.fromkeys(column for part in parts for column in part)
