@@ -69,6 +69,30 @@ def test_numbers_of_the_answer_are_those_of_the_committed_tables():
         assert f"| {name} | {' | '.join(cells)} |" in README
 
 
+def test_exploratory_differences_are_those_of_the_committed_tables():
+    found = {}
+    for study in ("mitdb", "ptbxl"):
+        rows = pd.read_csv(ROOT / f"outputs/{study}/tables/contrasts.csv").query("headline")
+        exploratory = rows[rows["family"] == "exploratory"]
+        assert len(exploratory) == 12
+        found[study] = exploratory.set_index(["adaptive", "standard"])
+    words = " ".join(README.split())
+    shuffled, temperature = "rocl-hn-shuffled", "rocl-hn-temperature"
+    for pair in (("rocl-clef", "rocl-clef-shuffled"), ("rocl-hn", shuffled), ("rocl-hn", temperature)):
+        row = found["ptbxl"].loc[pair]
+        named = f"`{pair[0]}` − `{pair[1]}` {row.delta:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}]"
+        assert named in words
+        assert found["mitdb"].loc[pair, ["ci_low", "ci_high"]].abs().max() < 0.335
+    here, there = (found[study].loc[("clef", "simclr")] for study in ("ptbxl", "mitdb"))
+    assert (
+        f"`clef` − `simclr` on PTB-XL, {here.delta:+.3f} [{here.ci_low:+.3f}, {here.ci_high:+.3f}]" in words
+    )
+    assert f"p = {here.p:.3f} before any correction; on MIT-BIH {there.delta:+.3f}" in words
+    joint = pd.read_csv(ROOT / "outputs/pilot/tables/contrasts.csv").query("dataset == 'ptbxl'")
+    limits = joint[["joint_low", "joint_high"]].abs().max(axis=1).dropna().sort_values().tolist()
+    assert f"exclude differences beyond ±{limits[2]:.3f} for three of the four" in words
+
+
 def test_single_steps_are_those_of_the_committed_tables():
     home = ROOT / "outputs/single-step/tables"
     robust, cost = pd.read_csv(home / "robust_auroc.csv", dtype={"seed": str}), pd.read_csv(home / "cost.csv")
