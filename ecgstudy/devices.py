@@ -1,5 +1,6 @@
 """Where to compute, and in which precision."""
 
+import os
 import warnings
 
 import numpy as np
@@ -13,7 +14,10 @@ def pick_device(wanted: str) -> torch.device:
     """The device called `wanted`; ``"auto"`` is a GPU where there is one.
 
     From then on float32 means float32 there, in the whole process: left to itself, cuDNN rounds the factors
-    of convolutions to the 10 bits of TF32, which swallow an attack's small steps.
+    of convolutions to the 10 bits of TF32, which swallow an attack's small steps. And what is asked twice is
+    meant to be answered alike, so that a run that was killed and repeated on one GPU equals an unbroken one,
+    as on the CPU: left to themselves, cuDNN may add up gradients in any order, and cuBLAS take another
+    algorithm where several streams share its memory. ``CUBLAS_WORKSPACE_CONFIG`` is left as it is if set.
 
     Raises
     ------
@@ -27,6 +31,8 @@ def pick_device(wanted: str) -> torch.device:
         if not torch.cuda.is_available():
             raise StudyError(f"device {wanted!r} was asked for, but torch finds no GPU; use 'cpu' or 'auto'")
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
     return device
 
 

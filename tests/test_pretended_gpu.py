@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import os
 
 import pandas as pd
 import pytest
@@ -95,6 +96,19 @@ def test_what_waits_is_counted(wait):
         assert gpu.launches == {"pow": 1, "clamp": 1}
         wait(x)
         assert gpu.waits.total()
+
+
+def test_no_optimiser_asks_for_a_stream_where_torch_is_built_for_cuda(monkeypatch):
+    """Such a torch names CUDA as its accelerator, with or without a GPU, and has no stream without one."""
+    found = lambda check_available=False: CUDA if torch.cuda.is_available() or not check_available else None  # noqa: E731
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", found)
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda *_: pytest.fail("asked for a stream"))
+    with pretended_gpu():
+        weight = torch.ones(3, device=CUDA, requires_grad=True)
+        optimizer = torch.optim.AdamW([weight], lr=0.1)
+        weight.sum().backward()
+        optimizer.step()
+        assert (weight < 1).all()
 
 
 # ---- pretraining -----------------------------------------------------------------------------------
@@ -271,15 +285,38 @@ def test_a_model_of_features_is_attacked_through_a_network_there(tmp_path):
         pd.testing.assert_frame_equal(scores("cuda"), expected)
 
 
-def test_float32_is_not_rounded_to_tf32_there(tmp_path):
+def process_wide():
+    """What `pick_device` sets for the whole process."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    return cudnn.allow_tf32, matmul.allow_tf32, matmul.fp32_precision, cudnn.deterministic, workspace
+
+
+def test_float32_is_not_rounded_to_tf32_there_and_sums_are_repeatable(tmp_path, monkeypatch):
     """cuDNN multiplies with 10 bits unless told otherwise: steps of an attack would vanish."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     pretrain(toy_run("random"), toy_records(), tmp_path)
+    before = process_wide()
     for ask in (lambda: pick_device("cuda"), lambda: load_encoder(tmp_path, "cuda")):
         with pretended_gpu():
             assert torch.backends.cudnn.allow_tf32
+            assert not torch.backends.cudnn.deterministic
             ask()
-            assert not torch.backends.cudnn.allow_tf32
-            assert not torch.backends.cuda.matmul.allow_tf32
+            assert process_wide() == (False, False, "ieee", True, ":4096:8")
+        assert process_wide() == before
+
+
+def test_a_workspace_of_ones_own_is_kept(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    with pretended_gpu():
+        pick_device("cuda")
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+def test_the_cpu_sets_nothing():
+    before = process_wide()
+    pick_device("cpu")
+    assert process_wide() == before
 
 
 # ---- benchmarks ------------------------------------------------------------------------------------
