@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from test_download import NEEDED
 from test_download import site as web  # noqa: F401 (a fixture)
 from test_notebooks import small_notebook
-from test_resume import truncated
+from test_resume import of_a_gpu, truncated
 from toy import toy_records, toy_run
 from wfdb_fixtures import write_mitdb, write_ptbxl
 
@@ -368,6 +368,11 @@ FAULTS = {
         of_another_model,
         "{run}/checkpoint.safetensors: made for another encoder or head ('…' does not match); "
         "use the options in the encoder.json beside it",
+    ),
+    "checkpoint of a GPU": resuming(
+        of_a_gpu,
+        "{run}/checkpoint.safetensors: begun on a GPU, it cannot go on on the CPU, whose random generators "
+        "are others ('…' has 16 bytes, not 5,056); go on where torch finds a GPU, or delete it to start anew",
     ),
     "encoder of other options": loading(
         of_a_wider_encoder,
