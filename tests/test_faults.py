@@ -235,9 +235,14 @@ def without_gpu(place):
     place.monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
-def pretrain_on_a_gpu(place):
-    study = OTHER.study.model_copy(update={"device": "cuda"})
-    pretrain(replace(OTHER, study=study), toy_records(), place.run)
+def held_in_vain(place):
+    without_gpu(place)
+    place.monkeypatch.setenv(gpus.HELD, "GPU-a")
+
+
+def pretrain_on(device):
+    study = OTHER.study.model_copy(update={"device": device})
+    return lambda place: pretrain(replace(OTHER, study=study), toy_records(), place.run)
 
 
 def notebook(code, says):
@@ -404,7 +409,12 @@ FAULTS = {
     "read-only outputs, data": refused(save_data, "/data/mitdb/card.json"),
     "no GPU": Fault(
         "device 'cuda' was asked for, but torch finds no GPU; use 'cpu' or 'auto'",
-        pretrain_on_a_gpu, without_gpu,
+        pretrain_on("cuda"), without_gpu,
+    ),
+    "no GPU that torch can use": Fault(
+        "this job holds GPU GPU-a, but torch … finds none; install torch's CUDA build or a newer driver "
+        "(`make doctor` looks), or compute on the CPU with PROFILE=local",
+        pretrain_on("auto"), held_in_vain,
     ),
     "no GPU for the profile": Fault(
         "no GPU to run on: nvidia-smi lists 0, CUDA_VISIBLE_DEVICES is ''; use the profile 'local'",
