@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import os
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -262,6 +263,38 @@ def test_an_evaluation_finds_the_same_there(arm, multilabel, protocol, tmp_path)
     assert found.keys() == expected.keys()
     for name, table in expected.items():
         pd.testing.assert_frame_equal(found[name], table)
+
+
+def test_the_notebooks_look_at_a_run_there(tmp_path):
+    """Attacks on one ECG, and features of many."""
+    few = {
+        "attacks": ["square"],
+        "corruptions": [],
+        "epsilons_mv": [0.05],
+        "steps": 2,
+        "label_steps": 1,
+        "queries": 3,
+    }
+    evaluation = OPTIONS.model_copy(update={**few, "check_steps": 1})
+    run, records = on("cpu", toy_run("supervised"), evaluation=evaluation), records_with_sensitivity()
+    pretrain(run, records, tmp_path)
+    scores = evaluate(run, records, tmp_path / "slf", "slf")
+
+    def fragile(device):
+        ecg = diagnostics.most_fragile(on(device, run), records, tmp_path / "slf", scores)
+        return [ecg.signal, *ecg.deltas.values(), ecg.scores.to_numpy()]
+
+    def plane(device):
+        found = diagnostics.embedding_plane(records, tmp_path, device=device)
+        return [found[["x", "y"]].to_numpy()]
+
+    for look in (fragile, plane):
+        expected = look("cpu")
+        with pretended_gpu() as gpu:
+            found = look("cuda")
+        assert gpu.launches["convolution"]
+        assert len(found) == len(expected)
+        assert all(map(np.array_equal, found, expected))
 
 
 def test_a_model_of_features_is_attacked_through_a_network_there(tmp_path):
