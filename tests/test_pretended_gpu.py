@@ -377,6 +377,40 @@ def test_operations_are_counted_beside_the_bare_passes(monkeypatch):
     assert rows["ratio"].unstack()["ours"].tolist() == (asked["bare"] / asked["ours"]).tolist()
 
 
+def test_peers_are_tried_with_the_batches_of_their_device_that_fit(monkeypatch):
+    pytest.importorskip("torchattacks")
+    from benchmarks import peers
+
+    tried = []
+
+    def attacks(victim, device):
+        def made(size):
+            def attack(signals, y):
+                tried.append((device.type, size, len(signals)))
+                if size > 16:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+                return signals
+
+            return attack
+
+        return {"PGD": {"ours": made}}
+
+    assert (peers.RECORDS["cpu"], peers.BATCHES["cpu"]) == (256, (64, 128, 256))
+    assert peers.RECORDS["cuda"] == max(peers.BATCHES["cuda"]) == 8192
+    small_sizes = {"RECORDS": {"cpu": 4, "cuda": 32}, "BATCHES": {"cpu": (2, 4), "cuda": (8, 16, 32)}}
+    changed = {"STUDIES": ("mitdb",), "case": small, "_attacks": attacks, **small_sizes}
+    for name, value in changed.items():
+        monkeypatch.setattr(peers, name, value)
+    peers.peers(CPU, 1)
+    assert set(tried) == {("cpu", 2, 4), ("cpu", 4, 4)}
+    tried.clear()
+    with pretended_gpu():
+        (row,) = peers.peers(CUDA, 1)
+    assert set(tried) == {("cuda", size, 32) for size in (8, 16, 32)}
+    assert tried.count(("cuda", 32, 32)) == 1
+    assert row["batch"] in (8, 16)
+
+
 @pytest.mark.slow
 def test_the_benchmarks_run_there(monkeypatch):
     sizes = {"RECORDS": (4, 8), "BATCHES": (8, 32), "STEPS": (1, 2), "LEADS": (1, 2)}
