@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from ecgstudy.checkpoints import load_encoder, save_encoder
+from ecgstudy.devices import pick_device
 from ecgstudy.encoders import (
     ENCODERS,
     DualBatchNorm,
@@ -228,13 +229,16 @@ def test_a_stored_encoder_comes_back(name, tmp_path):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @every_encoder
-def test_an_attack_gets_the_same_gradient_on_a_gpu(name):
+def test_an_attack_gets_the_same_gradient_on_a_gpu(name, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as pick_device, and put back at the end
+    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "ieee")
     made, x = folded(trained(name=name)), noise(4, 2, 100)
     gradients = []
-    for device in ("cpu", "cuda"):
-        at = x.to(device).requires_grad_()
-        made.to(device)(at).square().sum().backward()
-        gradients.append(at.grad.cpu())
+    with torch.backends.cudnn.flags(enabled=True):
+        for device in map(pick_device, ("cpu", "cuda")):
+            at = x.to(device).requires_grad_()
+            made.to(device)(at).square().sum().backward()
+            gradients.append(at.grad.cpu())
     torch.testing.assert_close(*gradients, rtol=0.01, atol=0.01 * float(gradients[0].abs().max()))
 
 
