@@ -38,7 +38,9 @@ with warnings.catch_warnings():
 
 EPSILON_MV, STEP_MV, REACH_MV = 0.02, 0.02 / 8, 10.0
 PGD_STEPS, APGD_STEPS = 20, 100
-RECORDS, BATCHES = 256, (64, 128, 256)
+RECORDS = {"cpu": 256, "cuda": 8192}
+BATCHES = {"cpu": (64, 128, 256), "cuda": (256, 512, 1024, 2048, 4096, 8192)}
+"""A GPU is at its best with batches that would fill a processor's memory."""
 BFLOAT16 = "ours, gradients in bfloat16"
 Attack = Callable[[Tensor, Tensor], Tensor]
 """(signals in mV, classes) → perturbed signals in mV."""
@@ -61,7 +63,7 @@ def peers(device: torch.device, repeats: int) -> list[Row]:
     for name in STUDIES:
         shapes = case(name)
         victim = Victim(shapes.victim(device).model, False)
-        signals = shapes.signals(RECORDS, device)
+        signals = shapes.signals(RECORDS[device.type], device)
         with torch.no_grad():
             y = victim.model(signals).argmax(1)
         best: dict[str, int] = {}  # batch size of each library
@@ -79,7 +81,9 @@ def _compared(
     for name, made in attacks.items():
         if name in best:
             continue
-        tried = {str(size): partial(made(size), signals, y) for size in BATCHES}
+        tried = {str(size): partial(made(size), signals, y) for size in BATCHES[device.type]}
+        if device.type == "cuda":
+            tried = {size: call for size, call in tried.items() if _fits(call)}
         seconds = side_by_side(tried, 3, device)
         best[name] = int(min(seconds, key=lambda size: seconds[size].min()))
     calls = {name: partial(made(best[name]), signals, y) for name, made in attacks.items()}
@@ -93,6 +97,14 @@ def _compared(
             each["loss"] = cross_entropy(victim.model(perturbed), y).item()
         each["largest_mv"], each["batch"] = (perturbed - signals).abs().max().item(), best[each["variant"]]
     return rows
+
+
+def _fits(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except torch.OutOfMemoryError:
+        return False
+    return True
 
 
 def _attacks(victim: Victim, device: torch.device) -> dict[str, dict[str, Callable[[int], Attack]]]:

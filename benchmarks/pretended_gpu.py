@@ -5,6 +5,7 @@ on the CPU, a generator of the other place. What makes a program wait for a GPU 
 and every operation that would be launched there in `Places.launches`.
 """
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -160,8 +161,11 @@ class _Calls(TorchFunctionMode):
 
 @contextmanager
 def pretended_gpu() -> Iterator[Places]:
-    """A GPU inside the block, for the modules of ours that are imported by then."""
-    places, autocast, gb = Places(), torch.autocast, 2**30
+    """A GPU inside the block, for the modules of ours that are imported by then.
+
+    What `pick_device` sets for the process, flags of torch and environment, is as before after the block.
+    """
+    places, autocast, gb, matmul = Places(), torch.autocast, 2**30, torch.backends.cuda.matmul
     pretended = {
         "is_available": lambda: True, "device_count": lambda: 1, "mem_get_info": lambda *_: (8 * gb, 8 * gb),
         "is_bf16_supported": lambda *_, **__: True, "get_device_name": lambda *_: "pretended GPU",
@@ -172,7 +176,12 @@ def pretended_gpu() -> Iterator[Places]:
     with ExitStack() as stack:
         for name, value in pretended.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
+        # Optimisers ask torch's CUDA build what captures the GPU's work: nothing does, and nobody is there.
+        nobody = mock.patch.object(torch.accelerator, "current_accelerator", return_value=None)
+        stack.enter_context(nobody)
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # which is not there
+        stack.callback(setattr, matmul, "fp32_precision", matmul.fp32_precision)
+        stack.enter_context(mock.patch.dict(os.environ))
         on_cpu = lambda _, *args, **kwargs: autocast("cpu", *args, **kwargs)  # noqa: E731
         stack.enter_context(mock.patch.object(torch, "autocast", on_cpu))
         for module in ours:

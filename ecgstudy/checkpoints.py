@@ -182,13 +182,15 @@ def load_progress(
     Raises
     ------
     StudyError
-        When the file is damaged or belongs to another model.
+        When the file is damaged, belongs to another model, or was begun on a GPU and is to go on on a CPU,
+        or the reverse: their random generators have states of different sizes. Nothing is restored then.
     """
     tensors, note = load_tensors(path)
     part = {prefix: {} for prefix in ("model", "optimizer", "stream")}
     for name, tensor in tensors.items():
         prefix, rest = name.split(".", 1)
         part[prefix][rest] = tensor
+    _check_streams(path, part["stream"], streams)
     load_state(model, part["model"], path)
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in part["optimizer"].items():
@@ -207,3 +209,18 @@ def load_progress(
     for name, stream in streams.items():
         stream.set_state(part["stream"][name])
     return note
+
+
+def _check_streams(path: Path, stored: dict[str, Tensor], streams: dict[str, Generator]) -> None:
+    for name, stream in streams.items():
+        found, ours = stored[name].numel(), stream.get_state().numel()
+        if found == ours:
+            continue
+        # Another `device` in the params file would be another run, which starts anew.
+        begun, here, way = "a GPU", "the CPU", "where torch finds a GPU"
+        if stream.device.type != "cpu":
+            begun, here, way = "the CPU", "a GPU", "by `CUDA_VISIBLE_DEVICES= make study PROFILE=local`"
+        raise StudyError(
+            f"{path}: begun on {begun}, it cannot go on on {here}, whose random generators are others"
+            f" ({name!r} has {found:,} bytes, not {ours:,}); go on {way}, or delete it to start anew"
+        )

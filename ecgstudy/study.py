@@ -341,8 +341,10 @@ def _problem(item: dict) -> str:
 
 
 def derived_seed(*parts: str | float) -> int:
-    """A seed from names and numbers: equal parts give equal streams, on every machine.
+    """A seed from names and numbers: equal parts give equal seeds on every machine.
 
+    Equal streams they give on one kind of device: a GPU's generators draw other numbers from a seed than a
+    CPU's, and may differ between models of GPU, so that all runs of one study belong on one kind.
     Streams that arms must share (initial weights, batches, views) leave the arm's name out.
     """
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()

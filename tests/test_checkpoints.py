@@ -236,3 +236,39 @@ def test_a_checkpoint_of_another_model_is_an_error_that_names_it(tmp_path):
     save_progress(path, nn.Linear(2, 3), optimizer, streams, {})
     with pytest.raises(StudyError, match=r"checkpoint\.safetensors: made for another"):
         load_progress(path, *training_state(0))
+
+
+class OnGpu:
+    """A random generator as a GPU has it."""
+
+    device = torch.device("cuda")
+
+    def get_state(self):
+        return torch.zeros(16, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("begun", "here", "says"),
+    [
+        (
+            OnGpu(),
+            torch.Generator(),
+            "begun on a GPU, .* 16 bytes, not 5,056.*; go on where torch finds a GPU,",
+        ),
+        (
+            torch.Generator(),
+            OnGpu(),
+            "begun on the CPU, .* 5,056 bytes, not 16.* by `CUDA_VISIBLE_DEVICES= make",
+        ),
+    ],
+)
+def test_a_checkpoint_of_the_other_kind_of_device_is_an_error_and_changes_nothing(
+    begun, here, says, tmp_path
+):
+    path, (model, optimizer, _) = tmp_path / "checkpoint.safetensors", training_state(0)
+    save_progress(path, model, optimizer, {"views": begun}, {})
+    model, optimizer, _ = training_state(1)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(StudyError, match=rf"checkpoint\.safetensors: {says}.* or delete it to start anew"):
+        load_progress(path, model, optimizer, {"views": here})
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

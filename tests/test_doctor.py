@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from ecgstudy.running import doctor
 from ecgstudy.study import ROOT
@@ -72,6 +73,26 @@ def test_packages_that_are_not_installed_yet_need_room_too(monkeypatch):
     assert only(doctor._disk(), "disk").good
     monkeypatch.setattr(doctor, "_version", {}.get)
     assert only(doctor._disk(), "disk").mend == "free 13 GB, or clone elsewhere"
+
+
+@pytest.mark.parametrize(("hidden", "good"), [(None, False), ("", None)], ids=["visible", "hidden"])
+def test_gpus_that_torch_does_not_find_are_a_fault_unless_they_are_hidden(
+    hidden, good, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho '0, GPU-x'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if hidden is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    found = only(doctor._device(), "GPU")
+    assert found.good is good
+    if hidden is None:
+        assert found.found == f"nvidia-smi lists GPU-x, but torch {torch.__version__} finds none"
+        assert "a newer driver" in found.mend
+        assert "PROFILE=local" in found.mend
 
 
 @pytest.mark.parametrize(("faults", "code"), [(0, 0), (1, 1), (2, 1)])

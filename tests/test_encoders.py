@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from ecgstudy.checkpoints import load_encoder, save_encoder
+from ecgstudy.devices import pick_device
 from ecgstudy.encoders import (
     ENCODERS,
     DualBatchNorm,
@@ -226,13 +227,25 @@ def test_a_stored_encoder_comes_back(name, tmp_path):
     torch.testing.assert_close(loaded(x), made(x), rtol=0.01, atol=0.01)
 
 
+@pytest.fixture
+def flags_kept(monkeypatch):
+    """What `pick_device` sets for the process is put back."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    with torch.backends.cudnn.flags(enabled=True):
+        yield
+    matmul.fp32_precision = before
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.usefixtures("flags_kept")
 @every_encoder
 def test_an_attack_gets_the_same_gradient_on_a_gpu(name):
     made, x = folded(trained(name=name)), noise(4, 2, 100)
     gradients = []
-    for device in ("cpu", "cuda"):
-        at = x.to(device).requires_grad_()
+    for device in map(pick_device, ("cpu", "cuda")):
+        at = x.clone().to(device).requires_grad_()  # x itself wants no gradient
         made.to(device)(at).square().sum().backward()
         gradients.append(at.grad.cpu())
     torch.testing.assert_close(*gradients, rtol=0.01, atol=0.01 * float(gradients[0].abs().max()))

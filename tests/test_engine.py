@@ -149,7 +149,9 @@ def test_a_silent_slurm_is_an_error_as_jobs_may_be_left(queue, tmp_path):
 
 @pytest.mark.slow
 def test_a_study_with_the_gpu_profile_goes_through_all_notebooks(tmp_path):
-    """The GPU is pretended: its jobs find none behind the name and compute on the CPU."""
+    """The GPU is pretended, a name: its jobs hold it, and are told to compute on the CPU."""
     folder = checkout(tmp_path / "whole")
+    with open(folder / "params/tiny.yaml", "a") as params:
+        params.write("device: cpu\nresources: {pretrain: {gpus: 1}, evaluate: {gpus: 1}}\n")
     assert run_tiny(folder, profile="gpu", CUDA_VISIBLE_DEVICES="GPU-pretended") == 0
     assert "<html" in (folder / "outputs/tiny/report/index.html").read_text()

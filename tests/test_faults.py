@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from test_download import NEEDED
 from test_download import site as web  # noqa: F401 (a fixture)
 from test_notebooks import small_notebook
-from test_resume import truncated
+from test_resume import of_a_gpu, truncated
 from toy import toy_records, toy_run
 from wfdb_fixtures import write_mitdb, write_ptbxl
 
@@ -235,9 +235,14 @@ def without_gpu(place):
     place.monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
-def pretrain_on_a_gpu(place):
-    study = OTHER.study.model_copy(update={"device": "cuda"})
-    pretrain(replace(OTHER, study=study), toy_records(), place.run)
+def held_in_vain(place):
+    without_gpu(place)
+    place.monkeypatch.setenv(gpus.HELD, "GPU-a")
+
+
+def pretrain_on(device):
+    study = OTHER.study.model_copy(update={"device": device})
+    return lambda place: pretrain(replace(OTHER, study=study), toy_records(), place.run)
 
 
 def notebook(code, says):
@@ -369,6 +374,11 @@ FAULTS = {
         "{run}/checkpoint.safetensors: made for another encoder or head ('…' does not match); "
         "use the options in the encoder.json beside it",
     ),
+    "checkpoint of a GPU": resuming(
+        of_a_gpu,
+        "{run}/checkpoint.safetensors: begun on a GPU, it cannot go on on the CPU, whose random generators "
+        "are others ('…' has 16 bytes, not 5,056); go on where torch finds a GPU, or delete it to start anew",
+    ),
     "encoder of other options": loading(
         of_a_wider_encoder,
         "{run}/encoder.safetensors: made for another encoder or head ('…' does not match); "
@@ -399,7 +409,12 @@ FAULTS = {
     "read-only outputs, data": refused(save_data, "/data/mitdb/card.json"),
     "no GPU": Fault(
         "device 'cuda' was asked for, but torch finds no GPU; use 'cpu' or 'auto'",
-        pretrain_on_a_gpu, without_gpu,
+        pretrain_on("cuda"), without_gpu,
+    ),
+    "no GPU that torch can use": Fault(
+        "this job holds GPU GPU-a, but torch … finds none; install torch's CUDA build or a newer driver "
+        "(`make doctor` looks), or compute on the CPU with PROFILE=local",
+        pretrain_on("auto"), held_in_vain,
     ),
     "no GPU for the profile": Fault(
         "no GPU to run on: nvidia-smi lists 0, CUDA_VISIBLE_DEVICES is ''; use the profile 'local'",

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
+from test_resume import of_a_gpu
 from torch import Generator
 from torch.nn import functional
 from toy import toy_records, toy_run
@@ -211,6 +212,11 @@ def test_an_interrupted_fine_tuning_continues_exactly(trained, tmp_path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         fine_tuned(run, trained.records, broken, "aff")
     assert {path.name for path in broken.iterdir()} == {"checkpoint.safetensors"}
+    ours = (broken / "checkpoint.safetensors").read_bytes()
+    of_a_gpu(broken / "checkpoint.safetensors")
+    with pytest.raises(StudyError, match=r"aff@again/checkpoint\.safetensors: begun on a GPU"):
+        fine_tuned(run, trained.records, broken, "aff")
+    (broken / "checkpoint.safetensors").write_bytes(ours)
     fine_tuned(run, trained.records, broken, "aff")
     assert len(calls) == 4  # the third epoch again, and no other
     assert files(broken) == files(whole)

@@ -1,4 +1,4 @@
-"""Slots on GPUs, with pretended GPUs: they are names, and torch is never asked."""
+"""Slots on GPUs, with pretended GPUs: they are names, and their jobs never ask torch."""
 
 import os
 import select
@@ -9,7 +9,10 @@ from contextlib import ExitStack
 from itertools import accumulate
 
 import pytest
+import torch
 
+from benchmarks.pretended_gpu import pretended_gpu
+from ecgstudy.devices import pick_device
 from ecgstudy.errors import StudyError
 from ecgstudy.running import gpus
 
@@ -21,6 +24,7 @@ for sign, pause in (("+", 0.1), ("-", 0)):
     time.sleep(pause)
 """
 HOLDER = "import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
+SAYS_WHAT_IT_HOLDS = "import os; print(os.environ.get('ECGSTUDY_GPUS'))"
 
 
 @pytest.fixture
@@ -39,7 +43,7 @@ def job(tmp_path):
             code,
             *map(str, arguments),
         ]
-        env = {**os.environ, "CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b", "PATH": ""}
+        env = {**os.environ, "CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b", "PATH": "", gpus.HELD: "GPU-outer"}
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         process = stack.enter_context(subprocess.Popen(call, env=env, text=True, **pipes))
         stack.callback(process.kill)
@@ -89,6 +93,26 @@ def test_jobs_without_a_gpu_see_none_and_without_slots_all(job):
         assert job(HOLDER, jobs_per_gpu=0).stdout.readline() == "GPU-a,GPU-b\n"
 
 
+def test_a_job_is_told_what_it_holds_and_nothing_that_another_holds(job):
+    assert job(SAYS_WHAT_IT_HOLDS).stdout.readline() in ("GPU-a\n", "GPU-b\n")
+    assert job(SAYS_WHAT_IT_HOLDS, wanted=0).stdout.readline() == "None\n"
+    assert job(SAYS_WHAT_IT_HOLDS, jobs_per_gpu=0).stdout.readline() == "None\n"
+    both = job(SAYS_WHAT_IT_HOLDS, wanted=2).stdout.readline().strip()
+    assert set(both.split(",")) == {"GPU-a", "GPU-b"}
+
+
+def test_auto_is_the_gpu_that_the_job_holds_or_an_error_but_the_cpu_is_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto").type == "cpu"
+    monkeypatch.setenv(gpus.HELD, "GPU-a")
+    for wanted in ("auto", "cuda"):
+        with pytest.raises(StudyError, match=r"this job holds GPU GPU-a, but torch .* finds none; install"):
+            pick_device(wanted)
+    assert pick_device("cpu").type == "cpu"
+    with pretended_gpu():
+        assert pick_device("auto").type == "cuda"
+
+
 def test_more_gpus_than_there_are_is_one_error(job):
     process = job(HOLDER, wanted=3)
     assert process.wait() == 1
@@ -109,12 +133,24 @@ def nvidia_smi(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("nvidia_smi")
 @pytest.mark.parametrize(
     ("visible", "names"),
-    [(None, ["GPU-x", "GPU-y"]), ("1", ["GPU-y"]), ("1,0", ["GPU-y", "GPU-x"]), ("MIG-z", ["MIG-z"])],
-)
+    [
+        (None, ["GPU-x", "GPU-y"]), ("1", ["GPU-y"]), ("1,0", ["GPU-y", "GPU-x"]), ("MIG-z", ["MIG-z"]),
+        ("1, 0", ["GPU-y", "GPU-x"]), (" 1 ,", ["GPU-y"]), ("1,-1,0", ["GPU-y"]), ("0,GPU-x", ["GPU-x"]),
+        ("0,1,0", ["GPU-x", "GPU-y"]),
+    ],
+)  # fmt: skip
 def test_one_gpu_has_one_name_however_it_is_chosen(monkeypatch, visible, names):
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert gpus.visible_gpus() == names
+
+
+@pytest.mark.usefixtures("nvidia_smi")
+@pytest.mark.parametrize("hidden", ["-1", "-1,0", "", " "])
+def test_gpus_may_all_be_hidden(monkeypatch, hidden):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    with pytest.raises(StudyError, match=f"nvidia-smi lists 2, CUDA_VISIBLE_DEVICES is '{hidden}'; use"):
+        gpus.visible_gpus()
 
 
 def test_no_gpu_is_one_error(monkeypatch):

@@ -31,6 +31,31 @@ def test_a_python_that_is_too_old_is_said_before_anything_is_installed(tmp_path)
     assert not (tmp_path / ".venv").exists()
 
 
+@pytest.mark.parametrize(
+    ("driver", "profile"),
+    [
+        ("echo 'GPU 0: pretended (UUID: GPU-x)'", "gpu"),
+        ("echo 'No devices found.'", "local"),
+        ("echo failed >&2; exit 9", "local"),
+        (None, "local"),
+    ],
+)
+def test_jobs_go_to_the_gpus_where_there_are_some_unless_told_otherwise(
+    driver, profile, tmp_path, monkeypatch
+):
+    for name in ("make", "sh", "grep"):  # and no driver of the machine's own
+        (tmp_path / name).symlink_to(shutil.which(name))
+    if driver:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{driver}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("PROFILE", raising=False)
+    call = "python -m ecgstudy.running.workflow study params/quick.yaml --profile"
+    for arguments, expected in (([], profile), (["PROFILE=local"], "local"), (["PROFILE=slurm"], "slurm")):
+        ran = make(ROOT, "--dry-run", "study", "ACTIVE=1", *arguments)
+        assert (ran.stdout.strip(), ran.stderr) == (f"{call} {expected}", "")
+
+
 @pytest.mark.parametrize("target", ["study", "figures", "lab", "test", "lint", "doctor"])
 def test_an_active_environment_is_used_if_so_told(target):
     called = make(ROOT, "--dry-run", target, "ACTIVE=1").stdout

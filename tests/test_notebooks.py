@@ -85,6 +85,28 @@ def test_failed_notebook_is_kept_and_its_error_named(tmp_path):
     assert not (tmp_path / "provenance.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ('type("AcceleratorError", (RuntimeError,), {})("CUDA error: out of memory")', True),
+        ('RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")', True),
+        ('RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")', True),
+        (
+            '__import__("ecgstudy.errors").errors.StudyError("rocl seed 0: one of 2 processes failed with'
+            ' OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB")',
+            True,
+        ),
+        ('RuntimeError("CUDA error: an illegal memory access was encountered")', False),
+    ],
+    ids=["accelerator", "cudnn", "cublas", "processes", "another"],
+)
+def test_whatever_says_that_memory_is_short_is_told_what_to_do(error, told, tmp_path):
+    source = small_notebook(tmp_path / "small.ipynb", f"raise {error}")
+    with pytest.raises(StudyError, match=r"memory|ALLOC_FAILED") as raised:
+        execute(source, tmp_path / "out.ipynb", {}, tmp_path / "logs")
+    assert ("; lower training.batch_size" in str(raised.value)) is told
+
+
 HOSTILE = [
     "'; import os; os.mkdir('ran') #",
     '"; import os; os.mkdir("ran") #',

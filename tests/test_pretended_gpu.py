@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import os
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -95,6 +97,19 @@ def test_what_waits_is_counted(wait):
         assert gpu.launches == {"pow": 1, "clamp": 1}
         wait(x)
         assert gpu.waits.total()
+
+
+def test_no_optimiser_asks_for_a_stream_where_torch_is_built_for_cuda(monkeypatch):
+    """Such a torch names CUDA as its accelerator, with or without a GPU, and has no stream without one."""
+    found = lambda check_available=False: CUDA if torch.cuda.is_available() or not check_available else None  # noqa: E731
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", found)
+    monkeypatch.setattr(torch.accelerator, "current_stream", lambda *_: pytest.fail("asked for a stream"))
+    with pretended_gpu():
+        weight = torch.ones(3, device=CUDA, requires_grad=True)
+        optimizer = torch.optim.AdamW([weight], lr=0.1)
+        weight.sum().backward()
+        optimizer.step()
+        assert (weight < 1).all()
 
 
 # ---- pretraining -----------------------------------------------------------------------------------
@@ -250,6 +265,38 @@ def test_an_evaluation_finds_the_same_there(arm, multilabel, protocol, tmp_path)
         pd.testing.assert_frame_equal(found[name], table)
 
 
+def test_the_notebooks_look_at_a_run_there(tmp_path):
+    """Attacks on one ECG, and features of many."""
+    few = {
+        "attacks": ["square"],
+        "corruptions": [],
+        "epsilons_mv": [0.05],
+        "steps": 2,
+        "label_steps": 1,
+        "queries": 3,
+    }
+    evaluation = OPTIONS.model_copy(update={**few, "check_steps": 1})
+    run, records = on("cpu", toy_run("supervised"), evaluation=evaluation), records_with_sensitivity()
+    pretrain(run, records, tmp_path)
+    scores = evaluate(run, records, tmp_path / "slf", "slf")
+
+    def fragile(device):
+        ecg = diagnostics.most_fragile(on(device, run), records, tmp_path / "slf", scores)
+        return [ecg.signal, *ecg.deltas.values(), ecg.scores.to_numpy()]
+
+    def plane(device):
+        found = diagnostics.embedding_plane(records, tmp_path, device=device)
+        return [found[["x", "y"]].to_numpy()]
+
+    for look in (fragile, plane):
+        expected = look("cpu")
+        with pretended_gpu() as gpu:
+            found = look("cuda")
+        assert gpu.launches["convolution"]
+        assert len(found) == len(expected)
+        assert all(map(np.array_equal, found, expected))
+
+
 def test_a_model_of_features_is_attacked_through_a_network_there(tmp_path):
     def scores(device):
         options = OPTIONS.model_copy(
@@ -271,15 +318,38 @@ def test_a_model_of_features_is_attacked_through_a_network_there(tmp_path):
         pd.testing.assert_frame_equal(scores("cuda"), expected)
 
 
-def test_float32_is_not_rounded_to_tf32_there(tmp_path):
+def process_wide():
+    """What `pick_device` sets for the whole process."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    return cudnn.allow_tf32, matmul.allow_tf32, matmul.fp32_precision, cudnn.deterministic, workspace
+
+
+def test_float32_is_not_rounded_to_tf32_there_and_sums_are_repeatable(tmp_path, monkeypatch):
     """cuDNN multiplies with 10 bits unless told otherwise: steps of an attack would vanish."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     pretrain(toy_run("random"), toy_records(), tmp_path)
+    before = process_wide()
     for ask in (lambda: pick_device("cuda"), lambda: load_encoder(tmp_path, "cuda")):
         with pretended_gpu():
             assert torch.backends.cudnn.allow_tf32
+            assert not torch.backends.cudnn.deterministic
             ask()
-            assert not torch.backends.cudnn.allow_tf32
-            assert not torch.backends.cuda.matmul.allow_tf32
+            assert process_wide() == (False, False, "ieee", True, ":4096:8")
+        assert process_wide() == before
+
+
+def test_a_workspace_of_ones_own_is_kept(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    with pretended_gpu():
+        pick_device("cuda")
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+def test_the_cpu_sets_nothing():
+    before = process_wide()
+    pick_device("cpu")
+    assert process_wide() == before
 
 
 # ---- benchmarks ------------------------------------------------------------------------------------
@@ -305,6 +375,40 @@ def test_operations_are_counted_beside_the_bare_passes(monkeypatch):
     assert (waits["bare"] == 0).all()
     assert waits["ours"].to_dict() == {"operations of pretraining steps": 3, "operations of attack steps": 0}
     assert rows["ratio"].unstack()["ours"].tolist() == (asked["bare"] / asked["ours"]).tolist()
+
+
+def test_peers_are_tried_with_the_batches_of_their_device_that_fit(monkeypatch):
+    pytest.importorskip("torchattacks")
+    from benchmarks import peers
+
+    tried = []
+
+    def attacks(victim, device):
+        def made(size):
+            def attack(signals, y):
+                tried.append((device.type, size, len(signals)))
+                if size > 16:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+                return signals
+
+            return attack
+
+        return {"PGD": {"ours": made}}
+
+    assert (peers.RECORDS["cpu"], peers.BATCHES["cpu"]) == (256, (64, 128, 256))
+    assert peers.RECORDS["cuda"] == max(peers.BATCHES["cuda"]) == 8192
+    small_sizes = {"RECORDS": {"cpu": 4, "cuda": 32}, "BATCHES": {"cpu": (2, 4), "cuda": (8, 16, 32)}}
+    changed = {"STUDIES": ("mitdb",), "case": small, "_attacks": attacks, **small_sizes}
+    for name, value in changed.items():
+        monkeypatch.setattr(peers, name, value)
+    peers.peers(CPU, 1)
+    assert set(tried) == {("cpu", 2, 4), ("cpu", 4, 4)}
+    tried.clear()
+    with pretended_gpu():
+        (row,) = peers.peers(CUDA, 1)
+    assert set(tried) == {("cuda", size, 32) for size in (8, 16, 32)}
+    assert tried.count(("cuda", 32, 32)) == 1
+    assert row["batch"] in (8, 16)
 
 
 @pytest.mark.slow

@@ -152,7 +152,14 @@ def of_another_model(path):
     save_tensors(path, tensors, note)
 
 
-@pytest.mark.parametrize("damage", [truncated, garbage, pickled, of_another_model])
+def of_a_gpu(path):
+    """As a GPU would have stored it: a generator's state takes 16 bytes there."""
+    tensors, note = load_tensors(path)
+    streams = {name: tensor[:16] for name, tensor in tensors.items() if name.startswith("stream.")}
+    save_tensors(path, tensors | streams, note)
+
+
+@pytest.mark.parametrize("damage", [truncated, garbage, pickled, of_another_model, of_a_gpu])
 def test_a_damaged_checkpoint_is_one_error_that_names_it(damage, stopped):
     folder, run = stopped
     damage(folder / "checkpoint.safetensors")

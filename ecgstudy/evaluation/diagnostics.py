@@ -12,6 +12,7 @@ from ecgstudy.arms import Adversary
 from ecgstudy.attacks.problem import Victim
 from ecgstudy.checkpoints import load_classifier, load_encoder
 from ecgstudy.contrast import Pairs, Weights
+from ecgstudy.devices import pick_device
 from ecgstudy.evaluation.attacked import Attacker, Sample, StepCounter, attacked_sample, in_batches, spread
 from ecgstudy.losses import Batch
 from ecgstudy.objective import Data, State, embedded_batch, evaluating
@@ -20,6 +21,7 @@ from ecgstudy.study import ENSEMBLE, Run
 from ecgstudy.training import load_trained
 from ecgstudy.weighting import compose
 
+CPU = torch.device("cpu")
 VIEWS = ("1", "2", "1*")
 """Two random views of each record, and the first one attacked."""
 BESIDE = 15
@@ -78,8 +80,13 @@ def _pair_frame(pairs: Pairs, cosine: Tensor, push: Tensor) -> pd.DataFrame:
     return found.assign(kind=kinds[found["kind"]])
 
 
-def embedding_plane(records: EcgRecords, folder: Path, most: int = 1500) -> pd.DataFrame:
+def embedding_plane(records: EcgRecords, folder: Path, most: int = 1500, device: str = "cpu") -> pd.DataFrame:
     """Features of test records on their first two principal components.
+
+    Parameters
+    ----------
+    device
+        Where to encode them, as for `pick_device`.
 
     Returns
     -------
@@ -88,9 +95,9 @@ def embedding_plane(records: EcgRecords, folder: Path, most: int = 1500) -> pd.D
     """
     from sklearn.decomposition import PCA
 
-    encoder, _, _ = load_encoder(folder)
+    encoder, _, _ = load_encoder(folder, device)
     test = attacked_sample(records, "test", most)
-    features = in_batches(encoder, test.signals, torch.device("cpu")).numpy()
+    features = in_batches(encoder, test.signals, pick_device(device)).cpu().numpy()
     plane = PCA(2, random_state=0).fit_transform((features - features.mean(0)) / (features.std(0) + 1e-6))
     labels = test.multi_hot()
     names = np.array([*test.classes, "none"])[np.where(labels.any(1), labels.argmax(1), len(test.classes))]
@@ -120,14 +127,14 @@ class AttackedEcg:
 def most_fragile(run: Run, records: EcgRecords, folder: Path, scores: pd.DataFrame) -> AttackedEcg:
     """The test ECG that loses most of its true classes' scores under the headline attack, attacked again.
 
-    Every attack of the study at the headline ε but ``transfer`` is made on it and `BESIDE` other records.
-    `folder` is the protocol folder of an evaluated run, `scores` what it stored.
+    Every attack of the study at the headline ε but ``transfer`` is made on it and `BESIDE` other records,
+    on the study's device. `folder` is the protocol folder of an evaluated run, `scores` what it stored.
     """
     options, epsilon = run.study.evaluation, run.headline_epsilon_mv
-    test = attacked_sample(records, "test", options.max_records)
-    sample, place = among_others(test, _largest_loss(scores, ENSEMBLE, epsilon, test))
+    test, device = attacked_sample(records, "test", options.max_records), pick_device(run.study.device)
+    sample, place = among_others(test, _largest_loss(scores, ENSEMBLE, epsilon, test), device)
     deltas: dict[str, np.ndarray] = {}
-    model, _ = load_classifier(folder)
+    model, _ = load_classifier(folder, str(device))
     victim = Victim(model, test.multilabel, model.encoder, test.fs)
     names = dict.fromkeys([*options.ensemble, *options.attacks])
     at = Attacker(
@@ -136,15 +143,15 @@ def most_fragile(run: Run, records: EcgRecords, folder: Path, scores: pd.DataFra
     )  # fmt: skip
     at.epsilon(
         epsilon, [name for name in names if name != "transfer"], label_view=False, adc_mv=None,
-        watch=lambda name, _, delta: deltas.update({name: delta[place].numpy()}),
+        watch=lambda name, _, delta: deltas.update({name: delta[place].cpu().numpy()}),
     )  # fmt: skip
     return before_and_after(victim, sample, place, deltas)
 
 
-def among_others(test: EcgRecords, row: int) -> tuple[Sample, int]:
+def among_others(test: EcgRecords, row: int, device: torch.device = CPU) -> tuple[Sample, int]:
     """`row` of `test` and `BESIDE` other records of all classes, to attack together; and its place there."""
     few = np.union1d(spread(torch.tensor(test.multi_hot()), BESIDE), row)
-    sample = Sample.of(test.select(np.isin(np.arange(len(test)), few)), "", torch.device("cpu"))
+    sample = Sample.of(test.select(np.isin(np.arange(len(test)), few)), "", device)
     return sample, int(np.searchsorted(few, row))
 
 
@@ -154,10 +161,11 @@ def before_and_after(
     """The record at `place` of `sample` with its perturbations (mV), the last of which is scored."""
     signal, last = sample.signals[place], list(deltas)[-1]
     with torch.no_grad():
-        both = victim.scores(torch.stack([signal, signal + torch.tensor(deltas[last])])).T.numpy()
+        attacked = signal + torch.tensor(deltas[last], device=signal.device)
+        both = victim.scores(torch.stack([signal, attacked])).T.cpu().numpy()
     scores = pd.DataFrame(both, list(sample.classes), ["before", "after"]).rename_axis("class")
-    scores.insert(0, "true", sample.labels[place].numpy() > 0)
-    return AttackedEcg(sample.columns["record"].iloc[place], signal.numpy(), deltas, scores)
+    scores.insert(0, "true", sample.labels[place].cpu().numpy() > 0)
+    return AttackedEcg(sample.columns["record"].iloc[place], signal.cpu().numpy(), deltas, scores)
 
 
 def _largest_loss(scores: pd.DataFrame, attack: str, epsilon_mv: float, test: EcgRecords) -> int:

@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
+from ecgstudy.errors import StudyError
 from ecgstudy.files import ROOT
 from ecgstudy.running.provenance import git_commit
 
@@ -82,9 +83,24 @@ def _device() -> Iterator[Finding]:
 
     device = pick_device("auto")
     precision = pick_precision("auto", device)
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    yield Finding("GPU", ", ".join(gpus) or "none that torch finds; studies run on the CPU", None)
+    gpus, listed = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())], _listed_gpus()
+    if listed and not torch.cuda.is_available():
+        found = f"nvidia-smi lists {', '.join(listed)}, but torch {torch.__version__} finds none"
+        mend = f"{INSTALL} without PIP_EXTRA_INDEX_URL, or a newer driver, or make study PROFILE=local"
+        yield Finding("GPU", found, False, mend)
+    else:
+        yield Finding("GPU", ", ".join(gpus) or "none that torch finds; studies run on the CPU", None)
     yield Finding("training precision", f"{precision} on {device.type}", None)
+
+
+def _listed_gpus() -> list[str]:
+    """Those of nvidia-smi that are not hidden."""
+    from ecgstudy.running.gpus import listed_gpus, visible_gpus
+
+    try:
+        return visible_gpus() if listed_gpus() else []
+    except StudyError:  # all are hidden
+        return []
 
 
 def _data() -> Iterator[Finding]:

@@ -2,12 +2,14 @@
 
 A slot is a file; whoever holds its lock may use the GPU. The kernel lets go of the lock when the process
 dies, however it dies, so there is nothing to clean up. ``CUDA_VISIBLE_DEVICES`` is set before the job's
-program starts, so that torch sees no other GPU. All studies of a user on the machine share the slots.
+program starts, so that torch sees no other GPU, and `HELD`, so that the job does not compute on the CPU while
+it holds one. All studies of a user on the machine share the slots.
 """
 
 import argparse
 import itertools
 import os
+import re
 import subprocess
 import sys
 import time
@@ -17,36 +19,44 @@ from typing import TextIO
 from ecgstudy.errors import StudyError, command
 from ecgstudy.files import lock
 
+HELD = "ECGSTUDY_GPUS"
+"""Environment variable with the GPUs that a job holds; `ecgstudy.devices.pick_device` insists on them."""
 SLOTS = Path("/dev/shm") / f"ecgstudy-gpus-{os.getuid()}"
 """Where the slots are: on this machine in every case, unlike home and temporary folders of clusters."""
+
+
+def listed_gpus() -> dict[str, str]:
+    """Number → UUID of the machine's GPUs, as ``nvidia-smi`` lists them; none where that does not run."""
+    query = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
+    try:
+        listed = subprocess.run(query, check=True, capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return dict(line.split(", ", 1) for line in listed.splitlines() if ", " in line)
 
 
 def visible_gpus() -> list[str]:
     """Names of the GPUs that this process may use: UUIDs, which mean the same to all programs.
 
-    Numbers in ``CUDA_VISIBLE_DEVICES`` are understood as those of ``nvidia-smi``.
+    Numbers in ``CUDA_VISIBLE_DEVICES`` are understood as those of ``nvidia-smi``. A negative one ends the
+    list, as in CUDA, and a GPU named twice is one.
 
     Raises
     ------
     StudyError
         When there is none.
     """
-    try:
-        query = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
-        listed = subprocess.run(query, check=True, capture_output=True, text=True, timeout=60).stdout
-    except (OSError, subprocess.SubprocessError):
-        listed = ""
-    known = dict(line.split(", ") for line in listed.splitlines())
+    known = listed_gpus()
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = (
-        known.values() if chosen is None else [known.get(name, name) for name in chosen.split(",") if name]
-    )
-    if not names:
+    names = [*known] if chosen is None else [name.strip() for name in chosen.split(",")]
+    names = itertools.takewhile(lambda name: not re.fullmatch("-[0-9]+", name), names)
+    gpus = list(dict.fromkeys(known.get(name, name) for name in names if name))
+    if not gpus:
         raise StudyError(
             f"no GPU to run on: nvidia-smi lists {len(known)}, CUDA_VISIBLE_DEVICES is {chosen!r};"
             " use the profile 'local'"
         )
-    return list(names)
+    return gpus
 
 
 def claim(gpus: list[str], jobs_per_gpu: int, wanted: int, folder: Path) -> dict[str, list[TextIO]]:
@@ -107,13 +117,14 @@ def run(jobs_per_gpu: int, wanted: int, command: list[str], folder: Path) -> Non
     StudyError
         When there is no GPU, or fewer than wanted.
     """
+    os.environ.pop(HELD, None)
     if jobs_per_gpu and not wanted:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     elif jobs_per_gpu:
         gpus = visible_gpus()
         while not (claimed := claim(gpus, jobs_per_gpu, wanted, folder)):
             time.sleep(0.5)
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(claimed)
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ[HELD] = ",".join(claimed)
         for slot in itertools.chain(*claimed.values()):
             os.set_inheritable(slot.fileno(), True)
     os.execvp(command[0], command)

@@ -25,9 +25,11 @@ from ecgstudy.running.jobs import at_work
 from ecgstudy.running.provenance import environment, read_json, settings
 
 REMEDIES = {
-    "OutOfMemoryError": "; lower training.batch_size or evaluation.batch_size, or run fewer jobs a GPU"
+    "OutOfMemoryError|out of memory|ALLOC_FAILED": (
+        "; lower training.batch_size or evaluation.batch_size, or run fewer jobs a GPU"
+    )
 }
-"""Errors of others in a cell → what to do."""
+"""Errors of others in a cell, a pattern in their kind or words → what to do."""
 
 
 def execute(notebook: Path, executed: Path, parameters: dict, logs: Path) -> None:
@@ -71,8 +73,11 @@ def _papermill(notebook: Path, log: Path, parameters: dict) -> None:
                 options["config"] = Config({"KernelManager": sockets})
             papermill.execute_notebook(str(notebook), str(log), parameters, **options)
     except PapermillExecutionError as error:
-        what = f"cell {error.exec_count}: {error.ename}: {error.evalue}{REMEDIES.get(error.ename, '')}"
-        raise StudyError(f"{notebook.name} failed in {what}\n(the notebook is kept: {log})") from None
+        what = f"{error.ename}: {error.evalue}"
+        what += "".join(remedy for known, remedy in REMEDIES.items() if re.search(known, what))
+        raise StudyError(
+            f"{notebook.name} failed in cell {error.exec_count}: {what}\n(the notebook is kept: {log})"
+        ) from None
     except RuntimeError as error:  # nbclient's DeadKernelError
         why = f"{error}: it was killed, or the memory was not enough"
         raise StudyError(f"{notebook.name}: {why}\n(the notebook is kept: {log})") from None

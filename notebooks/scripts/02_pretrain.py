@@ -106,5 +106,5 @@ if encoder:
 
 # %%
 if encoder:
-    plane = diagnostics.embedding_plane(records, folder)
+    plane = diagnostics.embedding_plane(records, folder, device=run.study.device)
     display(figures.stamped(figures.embedding_picture(plane), synthetic, alt_texts.embedding(plane)))
