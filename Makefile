@@ -1,7 +1,7 @@
 # `make help` lists the targets.
 PYTHON ?= python3
 STUDY ?= quick
-PROFILE ?= $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU' && echo gpu || echo local)
+PROFILE ?= $(shell test -n "$${CUDA_VISIBLE_DEVICES-0}" && nvidia-smi -L 2>/dev/null | grep -q "^GPU" && echo gpu || echo local)
 WHERE = --profile $(PROFILE) $(if $(CORES),--cores $(CORES))
 WORKERS = $(or $(CORES),$(shell $(PYTHON) -c "import os; print(len(os.sched_getaffinity(0)))" 2>/dev/null || echo 2))
 export ECGSTUDY_PLUGINS = $(subst $() ,:,$(abspath $(subst :, ,$(PLUGINS))))

@@ -54,6 +54,8 @@ def test_jobs_go_to_the_gpus_where_there_are_some_unless_told_otherwise(
     for arguments, expected in (([], profile), (["PROFILE=local"], "local"), (["PROFILE=slurm"], "slurm")):
         ran = make(ROOT, "--dry-run", "study", "ACTIVE=1", *arguments)
         assert (ran.stdout.strip(), ran.stderr) == (f"{call} {expected}", "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # hides them all
+    assert make(ROOT, "--dry-run", "study", "ACTIVE=1").stdout.strip() == f"{call} local"
 
 
 @pytest.mark.parametrize("target", ["study", "figures", "lab", "test", "lint", "doctor"])
