@@ -1,6 +1,7 @@
 """Weights and training state on disk: safetensors only, so that loading never runs code."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -160,7 +161,18 @@ def load_classifier(folder: str | Path, device: str = "cpu") -> tuple[Classifier
     form |= {key: note[key] for key in ("classes", "multilabel") if key in note}
     head = nn.Linear(encoder.features, len(form["classes"]))
     load_state(head, state, folder / "head.safetensors")
-    return Classifier(encoder, head.to(device)).eval().requires_grad_(False), form
+    model = Classifier(encoder, head.to(device)).eval().requires_grad_(False)
+    model.register_forward_pre_hook(partial(_check_form, tuple(form["leads"])))
+    return model, form
+
+
+def _check_form(leads: tuple[str, ...], _: nn.Module, given: tuple[Tensor, ...]) -> None:
+    """Fewer leads would be spread over all of them, and pass unseen."""
+    if given[0].ndim != 3 or given[0].shape[1] != len(leads):
+        raise StudyError(
+            f"signals of shape {tuple(given[0].shape)}; this model takes (records, {len(leads)}, samples):"
+            f" leads {', '.join(leads)}"
+        )
 
 
 def save_progress(

@@ -10,6 +10,9 @@ import pandas as pd
 from ecgstudy.errors import StudyError
 from ecgstudy.files import json_text, whole_files
 
+SEXES = ("female", "male")
+AMPLITUDES_MV = (0.05, 20.0)
+"""What ECGs span from peak to peak, with room on both sides."""
 SPLITS = ("train", "validation", "test", "sensitivity")
 """`sensitivity` records are scored beside the test set but stay out of the primary analysis."""
 
@@ -100,12 +103,14 @@ def check_records(records: EcgRecords) -> EcgRecords:
     Raises
     ------
     StudyError
-        Naming the record, class or split: wrong shapes, non-finite samples, flat leads, duplicate
-        ids, patients in two splits, a split or (in the training and test split) a class without
-        records.
+        Naming the record, class or split: wrong shapes, non-finite samples, flat leads, amplitudes that
+        cannot be mV, duplicate ids or leads, ages or sexes that are none, patients in two splits, a split or
+        (in the training and test split) a class without records.
     """
     _check_shapes(records)
     _check_signals(records)
+    _check_amplitude(records)
+    _check_people(records)
     _check_splits(records)
     return records
 
@@ -122,6 +127,10 @@ def _check_shapes(records: EcgRecords) -> None:
             f"{records.name}: {records.signals.shape[1]} leads in the signals, "
             f"{len(records.leads)} lead names"
         )
+    if len(set(records.leads)) < len(records.leads):
+        raise StudyError(f"{records.name}: leads are {', '.join(records.leads)}; each must have its own name")
+    if not records.fs > 0:
+        raise StudyError(f"{records.name}: sampling rate {records.fs!r}; it must be above 0 Hz")
     if len(records.labels) != n or len(records.table) != n:
         raise StudyError(
             f"{records.name}: {n} signals, {len(records.labels)} labels and "
@@ -145,6 +154,34 @@ def _check_signals(records: EcgRecords, block: int = 4096) -> None:
             raise StudyError(
                 f"{records.name}: record {record!r}, lead {records.leads[lead]!r} {what}; "
                 "leave the record out or repair it"
+            )
+
+
+def _check_amplitude(records: EcgRecords, most: int = 500) -> None:
+    """ECGs in µV or in units of a converter would make an ε in mV mean something else."""
+    few = np.linspace(0, len(records) - 1, min(most, len(records))).astype(int) if len(records) else []
+    typical = float(np.median(np.ptp(records.signals[few], axis=2))) if len(few) else 1.0
+    low, high = AMPLITUDES_MV
+    if not low <= typical <= high:
+        raise StudyError(
+            f"{records.name}: peak to peak, a lead spans {typical:g} mV (median); ECGs span {low:g} to"
+            f" {high:g} mV: convert the signals to mV"
+        )
+
+
+def _check_people(records: EcgRecords) -> None:
+    table = records.table
+    for column, good, right in (
+        ("sex", lambda values: values.isin(SEXES), "female or male"),
+        ("age", lambda values: pd.to_numeric(values, errors="coerce").between(0, 130), "0 to 130 years"),
+    ):
+        known = table[column].dropna() if column in table else table["record"][:0]
+        if not (fine := good(known)).all():
+            row = fine.index[~fine][0]
+            record, value = table.loc[row, "record"], known.loc[row]
+            value = value.item() if isinstance(value, np.generic) else value
+            raise StudyError(
+                f"{records.name}: record {record!r} has {column} {value!r}; it must be {right}, or missing"
             )
 
 

@@ -1,5 +1,6 @@
 import json
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,17 @@ def test_a_classifier_is_encoder_then_head_with_adversarial_statistics(run_folde
     assert not torch.allclose(loaded(X, adversarial=True), loaded(X, adversarial=False))
     assert form == FORM
     assert not model.training
+
+
+@pytest.mark.parametrize("signals", [X[:, :1], X[0], X.unsqueeze(2)])
+def test_a_classifier_refuses_signals_of_another_form(run_folder, signals):
+    """One lead would be spread over all of them, and scored."""
+    model, form = load_classifier(run_folder[0] / "slf")
+    shape = re.escape(
+        f"signals of shape {tuple(signals.shape)}; this model takes (records, {X.shape[1]}, samples)"
+    )
+    with pytest.raises(StudyError, match=shape + f": leads {', '.join(form['leads'])}"):
+        model(signals)
 
 
 def test_a_relative_folder_means_the_same_where_jupyterlab_starts_its_kernels(run_folder, monkeypatch):

@@ -62,6 +62,17 @@ def test_executed_notebook_and_provenance_appear_together(tmp_path):
     assert not list((tmp_path / "logs").iterdir())
 
 
+def test_notebooks_run_the_code_of_this_checkout_whichever_is_installed(tmp_path, monkeypatch):
+    other = tmp_path / "other/ecgstudy"  # as installed in an environment that clones share
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", str(other.parent))
+    source = small_notebook(tmp_path / "small.ipynb", "import ecgstudy\nprint(ecgstudy.__file__)")
+    execute(source, tmp_path / "out.ipynb", {}, tmp_path / "logs")
+    found = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[-1].outputs[0].text.strip()
+    assert Path(found).parents[1] == ROOT
+
+
 def test_a_folder_that_is_not_there_yet_is_made(tmp_path):
     source = small_notebook(tmp_path / "small.ipynb", "print(value)")
     execute(source, tmp_path / "a/b/small.ipynb", {}, tmp_path / "logs")

@@ -126,14 +126,29 @@ def test_operations_on_a_gpu_are_those_of_the_committed_benchmarks():
     bench = pd.read_csv(ROOT / "outputs/bench/cpu.csv").query("part == 'launches' and variant == 'ours'")
     kinds, (row,) = (
         bench.groupby("benchmark"),
-        re.findall(r"^\| share of a step's operations.*", README, re.M),
+        re.findall(r"^\| share of a step's GPU launches.*", README, re.M),
     )
     for kind in ("pretraining", "attack"):
         ratios = kinds["ratio"].get_group(f"operations of {kind} steps")
         assert f"{ratios.min():.2f} to {ratios.max():.2f} of a{'n' * (kind == 'attack')} {kind} step's" in row
     waits = kinds["waits"].max()
     assert (waits["operations of pretraining steps"], waits["operations of attack steps"]) == (3, 0)
-    assert "up to 3 times, the second never" in row
+    assert "up to 3 times in the first, never in the second" in row
+
+
+def test_what_a_large_data_set_would_take_follows_from_the_committed_benchmarks():
+    bench = pd.read_csv(ROOT / "outputs/bench/cpu.csv").query("part == 'steps' and variant == 'ours'")
+    (step,) = bench.loc[bench["case"] == "ptbxl rocl-ip-hn, batch 128", "value"] / 1000
+    epoch, large = 17 * step, 6250 * step
+    assert f"| a pretraining step, batch 128 | {step:.2f} s on one core |" in README
+    assert (
+        f"| an epoch | {epoch:.1f} s (17 steps, by arithmetic) | 6,250 steps: {large / 60:.0f} min" in README
+    )
+    assert f"| a run of 60 epochs | {epoch:.1f} min (by arithmetic;" in README
+    assert f"{large / 60:.0f} h on one core; 42 such runs {42 * large * 60 / 86400:.0f} core-days |" in README
+    cost = pd.read_csv(ROOT / "outputs/ptbxl/tables/cost.csv").query("arm == 'rocl-ip-hn'")
+    low, high = cost["training_seconds"].min() / 60, cost["training_seconds"].max() / 60
+    assert f"the pilot's took {low:.0f} to {high:.0f} min beside other jobs" in README
 
 
 def test_what_jobs_ask_for_and_the_profiles_are_those_of_the_code():

@@ -50,6 +50,24 @@ def test_fit_records_pass_unchanged():
 
 
 BAD = {
+    "sex as a letter": (
+        lambda: with_column("sex", 3, "F"),
+        "record 'r3' has sex 'F'; it must be female or male",
+    ),
+    "sex as a number": (lambda: tiny(table=tiny().table.assign(sex=1)), "record 'r0' has sex 1; it must be"),
+    "age in days": (
+        lambda: with_column("age", 2, 23725.0),
+        "record 'r2' has age 23725.0; it must be 0 to 130",
+    ),
+    "age in words": (lambda: tiny(table=tiny().table.assign(age="old")), "record 'r0' has age 'old'"),
+    "µV": (
+        lambda: tiny(signals=1000 * tiny().signals),
+        r"spans \d+\S* mV \(median\); ECGs span 0.05 to 20 mV",
+    ),
+    "V": (lambda: tiny(signals=tiny().signals / 1000), r"spans 0.00\d+ mV \(median\)"),
+    "no rate": (lambda: tiny(fs=0.0), "sampling rate 0.0; it must be above 0 Hz"),
+    "rate unknown": (lambda: tiny(fs=float("nan")), "sampling rate nan"),
+    "one name twice": (lambda: tiny(leads=("I", "I")), "leads are I, I; each must have its own name"),
     "float64 signals": (lambda: tiny(signals=tiny().signals.astype(float)), "float64 of shape"),
     "no lead axis": (lambda: tiny(signals=tiny().signals[:, 0]), r"shape \(7, 20\)"),
     "lead names": (lambda: tiny(leads=("I",)), "2 leads in the signals, 1 lead names"),
@@ -172,3 +190,9 @@ def test_each_split_of_saved_records_is_a_part_of_the_memory_map(tmp_path):
         np.testing.assert_array_equal(part.signals, wanted.signals)
         np.testing.assert_array_equal(part.labels, wanted.labels)
         pd.testing.assert_frame_equal(part.table, wanted.table)
+
+
+def test_missing_ages_and_sexes_and_ages_of_a_hundred_are_fine():
+    table = tiny().table.assign(age=[np.nan] * 6 + [101], sex=[None] * 6 + ["male"])
+    assert check_records(tiny(table=table)).table is table
+    assert check_records(tiny(table=table.drop(columns=["age", "sex"])))

@@ -70,7 +70,9 @@ def find_folder(name: str, data_root: str | None, cache: str | Path) -> Path:
     if data_root is not None:
         root = in_checkout(Path(data_root).expanduser())
         if not root.is_dir():
-            raise StudyError(f"datasets.{name}.data_root: {root} is no folder; it should hold {name}/")
+            raise StudyError(
+                f"datasets.{name}.data_root: {root} is no folder; it should be that of {name}, or hold it"
+            )
         return root / name if (root / name).is_dir() else root
     shared = os.environ.get("ECGSTUDY_DATA")
     if shared and (Path(shared) / name).is_dir():

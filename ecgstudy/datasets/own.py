@@ -1,7 +1,8 @@
 """Records of one's own: a folder of WFDB records, or arrays, and a table that says whose and what they are.
 
 The table has one row a record: `record` (unique), `patient`, the labels, and whatever else is known: `split`
-and `attacked` (made here if absent), `age` in years, `sex`, `height` in cm, `weight` in kg.
+and `attacked` (made here if absent), `age` in years, `sex` (``female``, ``male``), `height` in
+cm, `weight` in kg.
 """
 
 import warnings
@@ -133,8 +134,15 @@ def _labels(name: str, table: pd.DataFrame, labels: str | Sequence[str]) -> tupl
     for column in labels:
         if not (good := table[column].isin([0, 1])).all():
             record, value = table.loc[~good, ["record", column]].iloc[0]
-            raise StudyError(f"{name}: record {str(record)!r} has {column} {value!r}; it must be 0 or 1")
+            raise StudyError(
+                f"{name}: record {str(record)!r} has {column} {_plain(value)!r}; it must be 0 or 1"
+            )
     return table[list(labels)].to_numpy(np.float32), list(labels)
+
+
+def _plain(value: object) -> object:
+    """A number of numpy as one of Python, which is shown without its kind."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _splits(name: str, hot: np.ndarray, patients: pd.Series) -> np.ndarray:

@@ -123,9 +123,13 @@ def _excluded(rows: list[dict], confidence: float) -> str:
 def _limit(name: str, *limits: float) -> str:
     *others, widest = limits
     if widest < LARGEST:
-        return f"±{widest:.3f} on {name}" + (f" (all but one: ±{others[-1]:.3f})" if others else "")
+        return f"±{_up(widest)} on {name}" + (f" (all but one: ±{_up(others[-1])})" if others else "")
     within = [limit for limit in others if limit < LARGEST]
-    return f"±{within[-1]:.3f} on {name} in {len(within)} of {len(limits)}"
+    return f"±{_up(within[-1])} on {name} in {len(within)} of {len(limits)}"
+
+
+def _up(limit: float) -> str:
+    return f"{np.ceil(1000 * limit - 1e-6) / 1000:.3f}"
 
 
 def _span(rows: list[dict], all_rows: list[dict]) -> str:
@@ -183,7 +187,7 @@ def _size(rows: list[dict], robust: pd.DataFrame | None) -> str:
 def _detectable(rows: list[dict]) -> str:
     needed: dict[str, list[float]] = {}
     for row in rows:
-        if np.isfinite(row.get("mde", np.nan)):
+        if row.get("mde", np.nan) > 0:  # 0 where all arms have the same scores
             needed.setdefault(place_name(row["dataset"], row.get("protocol", "slf")), []).append(row["mde"])
     if not needed:
         return ""

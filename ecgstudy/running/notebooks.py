@@ -65,6 +65,9 @@ def execute(notebook: Path, executed: Path, parameters: dict, logs: Path) -> Non
 
 def _papermill(notebook: Path, log: Path, parameters: dict) -> None:
     os.environ["TQDM_DISABLE"] = "1"  # progress bars are for people, not for logs
+    # The kernel shall run this checkout, whichever one its environment has installed.
+    places = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys(places)))
     options = {"progress_bar": False, "log_output": False, "cwd": str(ROOT)}
     try:
         with tempfile.TemporaryDirectory() as folder:
