@@ -11,6 +11,10 @@ PY := $(if $(ACTIVE),python,.venv/bin/python)
 RUN := $(PY) -m ecgstudy.running.workflow
 .DEFAULT_GOAL := help
 CHECKS ?= 2
+ifneq ($(filter %.yaml %.yml,$(MAKECMDGOALS)),)
+$(error a study is named by STUDY=: make study STUDY=$(basename $(notdir $(firstword $(filter %.yaml %.yml,$(MAKECMDGOALS))))))
+endif
+
 .PHONY: help study figures report explore adopt headline power pilot bench doctor lab test test-slow lint
 
 help:  ## list the targets

@@ -58,6 +58,12 @@ def test_jobs_go_to_the_gpus_where_there_are_some_unless_told_otherwise(
     assert make(ROOT, "--dry-run", "study", "ACTIVE=1").stdout.strip() == f"{call} local"
 
 
+def test_a_params_file_instead_of_a_name_is_refused():
+    ran = make(ROOT, "--dry-run", "study", "params/tiny.yaml", "ACTIVE=1")
+    assert ran.returncode
+    assert "a study is named by STUDY=: make study STUDY=tiny." in ran.stderr
+
+
 @pytest.mark.parametrize("target", ["study", "figures", "lab", "test", "lint", "doctor"])
 def test_an_active_environment_is_used_if_so_told(target):
     called = make(ROOT, "--dry-run", target, "ACTIVE=1").stdout
