@@ -16,7 +16,9 @@ exec {python} -c "$pretend" "$@"
 
 
 def make(folder, *arguments):
-    return subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        ["make", "--no-print-directory", *arguments], cwd=folder, capture_output=True, text=True, timeout=60
+    )
 
 
 def test_a_python_that_is_too_old_is_said_before_anything_is_installed(tmp_path):
