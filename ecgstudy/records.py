@@ -178,11 +178,15 @@ def _check_people(records: EcgRecords) -> None:
         known = table[column].dropna() if column in table else table["record"][:0]
         if not (fine := good(known)).all():
             row = fine.index[~fine][0]
-            record, value = table.loc[row, "record"], known.loc[row]
-            value = value.item() if isinstance(value, np.generic) else value
+            record, value = table.loc[row, "record"], plain(known.loc[row])
             raise StudyError(
                 f"{records.name}: record {record!r} has {column} {value!r}; it must be {right}, or missing"
             )
+
+
+def plain(value: object) -> object:
+    """A number of numpy as one of Python: errors then show it without its kind."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _check_splits(records: EcgRecords) -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from ecgstudy.datasets.reading import count_classes, read_records, verify_checksums
 from ecgstudy.errors import StudyError
-from ecgstudy.records import EcgRecords
+from ecgstudy.records import EcgRecords, plain
 
 FOLDS = 5
 """Where the table has no splits: one fold is for testing, one for validation, the others for training."""
@@ -135,14 +135,9 @@ def _labels(name: str, table: pd.DataFrame, labels: str | Sequence[str]) -> tupl
         if not (good := table[column].isin([0, 1])).all():
             record, value = table.loc[~good, ["record", column]].iloc[0]
             raise StudyError(
-                f"{name}: record {str(record)!r} has {column} {_plain(value)!r}; it must be 0 or 1"
+                f"{name}: record {str(record)!r} has {column} {plain(value)!r}; it must be 0 or 1"
             )
     return table[list(labels)].to_numpy(np.float32), list(labels)
-
-
-def _plain(value: object) -> object:
-    """A number of numpy as one of Python, which is shown without its kind."""
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _splits(name: str, hot: np.ndarray, patients: pd.Series) -> np.ndarray:
