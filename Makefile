@@ -49,7 +49,7 @@ power: $(ENV)  ## docs/power.md: seeds a confirmatory study needs, from the pilo
 	$(PY) -m ecgstudy.analysis.power params/mitdb.yaml params/ptbxl.yaml
 
 pilot: $(ENV)  ## contrasts, claims and report over the pilot's studies together, from their tables
-	$(PY) -m ecgstudy.pages.across pilot params/mitdb.yaml params/ptbxl.yaml params/transfer.yaml
+	$(PY) -m ecgstudy.running.pages.across pilot params/mitdb.yaml params/ptbxl.yaml params/transfer.yaml
 
 bench: $(ENV)  ## speed and memory, side by side with what else there is, to outputs/bench (PARTS="steps loss": these alone; wants an idle machine)
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks $(PARTS)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from snakemake.logging import logger
 
-from ecgstudy.factors import get_arm
-from ecgstudy.datasets import is_synthetic
-from ecgstudy.options import method, target
+from ecgstudy.pretraining.suffixes import get_arm
+from ecgstudy.datasets.prepare import is_synthetic
+from ecgstudy.params import method, target
 from ecgstudy.running.provenance import is_done
 from ecgstudy.study import ROOT, load_study
 
@@ -30,7 +30,7 @@ def quoted(word):
 
 study = load_study(ROOT / config["params"])
 python = quoted(sys.executable)
-run_notebook = f"{python} -m ecgstudy.running.notebooks {quoted(ROOT / 'notebooks')}/"
+run_notebook = f"{python} -m ecgstudy.running.papermill {quoted(ROOT / 'notebooks')}/"
 on_its_gpu = f"{python} -m ecgstudy.running.gpus " + "{resources.jobs_per_gpu} {resources.gpu} "  # 0 jobs: any GPU
 parameters = quoted(f"study={config['params']}")
 undone = "rm -f {output.done}; "
@@ -210,7 +210,7 @@ rule page:
         title=lambda wildcards: f"{study.title} · {wildcards.page}",
         synthetic="--synthetic" if is_synthetic(study) else "",
     shell:
-        f"{python} -m ecgstudy.report page " + "{input} {output} --title {params.title:q} {params.synthetic}"
+        f"{python} -m ecgstudy.running.html page " + "{input} {output} --title {params.title:q} {params.synthetic}"
 
 
 rule index:
@@ -223,4 +223,4 @@ rule index:
     params:
         pages=" ".join(Path(page).name for page in shown),
     shell:
-        f"{python} -m ecgstudy.report index {quoted(ROOT / config['params'])} " + "{params.pages}"
+        f"{python} -m ecgstudy.running.html index {quoted(ROOT / config['params'])} " + "{params.pages}"

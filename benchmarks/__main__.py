@@ -17,7 +17,7 @@ from benchmarks.plot import plotted
 from benchmarks.timing import Row
 from ecgstudy.devices import pick_device
 from ecgstudy.files import ROOT, whole_file, write_json
-from ecgstudy.plots.plotting import save_figure
+from ecgstudy.plots.style import save_figure
 from ecgstudy.running.provenance import git_commit
 
 PARTS = {
@@ -41,14 +41,20 @@ def machine(device: torch.device) -> dict[str, object]:
 def _cpu() -> str:
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
-    found = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    found = [
+        line.split(":")[1].strip() for line in lines if line.startswith("model name")
+    ]
     return found[0] if found else platform.processor()
 
 
 def main() -> None:
     """Run the parts named, or all of them; those measured before stay in the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all of them unless named")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "parts", nargs="*", choices=[*PARTS, []], help="all of them unless named"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "bench")
@@ -58,13 +64,23 @@ def main() -> None:
     path = chosen.out / f"{device.type}.json"
     known = json.loads(path.read_text())["parts"] if path.exists() else {}
     for part in chosen.parts or PARTS:
-        rows: list[Row] = getattr(importlib.import_module(f"benchmarks.{part}"), PARTS[part])(
-            device, chosen.repeats
-        )
-        known[part] = {"machine": machine(device), "repeats": chosen.repeats, "rows": rows}
+        rows: list[Row] = getattr(
+            importlib.import_module(f"benchmarks.{part}"), PARTS[part]
+        )(device, chosen.repeats)
+        known[part] = {
+            "machine": machine(device),
+            "repeats": chosen.repeats,
+            "rows": rows,
+        }
         print(pd.DataFrame(rows).to_string(index=False, max_colwidth=60), flush=True)
         write_json(path, {"parts": known})
-    table = pd.DataFrame([{"part": name, **each} for name, found in known.items() for each in found["rows"]])
+    table = pd.DataFrame(
+        [
+            {"part": name, **each}
+            for name, found in known.items()
+            for each in found["rows"]
+        ]
+    )
     with whole_file(path.with_suffix(".csv")) as partial:
         table.to_csv(partial, index=False, float_format="%.6g")
     figure, alt = plotted(table, machine(device)["device"])

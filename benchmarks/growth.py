@@ -9,11 +9,16 @@ from torch import Generator
 
 from benchmarks.shapes import Case, case
 from benchmarks.timing import Row, peak_mb, row, side_by_side
-from ecgstudy.attacks import get_attack
-from ecgstudy.attacks.problem import Budget
-from ecgstudy.training import _step
+from ecgstudy.attacks.api import Budget
+from ecgstudy.attacks.named import get_attack
+from ecgstudy.pretraining.loop import _step
 
-RECORDS, BATCHES, STEPS, LEADS = (256, 512, 1024, 2048), (64, 128, 256, 512), (5, 10, 20, 40), (1, 2, 4, 12)
+RECORDS, BATCHES, STEPS, LEADS = (
+    (256, 512, 1024, 2048),
+    (64, 128, 256, 512),
+    (5, 10, 20, 40),
+    (1, 2, 4, 12),
+)
 
 
 def growth(device: torch.device, repeats: int) -> list[Row]:
@@ -31,22 +36,38 @@ def growth(device: torch.device, repeats: int) -> list[Row]:
 
 
 def _grown(
-    what: str, calls: dict[int, Callable[[], object]], device: torch.device, repeats: int
+    what: str,
+    calls: dict[int, Callable[[], object]],
+    device: torch.device,
+    repeats: int,
 ) -> list[Row]:
     seconds = side_by_side({str(n): call for n, call in calls.items()}, repeats, device)
-    sizes, times = np.array(list(calls)), np.array([np.median(values) for values in seconds.values()])
+    sizes, times = (
+        np.array(list(calls)),
+        np.array([np.median(values) for values in seconds.values()]),
+    )
     memory = np.array([peak_mb(call, device) for call in calls.values()])
     rows = []
     for measure, values, unit in (("time", times, "s"), ("memory", memory, "MB")):
         slope = float(np.polyfit(np.log(sizes), np.log(np.maximum(values, 1e-9)), 1)[0])
         rows += [
-            row(f"growth, {measure}", what, str(n), float(v), unit, size=int(n), exponent=slope)
+            row(
+                f"growth, {measure}",
+                what,
+                str(n),
+                float(v),
+                unit,
+                size=int(n),
+                exponent=slope,
+            )
             for n, v in zip(sizes, values, strict=True)
         ]
     return rows
 
 
-def _attack(shapes: Case, device: torch.device, records: int = 256, steps: int = 10) -> Callable[[], object]:
+def _attack(
+    shapes: Case, device: torch.device, records: int = 256, steps: int = 10
+) -> Callable[[], object]:
     victim, budget = shapes.victim(device), Budget(0.02, steps)
     signals, labels = shapes.signals(records, device), shapes.labels(records, device)
     stream = Generator(device).manual_seed(0)
@@ -63,5 +84,9 @@ def _first_leads(shapes: Case, leads: int) -> Case:
     records = shapes.records
     return replace(
         shapes,
-        records=replace(records, signals=records.signals[:, :leads].copy(), leads=records.leads[:leads]),
+        records=replace(
+            records,
+            signals=records.signals[:, :leads].copy(),
+            leads=records.leads[:leads],
+        ),
     )

@@ -26,16 +26,25 @@ def launches(device: torch.device, repeats: int) -> list[Row]:
         shapes = case(name)
         with pretended_gpu() as gpu:
             for arm in ARMS:
-                rows += _counted(gpu, "pretraining", *training_step(shapes, arm, GPU), 1)
+                rows += _counted(
+                    gpu, "pretraining", *training_step(shapes, arm, GPU), 1
+                )
             for attack in ATTACKS:
                 rows += _counted(
-                    gpu, "attack", *whole_attack(shapes, attack, GPU), shapes.study.evaluation.steps
+                    gpu,
+                    "attack",
+                    *whole_attack(shapes, attack, GPU),
+                    shapes.study.evaluation.steps,
                 )
     return rows
 
 
 def _counted(
-    gpu: Places, kind: str, what: str, calls: dict[str, Callable[[], object]], steps: int
+    gpu: Places,
+    kind: str,
+    what: str,
+    calls: dict[str, Callable[[], object]],
+    steps: int,
 ) -> list[Row]:
     counts = {}
     for name, call in calls.items():
@@ -46,6 +55,15 @@ def _counted(
         counts[name] = gpu.launches.total() / steps, gpu.waits.total() / steps
     bare, _ = counts["bare"]
     return [
-        row(f"operations of {kind} steps", what, name, n, "a step", ratio=bare / n, base="bare", waits=waits)
+        row(
+            f"operations of {kind} steps",
+            what,
+            name,
+            n,
+            "a step",
+            ratio=bare / n,
+            base="bare",
+            waits=waits,
+        )
         for name, (n, waits) in counts.items()
     ]

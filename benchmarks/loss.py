@@ -7,8 +7,8 @@ from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from benchmarks.timing import Row, compared, peak_mb, row, side_by_side
-from ecgstudy.contrast import Rows, weighted_contrastive_loss
-from ecgstudy.weighting import compose
+from ecgstudy.pretraining.contrast import Rows, weighted_contrastive_loss
+from ecgstudy.pretraining.weighting import compose
 
 ROWS, DIMENSIONS = (512, 4096, 16384), 128
 IP_HN = (("inferior-positives", {"alpha": 0.2}), ("hard-negatives", {"beta": 1.0}))
@@ -29,9 +29,18 @@ def losses(device: torch.device, repeats: int) -> list[Row]:
     rows = []
     for n in ROWS:
         calls = _calls(n, device)
-        seconds = side_by_side(calls, max(3, repeats // (4 if n > 10_000 else 1)), device)
+        seconds = side_by_side(
+            calls, max(3, repeats // (4 if n > 10_000 else 1)), device
+        )
         what = f"{n} rows of {DIMENSIONS}"
-        rows += compared("contrastive loss, time", what, seconds, dict.fromkeys(calls, 1), "NT-Xent", "pass")
+        rows += compared(
+            "contrastive loss, time",
+            what,
+            seconds,
+            dict.fromkeys(calls, 1),
+            "NT-Xent",
+            "pass",
+        )
         memory = {name: peak_mb(call, device) for name, call in calls.items()}
         rows += [
             row(
@@ -50,7 +59,9 @@ def losses(device: torch.device, repeats: int) -> list[Row]:
 
 def _calls(n: int, device: torch.device) -> dict[str, Callable[[], object]]:
     stream = Generator(device).manual_seed(0)
-    embedded = normalize(torch.randn(n, DIMENSIONS, generator=stream, device=device), dim=1).requires_grad_()
+    embedded = normalize(
+        torch.randn(n, DIMENSIONS, generator=stream, device=device), dim=1
+    ).requires_grad_()
     record = torch.arange(n // 2, device=device).repeat(2)
     adversarial = torch.arange(n, device=device) >= n // 2
     known = Rows(record, record, adversarial)
@@ -65,4 +76,6 @@ def _calls(n: int, device: torch.device) -> dict[str, Callable[[], object]]:
         )
         torch.autograd.grad(loss, embedded)
 
-    return {"NT-Xent": plain} | {name: (lambda name=name: weighted(name)) for name in WEIGHTINGS}
+    return {"NT-Xent": plain} | {
+        name: (lambda name=name: weighted(name)) for name in WEIGHTINGS
+    }

@@ -18,9 +18,9 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.shapes import STUDIES, case
 from benchmarks.timing import Row, compared, side_by_side
-from ecgstudy.attacks import scores_problem
+from ecgstudy.attacks.api import Budget, Victim
 from ecgstudy.attacks.gradient import apgd, pgd
-from ecgstudy.attacks.problem import Budget, Victim
+from ecgstudy.attacks.named import scores_problem
 from ecgstudy.errors import StudyError
 
 with warnings.catch_warnings():
@@ -28,7 +28,10 @@ with warnings.catch_warnings():
     try:
         import foolbox
         import torchattacks
-        from art.attacks.evasion import AutoProjectedGradientDescent, ProjectedGradientDescent
+        from art.attacks.evasion import (
+            AutoProjectedGradientDescent,
+            ProjectedGradientDescent,
+        )
         from art.estimators.classification import PyTorchClassifier
     except ImportError as error:
         raise StudyError(
@@ -68,7 +71,9 @@ def peers(device: torch.device, repeats: int) -> list[Row]:
             y = victim.model(signals).argmax(1)
         best: dict[str, int] = {}  # batch size of each library
         for title, attacks in _attacks(victim, device).items():
-            rows += _compared(f"{name} {title}", victim, attacks, signals, y, best, repeats)
+            rows += _compared(
+                f"{name} {title}", victim, attacks, signals, y, best, repeats
+            )
     return rows
 
 
@@ -81,21 +86,33 @@ def _compared(
     for name, made in attacks.items():
         if name in best:
             continue
-        tried = {str(size): partial(made(size), signals, y) for size in BATCHES[device.type]}
+        tried = {
+            str(size): partial(made(size), signals, y) for size in BATCHES[device.type]
+        }
         if device.type == "cuda":
             tried = {size: call for size, call in tried.items() if _fits(call)}
         seconds = side_by_side(tried, 3, device)
         best[name] = int(min(seconds, key=lambda size: seconds[size].min()))
-    calls = {name: partial(made(best[name]), signals, y) for name, made in attacks.items()}
+    calls = {
+        name: partial(made(best[name]), signals, y) for name, made in attacks.items()
+    }
     seconds = side_by_side(calls, repeats, device)
     rows = compared(
-        "attacks beside other libraries", what, seconds, dict.fromkeys(calls, len(y)), "ours", "record"
+        "attacks beside other libraries",
+        what,
+        seconds,
+        dict.fromkeys(calls, len(y)),
+        "ours",
+        "record",
     )
     for each in rows:
         perturbed = calls[each["variant"]]()
         with torch.no_grad():
             each["loss"] = cross_entropy(victim.model(perturbed), y).item()
-        each["largest_mv"], each["batch"] = (perturbed - signals).abs().max().item(), best[each["variant"]]
+        each["largest_mv"], each["batch"] = (
+            (perturbed - signals).abs().max().item(),
+            best[each["variant"]],
+        )
     return rows
 
 
@@ -107,26 +124,35 @@ def _fits(call: Callable[[], object]) -> bool:
     return True
 
 
-def _attacks(victim: Victim, device: torch.device) -> dict[str, dict[str, Callable[[int], Attack]]]:
+def _attacks(
+    victim: Victim, device: torch.device
+) -> dict[str, dict[str, Callable[[int], Attack]]]:
     """PGD and APGD of each library, for a batch size."""
     makers = {
         "PGD": {
             "ours": _ours_pgd,
-            BFLOAT16: lambda victim, *rest: _ours_pgd(replace(victim, gradients="bfloat16"), *rest),
+            BFLOAT16: lambda victim, *rest: _ours_pgd(
+                replace(victim, gradients="bfloat16"), *rest
+            ),
             "torchattacks": _torchattacks_pgd,
             "foolbox": _foolbox_pgd,
             "ART": _art_pgd,
         },
         "APGD": {
             "ours": _ours_apgd,
-            BFLOAT16: lambda victim, *rest: _ours_apgd(replace(victim, gradients="bfloat16"), *rest),
+            BFLOAT16: lambda victim, *rest: _ours_apgd(
+                replace(victim, gradients="bfloat16"), *rest
+            ),
             "torchattacks": _torchattacks_apgd,
             "ART": _art_apgd,
         },
     }
     titles = {"PGD": f"PGD-{PGD_STEPS}", "APGD": f"APGD-{APGD_STEPS}"}
     return {
-        titles[kind]: {name: (lambda size, m=made: m(victim, device, size)) for name, made in all_.items()}
+        titles[kind]: {
+            name: (lambda size, m=made: m(victim, device, size))
+            for name, made in all_.items()
+        }
         for kind, all_ in makers.items()
     }
 
@@ -137,7 +163,9 @@ def _ours(search: Callable, steps: int, victim: Victim, size: int) -> Attack:
     def attack(signals: Tensor, y: Tensor) -> Tensor:
         hot = torch.eye(victim.model(signals[:1]).shape[1], device=signals.device)[y]
         stream = Generator(signals.device).manual_seed(0)
-        return signals + search(scores_problem("ce", victim, signals, hot), budget, stream)
+        return signals + search(
+            scores_problem("ce", victim, signals, hot), budget, stream
+        )
 
     return attack
 
@@ -153,13 +181,18 @@ def _ours_apgd(victim: Victim, device: torch.device, size: int) -> Attack:
 def _in_parts(attack: Attack, size: int) -> Attack:
     def parts(signals: Tensor, y: Tensor) -> Tensor:
         return torch.cat(
-            [attack(x, labels) for x, labels in zip(signals.split(size), y.split(size), strict=True)]
+            [
+                attack(x, labels)
+                for x, labels in zip(signals.split(size), y.split(size), strict=True)
+            ]
         )
 
     return parts
 
 
-def _torchattacks(made: Callable[[nn.Module], object], victim: Victim, size: int) -> Attack:
+def _torchattacks(
+    made: Callable[[nn.Module], object], victim: Victim, size: int
+) -> Attack:
     peer = made(Rescaled(victim.model))
 
     def attack(signals: Tensor, y: Tensor) -> Tensor:
@@ -171,7 +204,11 @@ def _torchattacks(made: Callable[[nn.Module], object], victim: Victim, size: int
 def _torchattacks_pgd(victim: Victim, device: torch.device, size: int) -> Attack:
     scaled = {"eps": EPSILON_MV / REACH_MV / 2, "alpha": STEP_MV / REACH_MV / 2}
     return _torchattacks(
-        lambda model: torchattacks.PGD(model, steps=PGD_STEPS, random_start=False, **scaled), victim, size
+        lambda model: torchattacks.PGD(
+            model, steps=PGD_STEPS, random_start=False, **scaled
+        ),
+        victim,
+        size,
     )
 
 
@@ -185,31 +222,47 @@ def _torchattacks_apgd(victim: Victim, device: torch.device, size: int) -> Attac
             return self.model(pictures[:, :, 0])
 
     peer = torchattacks.APGD(
-        Pictures(Rescaled(victim.model)), eps=EPSILON_MV / REACH_MV / 2, steps=APGD_STEPS
+        Pictures(Rescaled(victim.model)),
+        eps=EPSILON_MV / REACH_MV / 2,
+        steps=APGD_STEPS,
     )
 
     def attack(signals: Tensor, y: Tensor) -> Tensor:
-        return (2 * peer(((signals / REACH_MV + 1) / 2)[:, :, None], y)[:, :, 0] - 1) * REACH_MV
+        return (
+            2 * peer(((signals / REACH_MV + 1) / 2)[:, :, None], y)[:, :, 0] - 1
+        ) * REACH_MV
 
     return _in_parts(attack, size)
 
 
 def _foolbox_pgd(victim: Victim, device: torch.device, size: int) -> Attack:
-    known = foolbox.PyTorchModel(victim.model, bounds=(-REACH_MV, REACH_MV), device=device)
-    peer = foolbox.attacks.LinfPGD(abs_stepsize=STEP_MV, steps=PGD_STEPS, random_start=False)
+    known = foolbox.PyTorchModel(
+        victim.model, bounds=(-REACH_MV, REACH_MV), device=device
+    )
+    peer = foolbox.attacks.LinfPGD(
+        abs_stepsize=STEP_MV, steps=PGD_STEPS, random_start=False
+    )
 
     def attack(signals: Tensor, y: Tensor) -> Tensor:
-        return peer.run(known, signals, foolbox.criteria.Misclassification(y), epsilon=EPSILON_MV)
+        return peer.run(
+            known, signals, foolbox.criteria.Misclassification(y), epsilon=EPSILON_MV
+        )
 
     return _in_parts(attack, size)
 
 
-def _art(made: Callable[[PyTorchClassifier], object], victim: Victim, device: torch.device) -> Attack:
+def _art(
+    made: Callable[[PyTorchClassifier], object], victim: Victim, device: torch.device
+) -> Attack:
     def attack(signals: Tensor, y: Tensor) -> Tensor:
         classes = victim.model(signals[:1]).shape[1]
         kind = "gpu" if device.type == "cuda" else "cpu"
         known = PyTorchClassifier(
-            victim.model, nn.CrossEntropyLoss(), tuple(signals.shape[1:]), classes, device_type=kind
+            victim.model,
+            nn.CrossEntropyLoss(),
+            tuple(signals.shape[1:]),
+            classes,
+            device_type=kind,
         )
         found = made(known).generate(signals.cpu().numpy(), np.eye(classes)[y.cpu()])
         return torch.tensor(found).to(device)
@@ -220,12 +273,21 @@ def _art(made: Callable[[PyTorchClassifier], object], victim: Victim, device: to
 def _art_pgd(victim: Victim, device: torch.device, size: int) -> Attack:
     options = {"max_iter": PGD_STEPS, "batch_size": size, "verbose": False}
     return _art(
-        lambda known: ProjectedGradientDescent(known, np.inf, EPSILON_MV, STEP_MV, **options), victim, device
+        lambda known: ProjectedGradientDescent(
+            known, np.inf, EPSILON_MV, STEP_MV, **options
+        ),
+        victim,
+        device,
     )
 
 
 def _art_apgd(victim: Victim, device: torch.device, size: int) -> Attack:
-    options = {"max_iter": APGD_STEPS, "batch_size": size, "nb_random_init": 1, "loss_type": "cross_entropy"}
+    options = {
+        "max_iter": APGD_STEPS,
+        "batch_size": size,
+        "nb_random_init": 1,
+        "loss_type": "cross_entropy",
+    }
     made = lambda known: AutoProjectedGradientDescent(  # noqa: E731
         known, np.inf, EPSILON_MV, 2 * EPSILON_MV, verbose=False, **options
     )

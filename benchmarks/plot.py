@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ecgstudy.plots.plotting import GREY, INK, style
+from ecgstudy.plots.style import GREY, INK, style
 
 OURS = ("ours", "ours, gradients in bfloat16", "uniform", "IP and HN, debiased")
 TITLES = {
@@ -25,13 +25,20 @@ TITLES = {
 def plotted(table: pd.DataFrame, machine: str) -> tuple[Figure, str]:
     """A panel of ratios for each benchmark that compares (1: alike), and what it shows in words."""
     compared = (
-        table[table["ratio"].notna() & (table["variant"] != table["base"])] if "ratio" in table else table[:0]
+        table[table["ratio"].notna() & (table["variant"] != table["base"])]
+        if "ratio" in table
+        else table[:0]
     )
     kinds = [kind for kind in TITLES if kind in set(compared["benchmark"])]
     heights = [max(2, (compared["benchmark"] == kind).sum()) for kind in kinds] or [1]
     size = (7.5, 0.24 * sum(heights) + 0.8 * len(heights))
     figure, axes = plt.subplots(
-        len(heights), 1, figsize=size, squeeze=False, layout="constrained", height_ratios=heights
+        len(heights),
+        1,
+        figsize=size,
+        squeeze=False,
+        layout="constrained",
+        height_ratios=heights,
     )
     said = [
         _panel(ax, kind, compared[compared["benchmark"] == kind])
@@ -43,7 +50,9 @@ def plotted(table: pd.DataFrame, machine: str) -> tuple[Figure, str]:
 
 
 def _panel(ax: Axes, kind: str, rows: pd.DataFrame) -> str:
-    names = rows["case"] + rows["variant"].map(lambda v: "" if v == "ours" else f" · {v}")
+    names = rows["case"] + rows["variant"].map(
+        lambda v: "" if v == "ours" else f" · {v}"
+    )
     colours = [INK if variant in OURS else GREY for variant in rows["variant"]]
     ax.barh(range(len(rows)), rows["ratio"], color=colours, height=0.7)
     for place, ratio in enumerate(rows["ratio"]):

@@ -80,14 +80,23 @@ class _Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         places, given = self.places, _tensors(args, kwargs)
-        there, name = [places.has(each) for each in given], func._schema.name.removeprefix("aten::")
+        there, name = (
+            [places.has(each) for each in given],
+            func._schema.name.removeprefix("aten::"),
+        )
         if any(there):
             astray = [
-                tuple(each.shape) for each, on in zip(given, there, strict=True) if not on and each.ndim
+                tuple(each.shape)
+                for each, on in zip(given, there, strict=True)
+                if not on and each.ndim
             ]
             if astray and (name not in COPIES or (name == "index" and not there[0])):
-                raise RuntimeError(f"{name}: all tensors must be on the same device; on the CPU: {astray}")
-            by_mask = name in ("index", "index_put_") and any(each.dtype == torch.bool for each in given[1:])
+                raise RuntimeError(
+                    f"{name}: all tensors must be on the same device; on the CPU: {astray}"
+                )
+            by_mask = name in ("index", "index_put_") and any(
+                each.dtype == torch.bool for each in given[1:]
+            )
             if name in AWAITED or by_mask:
                 places.waits[name] += 1
             if name.rstrip("_") not in FREE:
@@ -108,7 +117,11 @@ class _Calls(TorchFunctionMode):
         self.places = places
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        places, kwargs, name = self.places, dict(kwargs or {}), getattr(func, "__name__", "")
+        places, kwargs, name = (
+            self.places,
+            dict(kwargs or {}),
+            getattr(func, "__name__", ""),
+        )
         owner = args[0] if args and isinstance(args[0], Tensor) else None
         there = owner is not None and places.has(owner)
         if name == "__get__" and (asked := resolve_name(func) or "").endswith(
@@ -116,7 +129,9 @@ class _Calls(TorchFunctionMode):
         ):
             return there if "is_cuda" in asked else GPU if there else CPU
         if there and name in ("numpy", "__array__"):
-            raise TypeError("can't convert cuda:0 device type tensor to numpy; use Tensor.cpu() first")
+            raise TypeError(
+                "can't convert cuda:0 device type tensor to numpy; use Tensor.cpu() first"
+            )
         if there and name == "tolist":
             places.waits[name] += 1
         if owner is not None and name in ("cpu", "cuda"):
@@ -128,8 +143,13 @@ class _Calls(TorchFunctionMode):
             place, kwargs["device"] = torch.device(wanted), CPU
         source = kwargs.get("generator")
         if isinstance(source, Generator) and source.place != place.type:
-            raise RuntimeError(f"{name}: a generator on {source.place}, but a tensor on {place.type}")
-        outside, places.within = places.within, any(map(places.has, _tensors(args, kwargs)))
+            raise RuntimeError(
+                f"{name}: a generator on {source.place}, but a tensor on {place.type}"
+            )
+        outside, places.within = (
+            places.within,
+            any(map(places.has, _tensors(args, kwargs))),
+        )
         try:
             result = func(*args, **kwargs)
         finally:
@@ -140,7 +160,10 @@ class _Calls(TorchFunctionMode):
         return result
 
     def _to(self, tensor: Tensor, *args: object, **kwargs: object) -> Tensor:
-        where, kinds = kwargs.pop("device", None), [each for each in args if isinstance(each, torch.dtype)]
+        where, kinds = (
+            kwargs.pop("device", None),
+            [each for each in args if isinstance(each, torch.dtype)],
+        )
         for each in args:
             if isinstance(each, Tensor):
                 where, kinds = GPU if self.places.has(each) else CPU, [each.dtype]
@@ -148,7 +171,9 @@ class _Calls(TorchFunctionMode):
                 where = each
         with torch._C.DisableTorchFunction():
             converted = tensor.to(*kinds, **kwargs) if kinds or kwargs else tensor
-        return converted if where is None else self._moved(converted, torch.device(where))
+        return (
+            converted if where is None else self._moved(converted, torch.device(where))
+        )
 
     def _moved(self, tensor: Tensor, where: torch.device) -> Tensor:
         if self.places.has(tensor) == (where.type == "cuda"):
@@ -165,21 +190,34 @@ def pretended_gpu() -> Iterator[Places]:
 
     What `pick_device` sets for the process, flags of torch and environment, is as before after the block.
     """
-    places, autocast, gb, matmul = Places(), torch.autocast, 2**30, torch.backends.cuda.matmul
+    places, autocast, gb, matmul = (
+        Places(),
+        torch.autocast,
+        2**30,
+        torch.backends.cuda.matmul,
+    )
     pretended = {
         "is_available": lambda: True, "device_count": lambda: 1, "mem_get_info": lambda *_: (8 * gb, 8 * gb),
         "is_bf16_supported": lambda *_, **__: True, "get_device_name": lambda *_: "pretended GPU",
         "max_memory_allocated": lambda *_: gb, "memory_allocated": lambda *_: 0, "empty_cache": lambda: None,
         "reset_peak_memory_stats": lambda *_: None, "synchronize": lambda *_: None,
     }  # fmt: skip
-    ours = [module for name, module in sys.modules.items() if name.startswith(("ecgstudy", "benchmarks"))]
+    ours = [
+        module
+        for name, module in sys.modules.items()
+        if name.startswith(("ecgstudy", "benchmarks"))
+    ]
     with ExitStack() as stack:
         for name, value in pretended.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         # Optimisers ask torch's CUDA build what captures the GPU's work: nothing does, and nobody is there.
-        nobody = mock.patch.object(torch.accelerator, "current_accelerator", return_value=None)
+        nobody = mock.patch.object(
+            torch.accelerator, "current_accelerator", return_value=None
+        )
         stack.enter_context(nobody)
-        stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # which is not there
+        stack.enter_context(
+            torch.backends.cudnn.flags(enabled=False)
+        )  # which is not there
         stack.callback(setattr, matmul, "fp32_precision", matmul.fp32_precision)
         stack.enter_context(mock.patch.dict(os.environ))
         on_cpu = lambda _, *args, **kwargs: autocast("cpu", *args, **kwargs)  # noqa: E731
@@ -189,7 +227,9 @@ def pretended_gpu() -> Iterator[Places]:
                 stack.enter_context(mock.patch.object(module, "Generator", Generator))
         # On the way back Python's calls are not seen, operations are: a place is then not what it was.
         alike = {"default": lambda tensor: (tensor.shape, tensor.dtype)}
-        stack.enter_context(mock.patch.dict(checkpoint._allowed_determinism_checks_to_fns, alike))
+        stack.enter_context(
+            mock.patch.dict(checkpoint._allowed_determinism_checks_to_fns, alike)
+        )
         stack.enter_context(_Operations(places))
         stack.enter_context(_Calls(places))
         yield places

@@ -7,10 +7,13 @@ import numpy as np
 import torch
 
 from benchmarks.timing import Row, compared, side_by_side
-from ecgstudy.datasets.reading import read_records
+from ecgstudy.datasets.wfdb_io import read_records
 
 MOST = 2000
-FORMS = {"mitdb": ("*.hea", ["MLII"], 360.0), "ptbxl": ("records100/*/*.hea", None, 100.0)}
+FORMS = {
+    "mitdb": ("*.hea", ["MLII"], 360.0),
+    "ptbxl": ("records100/*/*.hea", None, 100.0),
+}
 """Data set → where its headers are, leads to read (None: all twelve), rate in Hz."""
 TWELVE = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
 OTHER_LEADS = ("102", "104")
@@ -24,25 +27,38 @@ def reading(device: torch.device, repeats: int) -> list[Row]:
         if (Path(root) / name).is_dir():
             rows += _of(name, Path(root) / name, max(3, repeats // 3))
     if not rows:
-        print("reading: left out; ECGSTUDY_DATA does not name a folder with mitdb/ or ptbxl/")
+        print(
+            "reading: left out; ECGSTUDY_DATA does not name a folder with mitdb/ or ptbxl/"
+        )
     return rows
 
 
 def _of(name: str, folder: Path, repeats: int) -> list[Row]:
     pattern, leads, fs = FORMS[name]
-    stems = [path.with_suffix("") for path in sorted(folder.glob(pattern)) if path.stem not in OTHER_LEADS][
-        :MOST
-    ]
+    stems = [
+        path.with_suffix("")
+        for path in sorted(folder.glob(pattern))
+        if path.stem not in OTHER_LEADS
+    ][:MOST]
     leads = leads or TWELVE
     calls = {
         "plain wfdb loop": lambda: plain(stems, leads),
         "ours": lambda: list(read_records(stems, leads, fs)),
     }
-    for ours, theirs in zip(list(read_records(stems[:20], leads, fs)), plain(stems[:20], leads), strict=True):
+    for ours, theirs in zip(
+        list(read_records(stems[:20], leads, fs)), plain(stems[:20], leads), strict=True
+    ):
         np.testing.assert_array_equal(ours[0], theirs)
     seconds = side_by_side(calls, repeats, torch.device("cpu"))
     what = f"{name}, {len(stems)} records, {len(os.sched_getaffinity(0))} cores"
-    return compared("reading", what, seconds, dict.fromkeys(calls, len(stems)), "plain wfdb loop", "record")
+    return compared(
+        "reading",
+        what,
+        seconds,
+        dict.fromkeys(calls, len(stems)),
+        "plain wfdb loop",
+        "record",
+    )
 
 
 def plain(stems: list[Path], leads: list[str]) -> list[np.ndarray]:

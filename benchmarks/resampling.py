@@ -7,7 +7,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.timing import Row, compared, row, side_by_side
-from ecgstudy import statistics as st
+from ecgstudy.analysis import statistics as st
 
 RECORDS, LABELS, SETS, RESAMPLES = 10_000, 5, 30, 1_000
 PATIENTS, THEIRS = {"one record a patient": 10_000, "22 patients": 22}, 3
@@ -30,7 +30,13 @@ def resampling(device: torch.device, repeats: int) -> list[Row]:
         rows += compared("resampling", what, seconds, units, "scikit-learn", "resample")
         whole = float(np.median(seconds["ours"])) * SETS
         rows.append(
-            row("resampling", f"{what}, {RESAMPLES} resamples of {SETS} sets", "ours", whole, "s on one core")
+            row(
+                "resampling",
+                f"{what}, {RESAMPLES} resamples of {SETS} sets",
+                "ours",
+                whole,
+                "s on one core",
+            )
         )
     return rows
 
@@ -41,7 +47,9 @@ def _sample(patients: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return y, rng.normal(size=y.shape) + y, np.arange(RECORDS) % patients
 
 
-def _theirs(y: np.ndarray, scores: np.ndarray, of: np.ndarray, drawn: np.ndarray) -> None:
+def _theirs(
+    y: np.ndarray, scores: np.ndarray, of: np.ndarray, drawn: np.ndarray
+) -> None:
     for times in drawn[:THEIRS]:
         for c in range(LABELS):
             roc_auc_score(y[:, c] > 0, scores[:, c], sample_weight=times[of])

@@ -7,14 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ecgstudy.attacks.problem import Victim
-from ecgstudy.datasets import prepare
-from ecgstudy.encoders import build_encoder, folded
+from ecgstudy.attacks.api import Victim
+from ecgstudy.datasets.prepare import prepare
 from ecgstudy.files import ROOT
-from ecgstudy.objective import Data, State, prepared
+from ecgstudy.models.encoders import build_encoder, folded
+from ecgstudy.models.heads import Classifier
+from ecgstudy.pretraining.state import Data, State
+from ecgstudy.pretraining.step import prepared
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import DatasetOptions, Run, Study, load_study
-from ecgstudy.supervised import Classifier
 
 STUDIES = ("mitdb", "ptbxl")
 """Their params say encoder, batch, views and attack steps."""
@@ -33,9 +34,14 @@ class Case:
         """The data set that the study's params describe."""
         return next(iter(self.study.datasets))
 
-    def training(self, arm: str, device: torch.device, **options: object) -> tuple[State, Data]:
+    def training(
+        self, arm: str, device: torch.device, **options: object
+    ) -> tuple[State, Data]:
         """A fresh training state and the data, for `arm` (of those that need no other arm)."""
-        changed = {"training": self.study.training.model_copy(update=options), "device": str(device)}
+        changed = {
+            "training": self.study.training.model_copy(update=options),
+            "device": str(device),
+        }
         run = Run(self.study.model_copy(update=changed), self.dataset, arm, 0)
         return prepared(run, self.records, Path("unused"))
 
@@ -45,18 +51,24 @@ class Case:
             torch.manual_seed(0)
             leads, options = len(self.records.leads), self.study.encoder
             encoder = build_encoder(
-                options.name, options.options, torch.zeros(leads), torch.tensor(0.3), False
+                options.name,
+                options.options,
+                torch.zeros(leads),
+                torch.tensor(0.3),
+                False,
             )
             head = torch.nn.Linear(encoder.features, len(self.records.classes))
         _settle(encoder, self.signals(64, torch.device("cpu")))
-        model = Classifier(folded(encoder), head).eval().requires_grad_(False).to(device)
+        model = (
+            Classifier(folded(encoder), head).eval().requires_grad_(False).to(device)
+        )
         return Victim(model, self.records.multilabel, model.encoder, self.records.fs)
 
     def signals(self, records: int, device: torch.device) -> Tensor:
         """So many ECGs (records, leads, samples) in mV."""
-        return torch.tensor(np.resize(self.records.signals, (records, *self.records.signals.shape[1:]))).to(
-            device
-        )
+        return torch.tensor(
+            np.resize(self.records.signals, (records, *self.records.signals.shape[1:]))
+        ).to(device)
 
     def labels(self, records: int, device: torch.device) -> Tensor:
         """Their labels, multi-hot."""
@@ -76,12 +88,16 @@ def case(name: str, records: int = 640) -> Case:
     """The shapes of `params/<name>.yaml`, with `records` simulated ECGs."""
     study = load_study(ROOT / "params" / f"{name}.yaml")
     options = DatasetOptions(
-        headline_epsilon_mv=0.02, options={"patients": records // 2, "records_per_patient": 2}
+        headline_epsilon_mv=0.02,
+        options={"patients": records // 2, "records_per_patient": 2},
     )
     simulated = prepare("builtin", options, ROOT / "outputs" / "downloads")
     if name == "mitdb":  # one lead, 1.8 s at 360 Hz
         simulated = replace(
-            simulated, signals=simulated.signals[:, :1, :648].copy(), leads=("MLII",), fs=360.0
+            simulated,
+            signals=simulated.signals[:, :1, :648].copy(),
+            leads=("MLII",),
+            fs=360.0,
         )
     else:
         simulated = replace(simulated, signals=simulated.signals[:, :, 5:985].copy())

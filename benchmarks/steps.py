@@ -8,10 +8,11 @@ from torch import Generator, Tensor
 
 from benchmarks.shapes import STUDIES, Case, case
 from benchmarks.timing import Row, compared, side_by_side
-from ecgstudy.attacks import get_attack
-from ecgstudy.attacks.problem import Budget, Victim
-from ecgstudy.objective import Data, State, evaluating
-from ecgstudy.training import _step
+from ecgstudy.attacks.api import Budget, Victim
+from ecgstudy.attacks.named import get_attack
+from ecgstudy.pretraining.loop import _step
+from ecgstudy.pretraining.state import Data, State
+from ecgstudy.pretraining.step import evaluating
 
 ATTACKS = ("pgd-margin", "apgd-margin")
 ARMS = ("supervised", "pgd-at", "simclr", "clef", "rocl", "rocl-ip-hn", "acl")
@@ -30,10 +31,14 @@ def efficiency(device: torch.device, repeats: int) -> list[Row]:
     return rows
 
 
-def _of_training(shapes: Case, arm: str, device: torch.device, repeats: int) -> list[Row]:
+def _of_training(
+    shapes: Case, arm: str, device: torch.device, repeats: int
+) -> list[Row]:
     what, calls = training_step(shapes, arm, device)
     seconds, units = side_by_side(calls, repeats, device), dict.fromkeys(calls, 1)
-    return compared("efficiency of a pretraining step", what, seconds, units, "bare", "step")
+    return compared(
+        "efficiency of a pretraining step", what, seconds, units, "bare", "step"
+    )
 
 
 def training_step(
@@ -43,14 +48,21 @@ def training_step(
     state, data = shapes.training(arm, device)
     size = min(state.options.batch_size, len(data.signals))
     index = torch.arange(size, device=device)
-    calls = {"bare": bare_step(state, data, index), "ours": lambda: _step(state, data, index, 1e-4)}
+    calls = {
+        "bare": bare_step(state, data, index),
+        "ours": lambda: _step(state, data, index, 1e-4),
+    }
     return f"{shapes.name} {arm}, batch {size}", calls
 
 
 def bare_step(state: State, data: Data, index: Tensor) -> Callable[[], None]:
     """A step's network passes alone: held views, K for the input's gradient, training, optimiser."""
     adversary, options = state.arm.adversary, state.run.study.views
-    crop = data.signals.shape[2] if options.crop_s is None else round(options.crop_s * data.fs)
+    crop = (
+        data.signals.shape[2]
+        if options.crop_s is None
+        else round(options.crop_s * data.fs)
+    )
     signals = data.signals[index][:, :, :crop]
     names = dict.fromkeys(view for loss in state.arm.losses for view in loss.names)
     standard = sum(not name.endswith("*") for name in names)
@@ -59,7 +71,11 @@ def bare_step(state: State, data: Data, index: Tensor) -> Callable[[], None]:
     held = len(attacked) - starred
     parts = [(standard, False), (len(names) - standard, True)]
     steps = (adversary.steps or state.options.attack_steps) if adversary else 0
-    out = state.project if "projector" in state.model else (lambda features, _: features.float())
+    out = (
+        state.project
+        if "projector" in state.model
+        else (lambda features, _: features.float())
+    )
     if "head" in state.model:
         out = lambda features, _: state.model["head"](features.float())  # noqa: E731
 
@@ -82,10 +98,17 @@ def bare_step(state: State, data: Data, index: Tensor) -> Callable[[], None]:
     return step
 
 
-def _of_attack(shapes: Case, attack: str, device: torch.device, repeats: int) -> list[Row]:
+def _of_attack(
+    shapes: Case, attack: str, device: torch.device, repeats: int
+) -> list[Row]:
     what, calls = whole_attack(shapes, attack, device)
-    seconds, units = side_by_side(calls, repeats, device), dict.fromkeys(calls, shapes.study.evaluation.steps)
-    return compared("efficiency of an attack step", what, seconds, units, "bare", "step")
+    seconds, units = (
+        side_by_side(calls, repeats, device),
+        dict.fromkeys(calls, shapes.study.evaluation.steps),
+    )
+    return compared(
+        "efficiency of an attack step", what, seconds, units, "bare", "step"
+    )
 
 
 def whole_attack(

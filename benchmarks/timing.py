@@ -13,7 +13,9 @@ Row = dict[str, object]
 """A line of the table; see `row`."""
 
 
-def row(benchmark: str, case: str, variant: str, value: float, unit: str, **more: object) -> Row:
+def row(
+    benchmark: str, case: str, variant: str, value: float, unit: str, **more: object
+) -> Row:
     """One measured value: `benchmark` in the situation `case` for `variant`, of two or more compared."""
     return {
         "benchmark": benchmark, "case": case, "variant": variant, "value": value, "unit": unit, **more
@@ -51,7 +53,12 @@ def _wait(device: torch.device) -> None:
 
 
 def compared(
-    benchmark: str, case: str, seconds: dict[str, np.ndarray], units: dict[str, float], base: str, unit: str
+    benchmark: str,
+    case: str,
+    seconds: dict[str, np.ndarray],
+    units: dict[str, float],
+    base: str,
+    unit: str,
 ) -> list[Row]:
     """Rows of medians with quartiles, per unit of work, and the median over rounds of base / variant.
 
@@ -69,7 +76,16 @@ def compared(
         ratio = float(np.median(each[base] / values))
         spread = {"low": 1000 * low, "high": 1000 * high}
         rows.append(
-            row(benchmark, case, name, 1000 * middle, f"ms / {unit}", **spread, ratio=ratio, base=base)
+            row(
+                benchmark,
+                case,
+                name,
+                1000 * middle,
+                f"ms / {unit}",
+                **spread,
+                ratio=ratio,
+                base=base,
+            )
         )
     return rows
 
@@ -96,10 +112,14 @@ def peak_mb(call: Callable[[], object], device: torch.device) -> float:
     return megabytes
 
 
-def _measured(call: Callable[[], object], answer: multiprocessing.connection.Connection) -> None:
+def _measured(
+    call: Callable[[], object], answer: multiprocessing.connection.Connection
+) -> None:
     # What earlier calls left free in the heap would be used again, unseen.
     ctypes.CDLL(None).malloc_trim(0)
-    with open("/proc/self/clear_refs", "w") as marks:  # 5: the high-water mark falls to what is taken now
+    with open(
+        "/proc/self/clear_refs", "w"
+    ) as marks:  # 5: the high-water mark falls to what is taken now
         marks.write("5")
     before = _peak_kb()
     call()
@@ -108,4 +128,6 @@ def _measured(call: Callable[[], object], answer: multiprocessing.connection.Con
 
 def _peak_kb() -> float:
     with open("/proc/self/status") as status:
-        return next(float(line.split()[1]) for line in status if line.startswith("VmHWM"))
+        return next(
+            float(line.split()[1]) for line in status if line.startswith("VmHWM")
+        )

@@ -17,17 +17,35 @@ def whole(device: torch.device, repeats: int) -> list[Row]:
     """Seconds of `make study` (``params/quick.yaml``) without installing, on all cores, cold and done."""
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "clone"
-        subprocess.run(["git", "clone", "--quiet", "--depth=1", f"file://{ROOT}", str(clone)], check=True)
+        subprocess.run(
+            ["git", "clone", "--quiet", "--depth=1", f"file://{ROOT}", str(clone)],
+            check=True,
+        )
         cores = f"{len(os.sched_getaffinity(0))} cores"
         cold = row("whole quick study", "from nothing", cores, _seconds(clone), "s")
         again = [_seconds(clone) for _ in range(3)]
-        return [cold, row("whole quick study", "with nothing to do", cores, sorted(again)[1], "s")]
+        return [
+            cold,
+            row(
+                "whole quick study", "with nothing to do", cores, sorted(again)[1], "s"
+            ),
+        ]
 
 
 def _seconds(clone: Path) -> float:
     started = time.perf_counter()
-    command = [sys.executable, "-m", "ecgstudy.running.workflow", "study", "params/quick.yaml"]
+    command = [
+        sys.executable,
+        "-m",
+        "ecgstudy.running.workflow",
+        "study",
+        "params/quick.yaml",
+    ]
     subprocess.run(
-        command, cwd=clone, env={**os.environ, "PYTHONPATH": str(clone)}, check=True, capture_output=True
+        command,
+        cwd=clone,
+        env={**os.environ, "PYTHONPATH": str(clone)},
+        check=True,
+        capture_output=True,
     )
     return time.perf_counter() - started

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ecgstudy.errors import StudyError
-from ecgstudy.running.gpus import HELD
+from ecgstudy.files import HELD
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -36,10 +36,14 @@ def pick_device(wanted: str) -> torch.device:
                 " build or a newer driver (`make doctor` looks), or compute on the CPU with PROFILE=local"
             )
         if not found:
-            raise StudyError(f"device {wanted!r} was asked for, but torch finds no GPU; use 'cpu' or 'auto'")
+            raise StudyError(
+                f"device {wanted!r} was asked for, but torch finds no GPU; use 'cpu' or 'auto'"
+            )
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.deterministic = True
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # read when cuBLAS starts
     return device
 
 
@@ -51,7 +55,9 @@ def resident(array: np.ndarray, device: torch.device) -> Tensor:
     with warnings.catch_warnings():  # that it cannot be written to: nobody shall
         warnings.simplefilter("ignore", UserWarning)
         tensor = torch.from_numpy(array)
-    room = device.type == "cuda" and tensor.nbytes < torch.cuda.mem_get_info(device)[0] / 2
+    room = (
+        device.type == "cuda" and tensor.nbytes < torch.cuda.mem_get_info(device)[0] / 2
+    )
     return tensor.to(device) if room else tensor
 
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations  # `make doctor` speaks in Python 3.9 too
 
+import ast
 import fcntl
 import glob
 import hashlib
+import inspect
+import io
 import json
 import os
-from collections.abc import Callable, Iterator
+import textwrap
+import tokenize
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import TextIO
 
 from ecgstudy.errors import StudyError
@@ -65,7 +73,9 @@ def whole_files() -> Iterator[Callable[[str | Path], Path]]:
 def unwritable(path: str | Path, error: OSError) -> StudyError:
     """What to raise when the file system refused to write `path`."""
     why = error.strerror or error
-    return StudyError(f"{path} cannot be written ({why}); free some space or use a folder you may write to")
+    return StudyError(
+        f"{path} cannot be written ({why}); free some space or use a folder you may write to"
+    )
 
 
 def lock_file(path: Path) -> TextIO:
@@ -106,7 +116,11 @@ def lock(file: TextIO, *, shared: bool = False, wait: bool = True) -> bool:
         Naming the file, on a file system without locks.
     """
     try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(
+            file,
+            (fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            | (0 if wait else fcntl.LOCK_NB),
+        )
     except BlockingIOError:
         return False
     except OSError as error:
@@ -155,3 +169,50 @@ def sha256(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@cache
+def plain_source(code: ModuleType | Callable | str) -> str:
+    """Source of a module or function without comments, docstrings and blank lines.
+
+    A module may be given by its name, and is not imported then. Works on lines, not on a printed syntax
+    tree, so that every Python version gives the same text.
+    """
+    if isinstance(code, str):
+        source = Path(find_spec(code).origin).read_text(encoding="utf-8")
+    else:
+        source = textwrap.dedent(inspect.getsource(code))
+    lines = source.split("\n")
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(source)):
+        constant = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if constant and isinstance(
+            node.value.value, str
+        ):  # of a module, class, function or attribute
+            lines[node.lineno - 1 : node.end_lineno] = [""] * (
+                node.end_lineno - node.lineno + 1
+            )
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def stamp(parameters: object, code: Iterable[ModuleType | Callable | str] = ()) -> str:
+    """Short hash of JSON-serialisable `parameters` and of the `code` that acts on them."""
+    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
+    for part in code:
+        digest.update(plain_source(part).encode())
+    return digest.hexdigest()[:16]
+
+
+def read_json(path: Path) -> dict:
+    """Content of a JSON file; empty when it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+HELD = "ECGSTUDY_GPUS"
+"""Environment variable with the GPUs that a job holds; `ecgstudy.devices.pick_device` insists on them."""

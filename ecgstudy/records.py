@@ -89,7 +89,11 @@ def count_classes(records: EcgRecords) -> pd.DataFrame:
     """Records of each class and split, as rows `class`, `split`, `records`."""
     labels, split = records.multi_hot(), records.table["split"].to_numpy()
     rows = [
-        {"class": name, "split": part, "records": int(labels[split == part, column].sum())}
+        {
+            "class": name,
+            "split": part,
+            "records": int(labels[split == part, column].sum()),
+        }
         for part in SPLITS
         if (split == part).any()
         for column, name in enumerate(records.classes)
@@ -128,9 +132,13 @@ def _check_shapes(records: EcgRecords) -> None:
             f"{len(records.leads)} lead names"
         )
     if len(set(records.leads)) < len(records.leads):
-        raise StudyError(f"{records.name}: leads are {', '.join(records.leads)}; each must have its own name")
+        raise StudyError(
+            f"{records.name}: leads are {', '.join(records.leads)}; each must have its own name"
+        )
     if not records.fs > 0:
-        raise StudyError(f"{records.name}: sampling rate {records.fs!r}; it must be above 0 Hz")
+        raise StudyError(
+            f"{records.name}: sampling rate {records.fs!r}; it must be above 0 Hz"
+        )
     if len(records.labels) != n or len(records.table) != n:
         raise StudyError(
             f"{records.name}: {n} signals, {len(records.labels)} labels and "
@@ -138,7 +146,9 @@ def _check_shapes(records: EcgRecords) -> None:
         )
     duplicate = records.table["record"][records.table["record"].duplicated()]
     if len(duplicate):
-        raise StudyError(f"{records.name}: record {duplicate.iloc[0]!r} occurs twice; keep one")
+        raise StudyError(
+            f"{records.name}: record {duplicate.iloc[0]!r} occurs twice; keep one"
+        )
 
 
 def _check_signals(records: EcgRecords, block: int = 4096) -> None:
@@ -149,7 +159,11 @@ def _check_signals(records: EcgRecords, block: int = 4096) -> None:
             bad = np.ptp(signals, axis=2) == 0
         if bad.any():
             row, lead = np.argwhere(bad)[0]
-            what = "is flat" if np.isfinite(signals[row, lead]).all() else "has NaN or Inf samples"
+            what = (
+                "is flat"
+                if np.isfinite(signals[row, lead]).all()
+                else "has NaN or Inf samples"
+            )
             record = records.table["record"].iloc[start + row]
             raise StudyError(
                 f"{records.name}: record {record!r}, lead {records.leads[lead]!r} {what}; "
@@ -159,8 +173,14 @@ def _check_signals(records: EcgRecords, block: int = 4096) -> None:
 
 def _check_amplitude(records: EcgRecords, most: int = 500) -> None:
     """ECGs in µV or in units of a converter would make an ε in mV mean something else."""
-    few = np.linspace(0, len(records) - 1, min(most, len(records))).astype(int) if len(records) else []
-    typical = float(np.median(np.ptp(records.signals[few], axis=2))) if len(few) else 1.0
+    few = (
+        np.linspace(0, len(records) - 1, min(most, len(records))).astype(int)
+        if len(records)
+        else []
+    )
+    typical = (
+        float(np.median(np.ptp(records.signals[few], axis=2))) if len(few) else 1.0
+    )
     low, high = AMPLITUDES_MV
     if not low <= typical <= high:
         raise StudyError(
@@ -173,7 +193,11 @@ def _check_people(records: EcgRecords) -> None:
     table = records.table
     for column, good, right in (
         ("sex", lambda values: values.isin(SEXES), "female or male"),
-        ("age", lambda values: pd.to_numeric(values, errors="coerce").between(0, 130), "0 to 130 years"),
+        (
+            "age",
+            lambda values: pd.to_numeric(values, errors="coerce").between(0, 130),
+            "0 to 130 years",
+        ),
     ):
         known = table[column].dropna() if column in table else table["record"][:0]
         if not (fine := good(known)).all():
@@ -193,12 +217,20 @@ def _check_splits(records: EcgRecords) -> None:
     table, labels = records.table, records.multi_hot()
     unknown = sorted(set(table["split"]) - set(SPLITS))
     if unknown:
-        raise StudyError(f"{records.name}: unknown split {unknown[0]!r}; known: {', '.join(SPLITS)}")
+        raise StudyError(
+            f"{records.name}: unknown split {unknown[0]!r}; known: {', '.join(SPLITS)}"
+        )
     for name in ("train", "validation", "test"):
         rows = (table["split"] == name).to_numpy()
         if not rows.any():
-            raise StudyError(f"{records.name}: the {name} split has no records; every study needs some")
-        absent = [c for c, count in zip(records.classes, labels[rows].sum(0), strict=True) if not count]
+            raise StudyError(
+                f"{records.name}: the {name} split has no records; every study needs some"
+            )
+        absent = [
+            c
+            for c, count in zip(records.classes, labels[rows].sum(0), strict=True)
+            if not count
+        ]
         if absent and name != "validation":
             raise StudyError(
                 f"{records.name}: class {absent[0]!r} has no record in the {name} split; "
@@ -226,21 +258,35 @@ def save_records(records: EcgRecords, folder: str | Path) -> None:
     """
     folder, form = Path(folder), {"name": records.name, "fs": records.fs}
     form |= {"leads": records.leads, "classes": records.classes}
-    order = np.argsort(pd.Categorical(records.table["split"], SPLITS).codes, kind="stable")
+    order = np.argsort(
+        pd.Categorical(records.table["split"], SPLITS).codes, kind="stable"
+    )
     with whole_files() as new:
-        new(folder / "card.json").write_text(json_text({**form, **records.card}), encoding="utf-8")
-        records.table.iloc[order].reset_index(drop=True).to_parquet(new(folder / "table.parquet"))
+        new(folder / "card.json").write_text(
+            json_text({**form, **records.card}), encoding="utf-8"
+        )
+        records.table.iloc[order].reset_index(drop=True).to_parquet(
+            new(folder / "table.parquet")
+        )
         for name, values in (("labels", records.labels), ("signals", records.signals)):
             _write_rows(new(folder / f"{name}.npy"), values, order)
-        (folder / "card.json").unlink(missing_ok=True)  # it must not stand beside other arrays
+        (folder / "card.json").unlink(
+            missing_ok=True
+        )  # it must not stand beside other arrays
 
 
-def _write_rows(path: Path, array: np.ndarray, order: np.ndarray, block: int = 4096) -> None:
+def _write_rows(
+    path: Path, array: np.ndarray, order: np.ndarray, block: int = 4096
+) -> None:
     """The rows of `array` in `order` as a .npy file, a block at a time: it may be larger than the memory.
 
     Not through a memory map: on a full disk that would end the process without an error.
     """
-    form = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
+    form = {
+        "descr": np.lib.format.dtype_to_descr(array.dtype),
+        "fortran_order": False,
+        "shape": array.shape,
+    }
     with open(path, "wb") as stream:
         np.lib.format.write_array_header_1_0(stream, form)
         for start in range(0, len(order), block):

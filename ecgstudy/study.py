@@ -2,26 +2,21 @@
 
 import hashlib
 import importlib.util
+import json
 import os
 import reprlib
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
-from ecgstudy.attacks import BLACK_BOX, get_attack, split_leads
-from ecgstudy.encoders import get_encoder
 from ecgstudy.errors import StudyError
-from ecgstudy.evaluation.corruptions import get_corruption
-from ecgstudy.factors import arm_row, get_arm
 from ecgstudy.files import ROOT, in_checkout
-from ecgstudy.foundation.pretrained import spelled_out
-from ecgstudy.options import ENSEMBLE as ENSEMBLE
-from ecgstudy.options import PLUGIN as PLUGIN
-from ecgstudy.options import (
+from ecgstudy.params import (
+    BLACK_BOX,
     AffOptions,
     AlfOptions,
     AttackOptions,
@@ -35,10 +30,14 @@ from ecgstudy.options import (
     StatisticsOptions,
     TrainingOptions,
     ViewOptions,
+    spelled_out,
+    split_leads,
     target,
 )
+from ecgstudy.params import ENSEMBLE as ENSEMBLE
+from ecgstudy.params import PLUGIN as PLUGIN
 from ecgstudy.plain_yaml import read_yaml
-from ecgstudy.weighting import WHOLE_BATCH
+from ecgstudy.registry import ARMS, ATTACKS, CORRUPTIONS, ENCODERS
 
 
 class Study(Section):
@@ -60,7 +59,7 @@ class Study(Section):
     statistics: StatisticsOptions = StatisticsOptions()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     processes: PositiveInt = 1
-    """Share each pretraining among so many processes, on one GPU each (`ecgstudy.distributed`)."""
+    """Share each pretraining among so many processes, on one GPU each (`ecgstudy.pretraining.distributed`)."""
     resources: ResourceOptions = ResourceOptions()
     showcase: str | None = None
     """Arm whose first seed is shown in the report's pages 02 and 03; None: the last arm."""
@@ -73,27 +72,42 @@ class Study(Section):
     @model_validator(mode="after")
     def _check_names(self) -> "Study":
         for arm in self.arms:
-            needed = get_arm(arm).needs
+            needed = ARMS.find(arm).needs
             if needed and needed not in self.arms:
-                raise StudyError(f"arm {arm!r} needs the encoder of {needed!r}: add {needed!r} to arms")
+                raise StudyError(
+                    f"arm {arm!r} needs the encoder of {needed!r}: add {needed!r} to arms"
+                )
         if self.showcase not in (None, *self.arms):
-            raise StudyError(f"showcase {self.showcase!r} is not among the arms {self.arms}")
-        for attack in {*self.evaluation.ensemble, *self.evaluation.attacks} - {"transfer"}:
-            get_attack(attack)
+            raise StudyError(
+                f"showcase {self.showcase!r} is not among the arms {self.arms}"
+            )
+        for attack in {*self.evaluation.ensemble, *self.evaluation.attacks} - {
+            "transfer"
+        }:
+            ATTACKS.check(split_leads(attack)[0])
         for corruption in self.evaluation.corruptions:
-            get_corruption(corruption)
+            CORRUPTIONS.check(corruption)
         self._check_source()
         self._check_protocols()
         self._check_processes()
-        get_encoder(self.encoder.name)
-        grid, labels = self.evaluation.epsilons_mv, self.evaluation.label_epsilons_mv or []
+        ENCODERS.check(self.encoder.name)
+        grid, labels = (
+            self.evaluation.epsilons_mv,
+            self.evaluation.label_epsilons_mv or [],
+        )
         budgets = {
-            f"datasets.{name}.headline_epsilon_mv": o.headline_epsilon_mv for name, o in self.datasets.items()
+            f"datasets.{name}.headline_epsilon_mv": o.headline_epsilon_mv
+            for name, o in self.datasets.items()
         }
-        budgets |= {f"evaluation.label_epsilons_mv.{index}": epsilon for index, epsilon in enumerate(labels)}
+        budgets |= {
+            f"evaluation.label_epsilons_mv.{index}": epsilon
+            for index, epsilon in enumerate(labels)
+        }
         for key, epsilon in budgets.items():
             if epsilon not in grid:
-                raise StudyError(f"{key} {epsilon} is not in the grid evaluation.epsilons_mv {grid}")
+                raise StudyError(
+                    f"{key} {epsilon} is not in the grid evaluation.epsilons_mv {grid}"
+                )
         return self
 
     def _check_source(self) -> None:
@@ -119,11 +133,17 @@ class Study(Section):
                     f"protocols: {to!r} of {protocol!r} is not among the datasets {[*self.datasets]}"
                 )
             if to and not set(sources) - {to}:
-                raise StudyError(f"protocols: {protocol!r} needs another data set than {to!r} to pretrain on")
+                raise StudyError(
+                    f"protocols: {protocol!r} needs another data set than {to!r} to pretrain on"
+                )
             for source in sources if to else ():
-                _check_common_form(protocol, source, self.datasets[source], self.datasets[to])
+                _check_common_form(
+                    protocol, source, self.datasets[source], self.datasets[to]
+                )
         for name in self.datasets:
-            if name not in sources and all(target("", p) != name for p in self.protocols):
+            if name not in sources and all(
+                target("", p) != name for p in self.protocols
+            ):
                 raise StudyError(
                     f"datasets.{name}.pretrain is false, and no protocol ends in @{name}: nothing uses it"
                 )
@@ -135,7 +155,7 @@ class Study(Section):
                 f" {self.processes} processes; use a multiple"
             )
         for arm in self.arms if self.processes > 1 else ():
-            if whole := [name for name in get_arm(arm).schemes if name in WHOLE_BATCH]:
+            if whole := ARMS.find(arm).whole_batch:
                 raise StudyError(
                     f"arm {arm!r} compares all anchors of a batch ({whole[0]}) and cannot be shared among"
                     f" processes: give it a study of its own with processes: 1, not {self.processes}"
@@ -156,12 +176,16 @@ class Study(Section):
     def runs(self) -> Iterator["Run"]:
         """Every (data set, arm, seed) of the grid in the params file's order; who needs others, last."""
         for dataset in self.pretrained:
-            for arm in sorted(self.arms, key=lambda arm: get_arm(arm).needs is not None):
+            for arm in sorted(
+                self.arms, key=lambda arm: ARMS.find(arm).needs is not None
+            ):
                 for seed in self.seeds:
                     yield Run(self, dataset, arm, seed)
 
 
-def _check_common_form(protocol: str, source: str, ours: DatasetOptions, theirs: DatasetOptions) -> None:
+def _check_common_form(
+    protocol: str, source: str, ours: DatasetOptions, theirs: DatasetOptions
+) -> None:
     """What can be known before the data are read: leads and rates that are both given must agree."""
     for key in ("leads", "fs"):
         one, other = getattr(ours, key), getattr(theirs, key)
@@ -189,13 +213,17 @@ class Run:
     @property
     def processes(self) -> int:
         """Processes that train the run's encoder; one where nothing is trained."""
-        return self.study.processes if get_arm(self.arm).losses else 1
+        return self.study.processes if ARMS.find(self.arm).losses else 1
 
     @property
     def protocols(self) -> list[str]:
         """Protocols that the run is evaluated under: no transfer to its own data, no fine-tuned features."""
         wanted = [p for p in self.study.protocols if target("", p) != self.dataset]
-        return [p for p in wanted if p == "slf"] if get_arm(self.arm).features else wanted
+        return (
+            [p for p in wanted if p == "slf"]
+            if ARMS.find(self.arm).features
+            else wanted
+        )
 
     def tested_on(self, protocol: str) -> "Run":
         """This run with the target of `protocol` for its data set: then its headline ε and streams count."""
@@ -204,7 +232,7 @@ class Run:
     @property
     def attack_source(self) -> str | None:
         """The other arm whose encoder the evaluation needs, to make the attack ``transfer`` on it."""
-        arm, options = get_arm(self.arm), self.study.evaluation
+        arm, options = ARMS.find(self.arm), self.study.evaluation
         if arm.features:
             return arm.needs
         return (
@@ -215,7 +243,10 @@ class Run:
 
     def parameters(self) -> dict:
         """Everything that decides the run's encoder, as plain JSON types."""
-        study, factors = self.study.model_dump(mode="json"), arm_row(self.arm)
+        study, factors = (
+            self.study.model_dump(mode="json"),
+            json.loads(json.dumps(asdict(ARMS.find(self.arm)))),
+        )
         return {
             "study": self.study.study,
             "dataset": self.dataset,
@@ -223,7 +254,9 @@ class Run:
             "arm": self.arm,
             "factors": factors,
             "seed": self.seed,
-            "epsilon_mv": None if factors["adversary"] is None else self.headline_epsilon_mv,
+            "epsilon_mv": None
+            if factors["adversary"] is None
+            else self.headline_epsilon_mv,
             **{key: study[key] for key in ("encoder", "views", "training", "device")},
             **({"processes": self.processes} if self.processes > 1 else {}),
         }
@@ -287,8 +320,13 @@ def load_study(path: str | Path) -> Study:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        known = ", ".join(sorted(p.stem for p in in_checkout(path.parent).glob("*.yaml"))) or "none"
-        raise StudyError(f"{path}: no such params file (studies there: {known})") from None
+        known = (
+            ", ".join(sorted(p.stem for p in in_checkout(path.parent).glob("*.yaml")))
+            or "none"
+        )
+        raise StudyError(
+            f"{path}: no such params file (studies there: {known})"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: not a readable params file: {error}") from error
     try:
@@ -317,7 +355,9 @@ def load_plugins(files: str) -> None:
     for file in filter(None, files.split(os.pathsep)):
         path = Path(file).resolve()
         if not path.is_file():
-            raise StudyError(f"plugin {file}: no such file; PLUGINS takes paths of Python files")
+            raise StudyError(
+                f"plugin {file}: no such file; PLUGINS takes paths of Python files"
+            )
         name = f"{PLUGIN}{path.stem}_{hashlib.sha256(bytes(path)).hexdigest()[:8]}"
         if name in sys.modules:
             continue
@@ -332,7 +372,9 @@ def load_plugins(files: str) -> None:
 
 def _problem(item: dict) -> str:
     where = ".".join(str(part) for part in item["loc"]) or "the whole file"
-    brief = reprlib.Repr()  # the whole text of a few aliases of aliases would fill the memory
+    brief = (
+        reprlib.Repr()
+    )  # the whole text of a few aliases of aliases would fill the memory
     brief.maxlevel, brief.maxstring, brief.maxother = 2, 200, 200
     found = brief.repr(item["input"])
     if item["type"] == "extra_forbidden":

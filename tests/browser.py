@@ -8,7 +8,11 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium")
+    or shutil.which("chromium-browser")
+    or shutil.which("google-chrome")
+)
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-background-networking --hide-scrollbars"
 
 
@@ -19,7 +23,9 @@ class Browser:
         self.to, self.said = to, _messages(back)
         self.number, self.session = 0, {}
         page = self.ask("Target.createTarget", url="about:blank")["targetId"]
-        session = self.ask("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
+        session = self.ask("Target.attachToTarget", targetId=page, flatten=True)[
+            "sessionId"
+        ]
         self.session = {"sessionId": session}
         self.ask("Page.enable")
 
@@ -33,7 +39,12 @@ class Browser:
         return answer["result"]
 
     def show(
-        self, page: Path, width: int, height: int = 900, dark: bool = False, printed: bool = False
+        self,
+        page: Path,
+        width: int,
+        height: int = 900,
+        dark: bool = False,
+        printed: bool = False,
     ) -> None:
         """Load the file `page` in a window of `width` × `height` CSS pixels."""
         self.ask(
@@ -44,7 +55,11 @@ class Browser:
             mobile=False,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.ask("Emulation.setEmulatedMedia", media="print" if printed else "screen", features=[scheme])
+        self.ask(
+            "Emulation.setEmulatedMedia",
+            media="print" if printed else "screen",
+            features=[scheme],
+        )
         self.ask("Page.navigate", url=page.resolve().as_uri())
         next(said for said in self.said if said.get("method") == "Page.loadEventFired")
 
@@ -66,9 +81,21 @@ def _messages(back: int) -> Iterator[dict]:
 def browser(profile: Path) -> Iterator[Browser]:
     """A browser of its own, without network; `profile` is a folder that it may fill."""
     (theirs, to), (back, its) = os.pipe(), os.pipe()
-    options = [*FLAGS.split(), "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}"]
+    options = [
+        *FLAGS.split(),
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        f"--user-data-dir={profile}",
+    ]
     redirected = f'exec "$@" 3<&{theirs} 4>&{its}'  # Chromium reads from descriptor 3 and writes to 4
-    call = ["bash", "-c", redirected, "bash", CHROMIUM, *options, "--remote-debugging-pipe"]
+    call = [
+        "bash",
+        "-c",
+        redirected,
+        "bash",
+        CHROMIUM,
+        *options,
+        "--remote-debugging-pipe",
+    ]
     process = subprocess.Popen(call, pass_fds=(theirs, its), stderr=subprocess.DEVNULL)
     os.close(theirs)
     os.close(its)

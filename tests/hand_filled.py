@@ -20,11 +20,11 @@ from loss_loops import (
 )
 from toy import toy_records, toy_run
 
-from ecgstudy import objective
-from ecgstudy.contrast import Rows
-from ecgstudy.factors import get_arm
-from ecgstudy.losses import Batch
-from ecgstudy.objective import Data, arm_loss, new_state
+from ecgstudy.pretraining import step as objective
+from ecgstudy.pretraining.contrast import Rows
+from ecgstudy.pretraining.state import Batch, Data
+from ecgstudy.pretraining.step import arm_loss, new_state
+from ecgstudy.pretraining.suffixes import get_arm
 
 CPU = torch.device("cpu")
 VIEWS = ("1", "2", "h", "0", "1*", "2*", "0*")
@@ -40,9 +40,13 @@ def state_of(name, multilabel=False, loss="shared"):
     stream = torch.Generator().manual_seed(3)
     state.model.double()
     heads = [*state.model["head"].parameters()] if "head" in state.model else []
-    heads += [*state.model["clusters"].parameters()] if "clusters" in state.model else []
+    heads += (
+        [*state.model["clusters"].parameters()] if "clusters" in state.model else []
+    )
     for parameter in heads:
-        parameter.data = torch.randn(parameter.shape, generator=stream, dtype=torch.float64)
+        parameter.data = torch.randn(
+            parameter.shape, generator=stream, dtype=torch.float64
+        )
     return state
 
 
@@ -51,7 +55,13 @@ class Case:
     """A batch filled by hand, and the same numbers for the loops."""
 
     patients: tuple[int, ...] = (0, 1, 1, 2, 3)
-    labels: tuple[tuple[int, ...], ...] = ((1, 0, 0), (1, 0, 0), (0, 1, 0), (0, 1, 0), (0, 0, 1))
+    labels: tuple[tuple[int, ...], ...] = (
+        (1, 0, 0),
+        (1, 0, 0),
+        (0, 1, 0),
+        (0, 1, 0),
+        (0, 0, 1),
+    )
     multilabel: bool = False
     missing: float | None = None
     predictions: str = "drawn"
@@ -69,10 +79,18 @@ class Case:
             return torch.randn(shape, generator=stream, dtype=torch.float64)
 
         size = self.state.model["encoder"].features
-        width = self.state.model["prototypes"].in_features if "prototypes" in self.state.model else self.width
+        width = (
+            self.state.model["prototypes"].in_features
+            if "prototypes" in self.state.model
+            else self.width
+        )
         centre = normal(n, width)
-        self.before = {v: (centre + self.spread * normal(n, width)).requires_grad_() for v in VIEWS}
-        self.z = {v: torch.nn.functional.normalize(x, dim=1) for v, x in self.before.items()}
+        self.before = {
+            v: (centre + self.spread * normal(n, width)).requires_grad_() for v in VIEWS
+        }
+        self.z = {
+            v: torch.nn.functional.normalize(x, dim=1) for v, x in self.before.items()
+        }
         self.f = {v: normal(n, size).requires_grad_() for v in VIEWS}
         self.teacher = {"0": normal(n, size)}
         self.clusters = torch.stack([torch.arange(n) % 2, torch.arange(n) % 3], 1)
@@ -80,7 +98,10 @@ class Case:
         risk = torch.rand(n, generator=stream, dtype=torch.float64)
         missing = torch.rand(n, generator=stream, dtype=torch.float64)
         if self.missing is not None:
-            risk, missing = torch.full_like(risk, 0.1), torch.full_like(missing, self.missing)
+            risk, missing = (
+                torch.full_like(risk, 0.1),
+                torch.full_like(missing, self.missing),
+            )
         said = torch.rand((len(VIEWS), n, 3), generator=stream).argmax(2)
         onehot = torch.nn.functional.one_hot(said, 3).float()
         if self.predictions == "all different":
@@ -106,7 +127,10 @@ class Case:
         """What the package gets."""
         n = len(self.patients)
         rows = Rows(
-            torch.arange(n), torch.tensor(self.patients), torch.zeros(n, dtype=torch.bool), self.metadata
+            torch.arange(n),
+            torch.tensor(self.patients),
+            torch.zeros(n, dtype=torch.bool),
+            self.metadata,
         )
         return Batch(
             torch.arange(n), rows, self.y, self.multilabel, {}, dict(self.f), dict(self.z), self.teacher,
@@ -126,49 +150,89 @@ class Case:
         return self.linear(self.state.model["head"], view)
 
     def ce(self, *views):
-        return mean([mean(cross_entropy(self.logits(v), self.y, self.multilabel)) for v in views])
+        return mean(
+            [
+                mean(cross_entropy(self.logits(v), self.y, self.multilabel))
+                for v in views
+            ]
+        )
 
     def kl(self, clean, attacked):
-        return mean(kl(self.logits(clean), self.logits(attacked), self.y, self.multilabel))
+        return mean(
+            kl(self.logits(clean), self.logits(attacked), self.y, self.multilabel)
+        )
 
-    def pairs(self, views, *, labels=False, gamma=None, alike=False, ip=None, hn=None, clef=False, **options):
+    def pairs(
+        self,
+        views,
+        *,
+        labels=False,
+        gamma=None,
+        alike=False,
+        ip=None,
+        hn=None,
+        clef=False,
+        **options,
+    ):
         """The shared form with these factors."""
         z, rows = self.of(views)
         pull = label_pull(rows) if labels else equal_pull(rows)
         push = label_push(rows) if labels else equal_push(rows)
         pull = pull if gamma is None else hard_pull(pull, z.detach(), gamma)
         if alike:
-            pull, push = predicted_alike(pull, rows, True), predicted_alike(push, rows, False)
+            pull, push = (
+                predicted_alike(pull, rows, True),
+                predicted_alike(push, rows, False),
+            )
         pull = pull if ip is None else inferior(pull, rows, ip)
         push = push if hn is None else hard_push(push, z.detach(), self.tau, hn)
         push = risk_push(push, rows) if clef else push
         return shared(z, rows, self.tau, pull, push, **options)
 
     def rocl(self, **factors):
-        return self.pairs("1 2 1*", detach=True, **factors) + self.pairs("2 1*", detach=True) / 512
+        return (
+            self.pairs("1 2 1*", detach=True, **factors)
+            + self.pairs("2 1*", detach=True) / 512
+        )
 
     def pseudo(self):
         heads, y = self.state.model["clusters"], self.clusters
         each = []
         for head, truth in zip(heads, y.T, strict=True):
-            shares = [torch.exp(row) / torch.exp(row).sum() for row in self.linear(head, "0*")]
-            each.append(mean([-torch.log(share[k]) for share, k in zip(shares, truth, strict=True)]))
+            shares = [
+                torch.exp(row) / torch.exp(row).sum() for row in self.linear(head, "0*")
+            ]
+            each.append(
+                mean(
+                    [
+                        -torch.log(share[k])
+                        for share, k in zip(shares, truth, strict=True)
+                    ]
+                )
+            )
         return mean(each)
 
     def advcl(self, **factors):
         return self.pairs("1 2 h 0*", detach=True, **factors) + 0.028 * self.pseudo()
 
     def acl(self, clean=0.5, **factors):
-        streams = [self.pairs(views, detach=True, **factors) for views in ("1 2", "1* 2*")]
+        streams = [
+            self.pairs(views, detach=True, **factors) for views in ("1 2", "1* 2*")
+        ]
         return clean * streams[0] + (1 - clean) * streams[1]
 
     def clae(self, **factors):
-        return (self.pairs("1 2", detach=True, **factors) + self.pairs("1 1*", detach=True, **factors)) / 2
+        return (
+            self.pairs("1 2", detach=True, **factors)
+            + self.pairs("1 1*", detach=True, **factors)
+        ) / 2
 
     def claf(self, **factors):
         logits = [f.detach() @ h.weight.T + h.bias for h in [self.state.model["head"]]
                   for f in (self.f["1"], self.f["2"])]  # fmt: skip
-        head = mean([mean(cross_entropy(found, self.y, self.multilabel)) for found in logits])
+        head = mean(
+            [mean(cross_entropy(found, self.y, self.multilabel)) for found in logits]
+        )
         return self.pairs("1 2 1*", detach=True, **factors) + head
 
     def swaro(self):
@@ -176,11 +240,20 @@ class Case:
         unit = (prototypes / prototypes.norm(dim=1, keepdim=True)).detach()
         codes = {v: sinkhorn(self.z[v].detach() @ unit.T) for v in "12"}
         swapped = {"1": "2", "2": "1", "1*": "2", "2*": "1"}
-        return mean([mean(code_loss(self.z[v], prototypes, codes[o])) for v, o in swapped.items()])
+        return mean(
+            [
+                mean(code_loss(self.z[v], prototypes, codes[o]))
+                for v, o in swapped.items()
+            ]
+        )
 
     def deacl(self):
-        student = mean([-cosine(a, b) for a, b in zip(self.f["0"], self.teacher["0"], strict=True)])
-        return student + 2 * mean([-cosine(a, b) for a, b in zip(self.f["0"], self.f["0*"], strict=True)])
+        student = mean(
+            [-cosine(a, b) for a, b in zip(self.f["0"], self.teacher["0"], strict=True)]
+        )
+        return student + 2 * mean(
+            [-cosine(a, b) for a, b in zip(self.f["0"], self.f["0*"], strict=True)]
+        )
 
 
 def package_loss(case, monkeypatch):
@@ -191,8 +264,14 @@ def package_loss(case, monkeypatch):
 
 def gradients(value, case):
     model = case.state.model
-    parts = [model[name] for name in ("head", "clusters", "prototypes") if name in model]
-    leaves = [*case.before.values(), *case.f.values(), *(p for part in parts for p in part.parameters())]
+    parts = [
+        model[name] for name in ("head", "clusters", "prototypes") if name in model
+    ]
+    leaves = [
+        *case.before.values(),
+        *case.f.values(),
+        *(p for part in parts for p in part.parameters()),
+    ]
     options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
     found = torch.autograd.grad(value, leaves, **options)
     return torch.cat([g.flatten() for g in found])
@@ -200,10 +279,14 @@ def gradients(value, case):
 
 def assert_same(case, oracle, monkeypatch, tolerance=1e-6):
     ours, expected = package_loss(case, monkeypatch), oracle(case)
-    torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance, check_dtype=False)
+    torch.testing.assert_close(
+        ours, expected, rtol=tolerance, atol=tolerance, check_dtype=False
+    )
     slope, wanted = gradients(ours, case), gradients(expected, case)
     assert torch.isfinite(wanted).all()
-    assert (slope - wanted).abs().max() <= tolerance * max(1e-3, wanted.abs().max().item())
+    assert (slope - wanted).abs().max() <= tolerance * max(
+        1e-3, wanted.abs().max().item()
+    )
     return expected, wanted
 
 
@@ -214,7 +297,9 @@ def fresh(name, multilabel=False, **options):
     records = toy_records(multilabel=multilabel)
     state = new_state(toy_run(name, **options), data, records)
     if get_arm(name).needs:
-        state.teacher = new_state(toy_run("simclr", seed=1), data, records).model["encoder"].eval()
+        state.teacher = (
+            new_state(toy_run("simclr", seed=1), data, records).model["encoder"].eval()
+        )
     stream = torch.Generator().manual_seed(4)
     for part in ("head", "clusters"):
         for parameter in state.model[part].parameters() if part in state.model else []:

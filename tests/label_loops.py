@@ -15,7 +15,9 @@ def outcomes(logits, y, multilabel):
     for row, truth in zip(logits, y, strict=True):
         if multilabel:
             yes = [1 / (1 + exp(-f)) for f in row]
-            found.append([([p, 1 - p], 0 if t else 1) for p, t in zip(yes, truth, strict=True)])
+            found.append(
+                [([p, 1 - p], 0 if t else 1) for p, t in zip(yes, truth, strict=True)]
+            )
         else:
             total = sum(exp(f) for f in row)
             found.append([([exp(f) / total for f in row], int(truth.argmax()))])
@@ -24,15 +26,21 @@ def outcomes(logits, y, multilabel):
 
 def cross_entropy(logits, y, multilabel):
     """Per record −log p_y, summed over the labels."""
-    return [sum(-log(p[t]) for p, t in record) for record in outcomes(logits, y, multilabel)]
+    return [
+        sum(-log(p[t]) for p, t in record) for record in outcomes(logits, y, multilabel)
+    ]
 
 
 def kl(clean, attacked, y, multilabel):
     """TRADES: per record KL(clean ‖ attacked), summed over the labels."""
     found = []
-    for ours, theirs in zip(outcomes(clean, y, multilabel), outcomes(attacked, y, multilabel), strict=True):
+    for ours, theirs in zip(
+        outcomes(clean, y, multilabel), outcomes(attacked, y, multilabel), strict=True
+    ):
         pairs = [
-            (a, b) for (p, _), (q, _) in zip(ours, theirs, strict=True) for a, b in zip(p, q, strict=True)
+            (a, b)
+            for (p, _), (q, _) in zip(ours, theirs, strict=True)
+            for a, b in zip(p, q, strict=True)
         ]
         found.append(sum(a * (log(a) - log(b)) for a, b in pairs))
     return found
@@ -41,12 +49,21 @@ def kl(clean, attacked, y, multilabel):
 def mart(clean, attacked, y, multilabel, beta=6.0):
     """MART (methods 15), each label a problem of two classes when there are several."""
     found = []
-    for ours, theirs in zip(outcomes(clean, y, multilabel), outcomes(attacked, y, multilabel), strict=True):
+    for ours, theirs in zip(
+        outcomes(clean, y, multilabel), outcomes(attacked, y, multilabel), strict=True
+    ):
         total = 0.0
         for (p, t), (q, _) in zip(ours, theirs, strict=True):
-            runner_up = max((v for k, v in enumerate(q) if k != t), key=lambda v: v.item())
+            runner_up = max(
+                (v for k, v in enumerate(q) if k != t), key=lambda v: v.item()
+            )
             divergence = sum(a * (log(a) - log(b)) for a, b in zip(p, q, strict=True))
-            total = total - log(q[t]) - log(1.0001 - runner_up) + beta * divergence * (1 - p[t])
+            total = (
+                total
+                - log(q[t])
+                - log(1.0001 - runner_up)
+                + beta * divergence * (1 - p[t])
+            )
         found.append(total)
     return mean(found)
 

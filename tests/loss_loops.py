@@ -8,13 +8,15 @@ import math
 import torch
 from torch import exp, log
 
-from ecgstudy.contrast import Rows
+from ecgstudy.pretraining.contrast import Rows
 
 
 def batch(n=5, views=2, adversarial=False, seed=0, patients=None, dimensions=4):
     """Correlated unit vectors (views·n, dimensions), stacked view by view, and their rows."""
     stream = torch.Generator().manual_seed(seed)
-    centre = torch.randn(n, dimensions, generator=stream, dtype=torch.float64).repeat(views, 1)
+    centre = torch.randn(n, dimensions, generator=stream, dtype=torch.float64).repeat(
+        views, 1
+    )
     noise = torch.randn(views * n, dimensions, generator=stream, dtype=torch.float64)
     z = torch.nn.functional.normalize(centre + 0.7 * noise, dim=1)
     record = torch.arange(n)
@@ -22,7 +24,9 @@ def batch(n=5, views=2, adversarial=False, seed=0, patients=None, dimensions=4):
     metadata = {"risk": torch.rand(n, generator=stream, dtype=torch.float64),
                 "missing": torch.rand(n, generator=stream, dtype=torch.float64)}  # fmt: skip
     attacked = [adversarial and view == views - 1 for view in range(views)]
-    parts = [Rows(record, patient, torch.full((n,), flag), metadata) for flag in attacked]
+    parts = [
+        Rows(record, patient, torch.full((n,), flag), metadata) for flag in attacked
+    ]
     return z, Rows.of_views(parts)
 
 
@@ -61,10 +65,18 @@ def debiased(z, rows, tau, tau_plus, beta=None):
         (p,) = of_record(rows, i)
         negatives = of_others(rows, i)
         positive, n = exp(z[i] @ z[p] / tau), len(negatives)
-        importance = [exp((beta or 0) * (z[i] @ z[k]) / tau).detach() for k in negatives]
+        importance = [
+            exp((beta or 0) * (z[i] @ z[k]) / tau).detach() for k in negatives
+        ]
         scale = mean(importance)
-        total = sum(w / scale * exp(z[i] @ z[k] / tau) for w, k in zip(importance, negatives, strict=True))
-        estimate, floor = (total - tau_plus * n * positive) / (1 - tau_plus), n * math.exp(-1 / tau)
+        total = sum(
+            w / scale * exp(z[i] @ z[k] / tau)
+            for w, k in zip(importance, negatives, strict=True)
+        )
+        estimate, floor = (
+            (total - tau_plus * n * positive) / (1 - tau_plus),
+            n * math.exp(-1 / tau),
+        )
         floors += int(estimate < floor)
         below = estimate if estimate >= floor else torch.tensor(floor, dtype=z.dtype)
         terms.append(-log(positive / (positive + below)))
@@ -89,7 +101,10 @@ def dclw(z, rows, tau, sigma):
     for i, p in enumerate(positive):
         omega = 2 - kernel[i] / mean(kernel)
         if negatives := of_others(rows, i):
-            terms.append(-omega * (z[i] @ z[p]) / tau + log(sum(exp(z[i] @ z[k] / tau) for k in negatives)))
+            terms.append(
+                -omega * (z[i] @ z[p]) / tau
+                + log(sum(exp(z[i] @ z[k] / tau) for k in negatives))
+            )
     return mean(terms) if terms else 0 * z.sum()
 
 
@@ -135,7 +150,11 @@ def a_infonce_rocl(z, n, tau, alpha, clean_weight=1.0):
     for i in range(n):
         t1, t2, a = i, i + n, i + 2 * n
         total = total + clean_weight * (term(t1, t2) + term(t2, t1))
-        total = total + forward * (term(t1, a) + term(t2, a)) + backward * (term(a, t1) + term(a, t2))
+        total = (
+            total
+            + forward * (term(t1, a) + term(t2, a))
+            + backward * (term(a, t1) + term(a, t2))
+        )
     return total / (3 * n)
 
 
@@ -151,9 +170,16 @@ def contract(z, rows, tau, *, tau_plus=0.0, denominator="own", detach=False, bet
         pos = mean([e[p] for p in positives])
         if tau_plus:
             floor = torch.tensor(len(negatives) * math.exp(-1 / tau), dtype=z.dtype)
-            push = torch.maximum((push - tau_plus * len(negatives) * pos) / (1 - tau_plus), floor)
+            push = torch.maximum(
+                (push - tau_plus * len(negatives) * pos) / (1 - tau_plus), floor
+            )
         for p in positives:
-            den = {"own": e[p] + push, "all": pos * len(positives) + push, "mean": pos + push, "none": push}
+            den = {
+                "own": e[p] + push,
+                "all": pos * len(positives) + push,
+                "mean": pos + push,
+                "none": push,
+            }
             total = total + (log(den[denominator]) - log(e[p])) / len(positives)
             norm = norm + 1 / len(positives)
     return total / norm
@@ -176,14 +202,21 @@ def jaccard(rows, i, k):
 
 def equal_pull(rows):
     """Row → {positive: weight}: the other views of the record, equally."""
-    return [{p: 1 / len(of_record(rows, i)) for p in of_record(rows, i)} for i in range(len(rows))]
+    return [
+        {p: 1 / len(of_record(rows, i)) for p in of_record(rows, i)}
+        for i in range(len(rows))
+    ]
 
 
 def label_pull(rows):
     """Weights by overlap of labels, of sum 1."""
     found = []
     for i in range(len(rows)):
-        raw = {p: jaccard(rows, i, p) for p in range(len(rows)) if p != i and jaccard(rows, i, p) > 0}
+        raw = {
+            p: jaccard(rows, i, p)
+            for p in range(len(rows))
+            if p != i and jaccard(rows, i, p) > 0
+        }
         found.append({p: w / sum(raw.values()) for p, w in raw.items()})
     return found
 
@@ -195,7 +228,10 @@ def equal_push(rows):
 
 def label_push(rows):
     """Other patients without a common label."""
-    return [{k: 1.0 for k in of_others(rows, i) if jaccard(rows, i, k) == 0} for i in range(len(rows))]
+    return [
+        {k: 1.0 for k in of_others(rows, i) if jaccard(rows, i, k) == 0}
+        for i in range(len(rows))
+    ]
 
 
 def inferior(pull, rows, alpha):
@@ -213,8 +249,12 @@ def hard_pull(pull, z, gamma):
     """ANCHOR: weights times exp(γ(1−s)), each row's sum as before."""
     found = []
     for i, row in enumerate(pull):
-        raw = {p: w * math.exp(gamma * (1 - float(z[i] @ z[p]))) for p, w in row.items()}
-        found.append({p: w * sum(row.values()) / sum(raw.values()) for p, w in raw.items()})
+        raw = {
+            p: w * math.exp(gamma * (1 - float(z[i] @ z[p]))) for p, w in row.items()
+        }
+        found.append(
+            {p: w * sum(row.values()) / sum(raw.values()) for p, w in raw.items()}
+        )
     return found
 
 
@@ -258,13 +298,22 @@ def shared(z, rows, tau, pull, push, *, tau_plus=0.0, detach=False, denominator=
             continue
         e = {k: exp(z[i] @ fixed[k] / tau) for k in (*pull[i], *push[i])}
         n = len(push[i])
-        below = sum(w * n / sum(push[i].values()) * e[k] for k, w in push[i].items()) + 0 * z.sum()
+        below = (
+            sum(w * n / sum(push[i].values()) * e[k] for k, w in push[i].items())
+            + 0 * z.sum()
+        )
         if tau_plus and n:
-            estimate = (below - tau_plus * n * mean([e[p] for p in pull[i]])) / (1 - tau_plus)
-            below = torch.maximum(estimate, torch.tensor(n * math.exp(-1 / tau), dtype=z.dtype))
+            estimate = (below - tau_plus * n * mean([e[p] for p in pull[i]])) / (
+                1 - tau_plus
+            )
+            below = torch.maximum(
+                estimate, torch.tensor(n * math.exp(-1 / tau), dtype=z.dtype)
+            )
         together = sum(e[p] for p in pull[i])
         for p, weight in pull[i].items():
-            positive = {"own": e[p], "all": together, "mean": together / len(pull[i])}[denominator]
+            positive = {"own": e[p], "all": together, "mean": together / len(pull[i])}[
+                denominator
+            ]
             total = total - weight * log(e[p] / (positive + below))
             norm += weight
     return total / norm if norm else total
@@ -281,7 +330,11 @@ def a_infonce_hn(z, rows, tau, tau_plus, beta, *, detach, pair=None):
     """
     terms = []
     for i in range(len(z)):
-        positives, negatives, n = of_record(rows, i), of_others(rows, i), len(of_others(rows, i))
+        positives, negatives, n = (
+            of_record(rows, i),
+            of_others(rows, i),
+            len(of_others(rows, i)),
+        )
         row = []
         for p in positives:
             weight, stopped = pair(i, p) if pair else (1.0, detach)
@@ -350,7 +403,11 @@ def anchor(z, rows, tau, gamma):
     terms = []
     for i in range(len(z)):
         below = sum(exp(z[i] @ z[k].detach() / tau) for k in range(len(z)) if k != i)
-        same = [p for p in range(len(z)) if p != i and labels_of(rows, p) == labels_of(rows, i)]
+        same = [
+            p
+            for p in range(len(z))
+            if p != i and labels_of(rows, p) == labels_of(rows, i)
+        ]
         hardness = [math.exp(gamma * (1 - (z[i] @ z[p]).item())) for p in same]
         terms.append(-mean([h / mean(hardness) * log(exp(z[i] @ z[p].detach() / tau) / below)
                             for p, h in zip(same, hardness, strict=True)]))  # fmt: skip
@@ -365,7 +422,10 @@ def clef_original(z, rows, tau):
     nce, cosines = [], [[z[i] @ z[k] for k in range(size)] for i in range(size)]
     for i in range(size):
         (p,), total = of_record(rows, i), sum(math.exp(d) for d in distance[i])
-        below = sum(math.exp(distance[i][k]) / total * exp(cosines[i][k] / tau) for k in of_others(rows, i))
+        below = sum(
+            math.exp(distance[i][k]) / total * exp(cosines[i][k] / tau)
+            for k in of_others(rows, i)
+        )
         nce.append(-log(exp(cosines[i][p] / tau) / (exp(cosines[i][p] / tau) + below)))
     smallest = min((c for row in cosines for c in row), key=lambda v: v.item())
     largest = max((c for row in cosines for c in row), key=lambda v: v.item())

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ecgstudy.encoders import build_encoder
+from ecgstudy.models.encoders import build_encoder
 
 NAMES = ["resnet1d", "xresnet1d", "cnn", "lstm", "vit1d"]
 
@@ -34,11 +34,15 @@ def trained(leads=2, dual=True, name="resnet1d", **options):
 
 def norm(x, norms):
     """Batch norm in evaluation mode."""
-    return functional.batch_norm(x, norms.running_mean, norms.running_var, norms.weight, norms.bias)
+    return functional.batch_norm(
+        x, norms.running_mean, norms.running_var, norms.weight, norms.bias
+    )
 
 
 def conv_norm(part, x, which=-1):
     """A `ConvNorm` by Conv1d; `which` set of statistics."""
     weight = part.conv.weight.squeeze(2)
-    y = functional.conv1d(x, weight, stride=part.conv.stride[1], padding=weight.shape[2] // 2)
+    y = functional.conv1d(
+        x, weight, stride=part.conv.stride[1], padding=weight.shape[2] // 2
+    )
     return norm(y, part.norm.norms[which])

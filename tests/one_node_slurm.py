@@ -40,7 +40,11 @@ GRES_CONF = "Name=gpu File=/dev/zero\nName=gpu File=/dev/full\n"
 
 def why_not() -> str:
     """Why SLURM cannot be started here; empty when it can."""
-    missing = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not shutil.which(name)]
+    missing = [
+        name
+        for name in ("munged", "slurmctld", "slurmd", "sbatch")
+        if not shutil.which(name)
+    ]
     if missing:
         return f"no {', '.join(missing)}: SLURM is not installed (Debian: apt-get install slurm-wlm munge)"
     if os.geteuid():
@@ -61,7 +65,10 @@ def free_ports(n: int) -> list[int]:
 @contextmanager
 def running(*call: str | Path, log: Path) -> Iterator[None]:
     """A daemon in the foreground, stopped at the end."""
-    with open(log, "w") as out, subprocess.Popen(call, stdout=out, stderr=out) as process:
+    with (
+        open(log, "w") as out,
+        subprocess.Popen(call, stdout=out, stderr=out) as process,
+    ):
         try:
             yield
         finally:
@@ -71,7 +78,9 @@ def running(*call: str | Path, log: Path) -> Iterator[None]:
 def wait_for(*call: str, until: Callable[[str], bool], seconds: float = 60) -> None:
     """Until what the command prints is as wanted."""
     end = time.monotonic() + seconds
-    while not until(text := subprocess.run(call, capture_output=True, text=True).stdout):
+    while not until(
+        text := subprocess.run(call, capture_output=True, text=True).stdout
+    ):
         assert time.monotonic() < end, f"{call} still prints {text!r} after {seconds} s"
         time.sleep(0.2)
 
@@ -86,20 +95,31 @@ def one_node_slurm(folder: Path) -> Iterator[None]:
             (folder / name).mkdir()
         (folder / "key").touch(mode=0o600)
         (folder / "key").write_bytes(os.urandom(1024))
-        own = {name: f"{folder}/{name}" for name in ("socket", "pid-file", "seed-file", "log-file")}
+        own = {
+            name: f"{folder}/{name}"
+            for name in ("socket", "pid-file", "seed-file", "log-file")
+        }
         own |= {"key-file": f"{folder}/key", "socket": f"{folder}/munge.socket"}
         munge = [f"--{option}={path}" for option, path in own.items()]
         host = socket.gethostname().partition(".")[0]
         stack.callback(CONFIG.unlink)
-        CONFIG.write_text(MARK + SLURM_CONF.format(host=host, folder=folder, ports=free_ports(2)))
+        CONFIG.write_text(
+            MARK + SLURM_CONF.format(host=host, folder=folder, ports=free_ports(2))
+        )
         gres = CONFIG.with_name("gres.conf")
         stack.callback(gres.unlink)
         gres.write_text(GRES_CONF)
-        stack.enter_context(running("munged", "--foreground", "--force", *munge, log=folder / "munged.txt"))
+        stack.enter_context(
+            running(
+                "munged", "--foreground", "--force", *munge, log=folder / "munged.txt"
+            )
+        )
         wait_for("ls", str(folder), until=lambda text: "munge.socket" in text)
         for daemon in ("slurmctld", "slurmd"):
             stack.enter_context(running(daemon, "-D", log=folder / f"{daemon}.txt"))
-        wait_for("sinfo", "--noheader", "--format=%t", until=lambda text: "idle" in text)
+        wait_for(
+            "sinfo", "--noheader", "--format=%t", until=lambda text: "idle" in text
+        )
         stack.callback(wait_for, "squeue", "--noheader", until=lambda text: not text)
         stack.callback(subprocess.run, ["scancel", "--user", "root"])  # called first
         yield

@@ -15,15 +15,25 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def shown(file: str) -> str:
     """What the README shows as the content of a file."""
-    return re.search(rf"```\w+\n# {re.escape(file)}\n(.*?)```", README, re.DOTALL).group(1)
+    return re.search(
+        rf"```\w+\n# {re.escape(file)}\n(.*?)```", README, re.DOTALL
+    ).group(1)
 
 
 def write_ward(folder: Path, records: int = 60) -> dict[str, np.ndarray]:
     """Records of 9 s with their table and checksums, two a patient; record → (samples, leads) in mV."""
-    signals = write_folder(folder, fs=500, seconds=9, leads=("V1", "II"), records=records)
+    signals = write_folder(
+        folder, fs=500, seconds=9, leads=("V1", "II"), records=records
+    )
     rows = range(len(signals))
     rhythm = ["AF" if row % 4 < 2 else "sinus" for row in rows]
-    table = pd.DataFrame({"record": list(signals), "patient": [row // 2 for row in rows], "rhythm": rhythm})
+    table = pd.DataFrame(
+        {
+            "record": list(signals),
+            "patient": [row // 2 for row in rows],
+            "rhythm": rhythm,
+        }
+    )
     table.to_csv(folder / "labels.csv", index=False)
     (command,) = re.findall(r"`cd ~/ward7 && (sha256sum [^`]*)`", README)
     subprocess.run(command, shell=True, cwd=folder, check=True)
@@ -35,6 +45,9 @@ def write_arrays(folder: Path, records: int = 60) -> None:
     folder.mkdir()
     random = np.random.default_rng(0)
     np.save(folder / "signals.npy", random.normal(size=(records, 2, 500)))
-    table = {"record": range(records), "patient": [f"p{row // 2}" for row in range(records)]}
+    table = {
+        "record": range(records),
+        "patient": [f"p{row // 2}" for row in range(records)],
+    }
     table |= {name: random.integers(0, 2, records) for name in ("AF", "LBBB")}
     pd.DataFrame(table).to_csv(folder / "labels.csv", index=False)

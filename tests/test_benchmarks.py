@@ -8,18 +8,24 @@ from torch.nn.functional import normalize
 
 from benchmarks import growth, loss, plot, steps, timing
 from benchmarks.shapes import case
-from ecgstudy.contrast import Rows, weighted_contrastive_loss
-from ecgstudy.training import _step
-from ecgstudy.weighting import compose
+from ecgstudy.pretraining.contrast import Rows, weighted_contrastive_loss
+from ecgstudy.pretraining.loop import _step
+from ecgstudy.pretraining.weighting import compose
 
 CPU = torch.device("cpu")
 
 
 def test_variants_are_called_in_turn_and_once_more_than_is_counted():
     called = []
-    found = timing.side_by_side({name: lambda n=name: called.append(n) for name in "abc"}, 3, CPU)
+    found = timing.side_by_side(
+        {name: lambda n=name: called.append(n) for name in "abc"}, 3, CPU
+    )
     assert "".join(called) == "abc" + "abc" + "cab" + "bca"
-    assert {name: len(values) for name, values in found.items()} == {"a": 3, "b": 3, "c": 3}
+    assert {name: len(values) for name, values in found.items()} == {
+        "a": 3,
+        "b": 3,
+        "c": 3,
+    }
 
 
 def test_rows_are_medians_per_unit_and_ratios_within_a_round():
@@ -44,12 +50,18 @@ def test_memory_that_earlier_calls_left_free_counts_as_new():
     parts = [np.ones(2**13) for _ in range(3201)]  # of 64 kB, on the heap
     last = parts.pop()  # the heap cannot shrink below it
     parts.clear()
-    assert timing.peak_mb(lambda: [np.ones(2**13) for _ in range(1600)], CPU) == pytest.approx(100, abs=12)
+    assert timing.peak_mb(
+        lambda: [np.ones(2**13) for _ in range(1600)], CPU
+    ) == pytest.approx(100, abs=12)
     assert last.all()
 
 
 def test_the_plain_loss_is_what_the_weighted_one_is_with_uniform_weights():
-    embedded = normalize(torch.randn(12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    embedded = normalize(
+        torch.randn(
+            12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+        )
+    )
     record = torch.arange(6).repeat(2)
     rows = Rows(record, record, torch.zeros(12, dtype=torch.bool))
     ours, _ = weighted_contrastive_loss(embedded, rows, compose(()), temperature=0.5)
@@ -77,14 +89,21 @@ def test_growth_fits_the_exponent_of_time():
     rows = growth._grown("squares", {n: busy(n) for n in (300, 600, 1200)}, CPU, 3)
     time = [r for r in rows if r["benchmark"] == "growth, time"]
     assert [r["size"] for r in time] == [300, 600, 1200]
-    slope = np.polyfit(np.log([300, 600, 1200]), np.log([r["value"] for r in time]), 1)[0]
+    slope = np.polyfit(np.log([300, 600, 1200]), np.log([r["value"] for r in time]), 1)[
+        0
+    ]
     assert time[0]["exponent"] == pytest.approx(slope)
 
 
 def test_the_figure_names_every_ratio_that_was_measured():
     seconds = {"bare": np.array([1.0]), "ours": np.array([1.25])}
     rows = timing.compared(
-        "efficiency of an attack step", "here", seconds, {"bare": 1, "ours": 1}, "bare", "step"
+        "efficiency of an attack step",
+        "here",
+        seconds,
+        {"bare": 1, "ours": 1},
+        "bare",
+        "step",
     )
     figure, alt = plot.plotted(pd.DataFrame(rows), "a machine")
     (ax,) = figure.axes

@@ -17,4 +17,6 @@ def test_the_version_cited_is_that_of_the_package():
 def test_every_data_set_of_the_data_cards_can_be_cited():
     cards = (ROOT / "docs/data.md").read_text(encoding="utf-8")
     needed = set(re.findall(r"doi (10\.[^\s,)]+)", cards))
-    assert needed == {entry["doi"] for entry in CITATION["references"] if entry["type"] == "data"}
+    assert needed == {
+        entry["doi"] for entry in CITATION["references"] if entry["type"] == "data"
+    }

@@ -23,17 +23,17 @@ from toy import toy_records, toy_run
 from wfdb_fixtures import write_mitdb, write_ptbxl
 
 from ecgstudy.analysis import tables
-from ecgstudy.checkpoints import load_encoder, load_tensors, save_tensors
 from ecgstudy.datasets import download
 from ecgstudy.errors import StudyError
+from ecgstudy.evaluation.runner import evaluate
 from ecgstudy.files import sha256, write_json
-from ecgstudy.plots import plotting
+from ecgstudy.models.checkpoints import load_encoder, load_tensors, save_tensors
+from ecgstudy.plots import style as plotting
+from ecgstudy.pretraining.loop import pretrain
 from ecgstudy.records import save_records
-from ecgstudy.robustness import evaluate
 from ecgstudy.running import engine, gpus, workflow
-from ecgstudy.running.notebooks import execute
+from ecgstudy.running.papermill import execute
 from ecgstudy.study import AttackOptions, Paths, Study, load_study
-from ecgstudy.training import pretrain
 
 RUN = toy_run("supervised")
 OTHER = toy_run("supervised", temperature=0.2)
@@ -51,11 +51,21 @@ def earlier(tmp_path_factory):
         save_records(toy_records(), root / "outputs/faults/data" / name)
     run = Paths("faults", root / "outputs").run("toy", "supervised", 0)
     pretrain(RUN, toy_records(), run)
-    evaluated = (f"slf/{name}" for name in ("scores.parquet", "head.safetensors", "evaluation.json"))
-    for file in (run / name for name in ("02_pretrain.ipynb", "provenance.json", *evaluated)):
+    evaluated = (
+        f"slf/{name}"
+        for name in ("scores.parquet", "head.safetensors", "evaluation.json")
+    )
+    for file in (
+        run / name for name in ("02_pretrain.ipynb", "provenance.json", *evaluated)
+    ):
         file.parent.mkdir(exist_ok=True)
         file.write_text("earlier")
-    for file in ("tables/claims.csv", "figures/forest.png", "figures/forest.csv", "report/index.html"):
+    for file in (
+        "tables/claims.csv",
+        "figures/forest.png",
+        "figures/forest.csv",
+        "report/index.html",
+    ):
         path = root / "outputs/faults" / file
         path.parent.mkdir(exist_ok=True)
         path.write_text("earlier")
@@ -116,8 +126,14 @@ def reading(name, case, says):
             spoil(place.root / name)
 
     def prepare(place):
-        data = {"headline_epsilon_mv": 0.05, "data_root": str(place.root / name), "options": options}
-        study = Study.model_validate({**test_study.GOOD, "datasets": {name: data}} | GRID)
+        data = {
+            "headline_epsilon_mv": 0.05,
+            "data_root": str(place.root / name),
+            "options": options,
+        }
+        study = Study.model_validate(
+            {**test_study.GOOD, "datasets": {name: data}} | GRID
+        )
         workflow.prepared_records(study, name, place.paths)
 
     return Fault(says, prepare, copy_and_spoil)
@@ -135,12 +151,16 @@ def asking_for(key, value, says):
     def write(place):
         place.params.write_text(yaml.safe_dump(test_study.changed(key, value)))
 
-    return Fault(says, lambda place: workflow.plan(load_study(place.params), place.paths), write)
+    return Fault(
+        says, lambda place: workflow.plan(load_study(place.params), place.paths), write
+    )
 
 
 def loading(damage, says):
     """A spoilt encoder, which is loaded."""
-    return Fault(says, lambda place: load_encoder(place.run), lambda place: damage(place.run))
+    return Fault(
+        says, lambda place: load_encoder(place.run), lambda place: damage(place.run)
+    )
 
 
 def resuming(damage, says):
@@ -148,7 +168,7 @@ def resuming(damage, says):
 
     def interrupt_and_spoil(place):
         with place.monkeypatch.context() as patch:
-            patch.setattr("ecgstudy.training._finish", interrupt)
+            patch.setattr("ecgstudy.pretraining.loop._finish", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 pretrain_anew(place)
         damage(place.run / "checkpoint.safetensors")
@@ -166,7 +186,11 @@ def pretrain_anew(place):
 
 def of_another_model(path):
     tensors, note = load_tensors(path)
-    save_tensors(path, {name: t for name, t in tensors.items() if not name.startswith("model.head")}, note)
+    save_tensors(
+        path,
+        {name: t for name, t in tensors.items() if not name.startswith("model.head")},
+        note,
+    )
 
 
 def of_a_wider_encoder(run):
@@ -190,8 +214,15 @@ def save_data(place):
 
 
 def evaluate_anew(place):
-    options = {"ensemble": ["pgd-margin"], "attacks": [], "corruptions": [], "epsilons_mv": [0.05]}
-    least = AttackOptions(**options, steps=1, check_steps=1, check_restarts=1, check_records=2, queries=1)
+    options = {
+        "ensemble": ["pgd-margin"],
+        "attacks": [],
+        "corruptions": [],
+        "epsilons_mv": [0.05],
+    }
+    least = AttackOptions(
+        **options, steps=1, check_steps=1, check_restarts=1, check_records=2, queries=1
+    )
     study = RUN.study.model_copy(update={"evaluation": least})
     evaluate(replace(RUN, study=study), toy_records(), place.run / "slf", "slf")
 
@@ -199,7 +230,9 @@ def evaluate_anew(place):
 def draw(place):
     with plotting.style():
         figure = Figure()
-    plotting.save_figure(figure, place.paths.figures, "forest", TABLE, alt="A forest.", synthetic=True)
+    plotting.save_figure(
+        figure, place.paths.figures, "forest", TABLE, alt="A forest.", synthetic=True
+    )
 
 
 def refused(act, file):
@@ -218,7 +251,9 @@ def only_to_read(place):
                 place.later.callback(path.chmod, 0o700)
         return
     for options in (["--bind", str(folder)], ["-o", "remount,bind,ro"]):
-        if subprocess.run(["mount", *options, str(folder)], capture_output=True).returncode:
+        if subprocess.run(
+            ["mount", *options, str(folder)], capture_output=True
+        ).returncode:
             pytest.skip("root may not mount here")
         if options[0] == "--bind":
             place.later.callback(subprocess.run, ["umount", str(folder)], check=True)
@@ -250,9 +285,14 @@ def notebook(code, says):
 
     def run(place):
         source = small_notebook(place.root / "02_pretrain.ipynb", code)
-        execute(source, place.run / "02_pretrain.ipynb", {"value": 2}, place.root / "logs")
+        execute(
+            source, place.run / "02_pretrain.ipynb", {"value": 2}, place.root / "logs"
+        )
 
-    return Fault(f"02_pretrain.ipynb{says}\n(the notebook is kept: {{root}}/logs/02_pretrain-2.ipynb)", run)
+    return Fault(
+        f"02_pretrain.ipynb{says}\n(the notebook is kept: {{root}}/logs/02_pretrain-2.ipynb)",
+        run,
+    )
 
 
 OUT_OF_MEMORY = """
@@ -449,17 +489,26 @@ def test_every_fault_of_the_design_has_a_row():
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_one_error_word_for_word_and_leaves_earlier_outputs_untouched(name, place):
+def test_a_fault_is_one_error_word_for_word_and_leaves_earlier_outputs_untouched(
+    name, place
+):
     fault = FAULTS[name]
     fault.spoil(place)
     before = place.outputs()
     with pytest.raises(StudyError) as caught:
         fault.act(place)
-    where = {"root": place.root, "home": place.paths.home, "run": place.run, "params": place.params}
+    where = {
+        "root": place.root,
+        "home": place.paths.home,
+        "run": place.run,
+        "params": place.params,
+    }
     expected = re.escape(fault.says.format(**where)).replace("…", ".+")
     assert re.fullmatch(expected, str(caught.value)), str(caught.value)
     after = place.outputs()
     assert {file: after.get(file) for file in before} == before
     added = {file for file in after if file not in before and "/downloads/" not in file}
-    added = {file for file in added if not file.endswith("checkpoint.safetensors")}  # from which to go on
+    added = {
+        file for file in added if not file.endswith("checkpoint.safetensors")
+    }  # from which to go on
     assert not added, "half a result must not pass for one"

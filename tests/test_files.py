@@ -18,7 +18,9 @@ def names(folder):
 def test_a_file_appears_whole_in_a_new_folder(tmp_path):
     path = tmp_path / "new" / "file.txt"
     with whole_file(path) as partial:
-        assert partial.parent == path.parent, "a rename is atomic within a file system only"
+        assert partial.parent == path.parent, (
+            "a rename is atomic within a file system only"
+        )
         partial.write_text("half")
         assert not path.exists()
         partial.write_text("whole")
@@ -26,9 +28,13 @@ def test_a_file_appears_whole_in_a_new_folder(tmp_path):
     assert names(tmp_path) == ["file.txt", "new"]
 
 
-@pytest.mark.parametrize("reason", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "reason", [OSError(28, "No space left on device"), KeyboardInterrupt()]
+)
 @pytest.mark.parametrize("written", ["", "half"])
-def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(reason, written, tmp_path):
+def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(
+    reason, written, tmp_path
+):
     path = tmp_path / "file.txt"
     path.write_text("old")
 
@@ -38,10 +44,14 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(reason, writte
                 partial.write_text(written)
             raise reason
 
-    with pytest.raises(StudyError if isinstance(reason, OSError) else type(reason)) as caught:
+    with pytest.raises(
+        StudyError if isinstance(reason, OSError) else type(reason)
+    ) as caught:
         write()
     if isinstance(reason, OSError):
-        assert str(caught.value).startswith(f"{path} cannot be written (No space left on device); free some")
+        assert str(caught.value).startswith(
+            f"{path} cannot be written (No space left on device); free some"
+        )
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file.txt"]
 
@@ -49,7 +59,11 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(reason, writte
 def test_what_killed_writers_left_is_removed_and_what_live_ones_write_is_not(tmp_path):
     dead = subprocess.Popen(["true"])
     dead.wait()
-    kept = [f".a[1].txt.{os.getppid()}.part", f".a1.txt.{dead.pid}.part", ".a[1].txt.b.part"]
+    kept = [
+        f".a[1].txt.{os.getppid()}.part",
+        f".a1.txt.{dead.pid}.part",
+        ".a[1].txt.b.part",
+    ]
     for name in (f".a[1].txt.{dead.pid}.part", *kept):
         (tmp_path / name).write_text("half")
     write_text(tmp_path / "a[1].txt", "whole")

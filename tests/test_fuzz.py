@@ -10,13 +10,22 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wfdb_fixtures import SYMBOLS, stem, write_beats, write_mitdb_signals, write_ptbxl_signals, write_sums
+from wfdb_fixtures import (
+    SYMBOLS,
+    stem,
+    write_beats,
+    write_mitdb_signals,
+    write_ptbxl_signals,
+    write_sums,
+)
 
 from ecgstudy.datasets import mitdb, ptbxl
-from ecgstudy.datasets.reading import read_leads, verify_checksums
+from ecgstudy.datasets.wfdb_io import read_leads, verify_checksums
 from ecgstudy.errors import StudyError
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded by Linux's means")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="memory is bounded by Linux's means"
+)
 CASES = [50, pytest.param(5000, marks=pytest.mark.slow)]
 NUMBERS = "0 -1 1 3/2 99999999999 1e9 1e400 nan 103/103 16 80 310 508 8 x (1) 0/mV 200(24)/uV +"
 FORMATS = "212x9999 212x99999999 212:9999 212:99999999 212+99999999 16x2 16:3 16+7"
@@ -35,7 +44,10 @@ def bounded(seconds=10, gigabytes=2):
     def stop(*_):
         raise Hang
 
-    before = signal.signal(signal.SIGVTALRM, stop), resource.getrlimit(resource.RLIMIT_AS)
+    before = (
+        signal.signal(signal.SIGVTALRM, stop),
+        resource.getrlimit(resource.RLIMIT_AS),
+    )
     with open("/proc/self/statm") as statm:
         now = int(statm.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + gigabytes * 2**30, before[1][1]))
@@ -60,7 +72,9 @@ def damaged(draw, content, words=False):
         "shortened": content[:start] + content[stop:],
         "doubled": content[:stop] + content[start:],
         "stretched": content[:start] + noise + content[start:],
-        "overwritten": (content[:start] + noise + content[start + len(noise) :])[: len(content)],
+        "overwritten": (content[:start] + noise + content[start + len(noise) :])[
+            : len(content)
+        ],
         "flipped": content[:start] + flipped + content[start + 1 :],
     }
     if words:
@@ -118,7 +132,9 @@ def test_a_damaged_file_is_refused_or_read_as_if_whole(name, cases, whole):
         except StudyError as error:
             refusals.append(str(error))
             return
-        if np.array_equal(found[0], expected[0], equal_nan=True) and found[1].equals(expected[1]):
+        if np.array_equal(found[0], expected[0], equal_nan=True) and found[1].equals(
+            expected[1]
+        ):
             return
         # Nothing in a record tells that its gain or its beats are others: the data set's checksums do.
         with pytest.raises(StudyError, match="checksum differs"):

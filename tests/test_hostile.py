@@ -14,7 +14,9 @@ from ecgstudy.records import load_records, save_records
 from ecgstudy.running.workflow import plan
 from ecgstudy.study import ROOT, Paths, load_study
 
-SOURCES = sorted([*(ROOT / "ecgstudy").rglob("*.py"), *(ROOT / "notebooks/scripts").glob("*.py")])
+SOURCES = sorted(
+    [*(ROOT / "ecgstudy").rglob("*.py"), *(ROOT / "notebooks/scripts").glob("*.py")]
+)
 FORBIDDEN = {
     "pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "tarfile", "zipfile",
     "eval", "exec", "compile", "__import__", "os.system", "os.popen", "shutil.unpack_archive",
@@ -31,7 +33,10 @@ def called(node):
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom):
-        return [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        return [
+            node.module or "",
+            *(f"{node.module}.{alias.name}" for alias in node.names),
+        ]
     return [ast.unparse(node.func)] if isinstance(node, ast.Call) else []
 
 
@@ -43,12 +48,16 @@ def test_no_module_runs_or_unpacks_what_it_reads(path):
                 assert name not in FORBIDDEN, f"{path.name}:{node.lineno}"
             if name in SAFE_WITH:
                 given = {
-                    k.arg: ast.literal_eval(k.value) for k in node.keywords if k.arg == SAFE_WITH[name][0]
+                    k.arg: ast.literal_eval(k.value)
+                    for k in node.keywords
+                    if k.arg == SAFE_WITH[name][0]
                 }
                 assert given == dict([SAFE_WITH[name]]), f"{path.name}:{node.lineno}"
 
 
-@pytest.mark.parametrize("name", ["signals.npy", "labels.npy", "table.parquet", "card.json"])
+@pytest.mark.parametrize(
+    "name", ["signals.npy", "labels.npy", "table.parquet", "card.json"]
+)
 @pytest.mark.parametrize("form", ["pickle", "array of objects"])
 def test_prepared_data_with_a_pickle_in_them_are_refused_and_it_does_not_run(
     form, name, tmp_path, monkeypatch
@@ -65,11 +74,17 @@ def test_prepared_data_with_a_pickle_in_them_are_refused_and_it_does_not_run(
     assert not Path("unpickled").exists()
 
 
-@pytest.mark.parametrize("name", ["../../elsewhere", "/elsewhere", "..", "a b; mkdir ran"])
+@pytest.mark.parametrize(
+    "name", ["../../elsewhere", "/elsewhere", "..", "a b; mkdir ran"]
+)
 def test_names_in_params_lead_nowhere_else(name, tmp_path):
     """They become folders and words of commands: only known data sets, arms and protocols do."""
     text = (ROOT / "params/tiny.yaml").read_text(encoding="utf-8")
-    changes = {"study: tiny": f"study: {name!r}", "  builtin:": f"  {name!r}:", "[rocl,": f"[{name!r},"}
+    changes = {
+        "study: tiny": f"study: {name!r}",
+        "  builtin:": f"  {name!r}:",
+        "[rocl,": f"[{name!r},",
+    }
     for old, new in changes.items():
         assert old in text
         path = tmp_path / "params.yaml"

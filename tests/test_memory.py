@@ -11,7 +11,7 @@ import torch
 from test_robustness import SHORT
 from toy import toy_records, toy_run
 
-from ecgstudy.objective import Data
+from ecgstudy.pretraining.state import Data
 from ecgstudy.records import load_records, save_records
 
 SAMPLES, RECORDS, MB = 1000, 100_000, 2**20
@@ -26,8 +26,8 @@ import numpy as np, torch
 from test_memory import FREE, run
 from toy import toy_records
 from ecgstudy.records import load_records
-from ecgstudy.robustness import evaluate
-from ecgstudy.training import pretrain
+from ecgstudy.evaluation.runner import evaluate
+from ecgstudy.running.launch import pretrain
 
 torch.set_num_threads(1)
 folder = Path({folder!r})
@@ -50,8 +50,13 @@ def run():
     """A short pretraining and evaluation that nevertheless read every training record once."""
     one = toy_run("rocl", records_per_epoch=32)
     views = one.study.views.model_copy(update={"crop_s": 1.0})
-    update = {"views": views, "evaluation": SHORT.model_copy(update={"check_records": 4, "max_records": 8})}
-    return type(one)(one.study.model_copy(update=update), one.dataset, one.arm, one.seed)
+    update = {
+        "views": views,
+        "evaluation": SHORT.model_copy(update={"check_records": 4, "max_records": 8}),
+    }
+    return type(one)(
+        one.study.model_copy(update=update), one.dataset, one.arm, one.seed
+    )
 
 
 def write_large(folder: Path) -> None:
@@ -64,14 +69,18 @@ def write_large(folder: Path) -> None:
     table["record"] = [f"r{i}" for i in range(RECORDS)]
     table.to_parquet(folder / "table.parquet")
     np.save(folder / "labels.npy", few.labels[rows])
-    signals = np.lib.format.open_memmap(folder / "signals.npy", "w+", np.float32, (RECORDS, 2, SAMPLES))
+    signals = np.lib.format.open_memmap(
+        folder / "signals.npy", "w+", np.float32, (RECORDS, 2, SAMPLES)
+    )
     noise = np.random.default_rng(0).normal(0, 0.3, (80, 2, SAMPLES))
     for start in (0, RECORDS - 80):
         signals[start : start + 80] = noise
     signals.flush()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded by Linux's means")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="memory is bounded by Linux's means"
+)
 def test_records_larger_than_memory_are_trained_on_and_evaluated(tmp_path):
     write_large(tmp_path / "data")
     code = CHILD.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
@@ -80,7 +89,9 @@ def test_records_larger_than_memory_are_trained_on_and_evaluated(tmp_path):
     env = {**os.environ, "MALLOC_ARENA_MAX": "1"}
     done = subprocess.run(call, capture_output=True, text=True, env=env, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout) >= 3  # attacks, after a copy of all signals had failed for want of memory
+    assert (
+        int(done.stdout) >= 3
+    )  # attacks, after a copy of all signals had failed for want of memory
 
 
 def test_training_signals_of_prepared_records_are_read_in_place(tmp_path):
@@ -90,6 +101,8 @@ def test_training_signals_of_prepared_records_are_read_in_place(tmp_path):
     train = records.split("train")
     np.testing.assert_array_equal(data.signals.numpy(), train.signals)
     index = torch.tensor([5, 2, 79])
-    np.testing.assert_array_equal(data.take(index).numpy(), train.signals[index.numpy()])
+    np.testing.assert_array_equal(
+        data.take(index).numpy(), train.signals[index.numpy()]
+    )
     assert data.signals.numpy().base is not None
     assert not np.shares_memory(data.take(index).numpy(), data.signals.numpy())

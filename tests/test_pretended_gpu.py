@@ -16,22 +16,22 @@ from toy import toy_records, toy_run
 from benchmarks import growth, launches, loss, steps
 from benchmarks.pretended_gpu import Generator, pretended_gpu
 from benchmarks.shapes import case
-from ecgstudy import training
-from ecgstudy.attacks import ATTACKS, get_attack
-from ecgstudy.attacks.problem import Budget, Victim
-from ecgstudy.checkpoints import load_encoder, load_tensors
+from ecgstudy.attacks.api import Budget, Victim
+from ecgstudy.attacks.corruptions import CORRUPTIONS
+from ecgstudy.attacks.named import ATTACKS, get_attack
 from ecgstudy.devices import pick_device
-from ecgstudy.encoders import ENCODERS, Encoder, build_encoder
 from ecgstudy.evaluation import diagnostics
-from ecgstudy.evaluation.corruptions import CORRUPTIONS
-from ecgstudy.factors import arm_names, get_arm
+from ecgstudy.evaluation.runner import evaluate, validation_curve
 from ecgstudy.files import ROOT
-from ecgstudy.foundation.hubert import hubert_ecg
-from ecgstudy.foundation.net1d import clef
-from ecgstudy.foundation.pretrained import Adapted
-from ecgstudy.objective import arm_loss, prepared
-from ecgstudy.robustness import evaluate, validation_curve
-from ecgstudy.training import _step, pretrain
+from ecgstudy.models.checkpoints import load_encoder, load_tensors
+from ecgstudy.models.encoders import ENCODERS, Encoder, build_encoder
+from ecgstudy.models.released.adapter import Adapted
+from ecgstudy.models.released.hubert import hubert_ecg
+from ecgstudy.models.released.net1d import clef
+from ecgstudy.pretraining import loop as training
+from ecgstudy.pretraining.loop import _step, pretrain
+from ecgstudy.pretraining.step import arm_loss, prepared
+from ecgstudy.pretraining.suffixes import arm_names, get_arm
 
 HUBERT = pytest.param(hubert_ecg, marks=needs_transformers)
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -40,7 +40,9 @@ TRAINED = [name for name in arm_names() if get_arm(name).losses]
 
 
 def on(device, run, **changes):
-    return dataclasses.replace(run, study=run.study.model_copy(update={"device": device, **changes}))
+    return dataclasses.replace(
+        run, study=run.study.model_copy(update={"device": device, **changes})
+    )
 
 
 # ---- the pretence ----------------------------------------------------------------------------------
@@ -49,14 +51,20 @@ def on(device, run, **changes):
 def test_tensors_know_their_place_and_stay_apart():
     with pretended_gpu():
         there, here = torch.ones(3, device="cuda"), torch.ones(3)
-        assert (there.device.type, (2 * there).device.type, here.device.type) == ("cuda", "cuda", "cpu")
+        assert (there.device.type, (2 * there).device.type, here.device.type) == (
+            "cuda",
+            "cuda",
+            "cpu",
+        )
         assert there.is_cuda
         assert not here.is_cuda
         with pytest.raises(RuntimeError, match="same device"):
             there + here
         with pytest.raises(RuntimeError, match="same device"):
             here[torch.arange(2, device="cuda")]
-        assert (there + torch.tensor(1.0)).device.type == "cuda"  # numbers may come from the CPU
+        assert (
+            there + torch.tensor(1.0)
+        ).device.type == "cuda"  # numbers may come from the CPU
         assert there[torch.arange(2)].device.type == "cuda"  # and so may indices
         with pytest.raises(TypeError, match="numpy"):
             there.numpy()
@@ -69,7 +77,11 @@ def test_modules_gradients_and_copies_are_where_their_tensors_are():
     with pretended_gpu():
         layer = torch.nn.BatchNorm1d(3).to(CUDA)
         layer(torch.rand(4, 3, device=CUDA)).sum().backward()
-        for tensor in (layer.weight, layer.weight.grad, copy.deepcopy(layer).running_mean):
+        for tensor in (
+            layer.weight,
+            layer.weight.grad,
+            copy.deepcopy(layer).running_mean,
+        ):
             assert tensor.device.type == "cuda"
         with pytest.raises(RuntimeError, match="same device"):
             layer(torch.rand(4, 3))
@@ -101,9 +113,15 @@ def test_what_waits_is_counted(wait):
 
 def test_no_optimiser_asks_for_a_stream_where_torch_is_built_for_cuda(monkeypatch):
     """Such a torch names CUDA as its accelerator, with or without a GPU, and has no stream without one."""
-    found = lambda check_available=False: CUDA if torch.cuda.is_available() or not check_available else None  # noqa: E731
+    found = lambda check_available=False: (
+        CUDA if torch.cuda.is_available() or not check_available else None
+    )
     monkeypatch.setattr(torch.accelerator, "current_accelerator", found)
-    monkeypatch.setattr(torch.accelerator, "current_stream", lambda *_: pytest.fail("asked for a stream"))
+    monkeypatch.setattr(
+        torch.accelerator,
+        "current_stream",
+        lambda *_: pytest.fail("asked for a stream"),
+    )
     with pretended_gpu():
         weight = torch.ones(3, device=CUDA, requires_grad=True)
         optimizer = torch.optim.AdamW([weight], lr=0.1)
@@ -118,9 +136,15 @@ def test_no_optimiser_asks_for_a_stream_where_torch_is_built_for_cuda(monkeypatc
 @pytest.fixture(scope="module")
 def teachers(tmp_path_factory):
     """Folders with the encoder that some arms need, by whether ECGs have several labels."""
-    roots = {multilabel: tmp_path_factory.mktemp("runs") for multilabel in (False, True)}
+    roots = {
+        multilabel: tmp_path_factory.mktemp("runs") for multilabel in (False, True)
+    }
     for multilabel, root in roots.items():
-        pretrain(toy_run("simclr"), toy_records(multilabel=multilabel), root / "simclr" / "seed0")
+        pretrain(
+            toy_run("simclr"),
+            toy_records(multilabel=multilabel),
+            root / "simclr" / "seed0",
+        )
     return roots
 
 
@@ -147,18 +171,25 @@ def test_every_arm_has_the_same_loss_and_gradient_there(arm, multilabel, teacher
 
 
 @pytest.mark.parametrize("dual", [False, True])
-@pytest.mark.parametrize("build", [*[n for n in ENCODERS if n != "pretrained"], clef, HUBERT])
+@pytest.mark.parametrize(
+    "build", [*[n for n in ENCODERS if n != "pretrained"], clef, HUBERT]
+)
 def test_every_encoder_has_the_same_features_and_gradients_there(build, dual):
     """Those of one's own too, and released networks behind their adaptation of leads, rate and band."""
     torch.manual_seed(0)
     if isinstance(build, str):
         encoder = build_encoder(build, {}, torch.zeros(2), torch.ones(()), dual)
     else:
-        encoder = Encoder(Adapted(build(), ("I", "II"), 100.0, dual), torch.zeros(2), torch.ones(()))
+        encoder = Encoder(
+            Adapted(build(), ("I", "II"), 100.0, dual), torch.zeros(2), torch.ones(())
+        )
     signals = noise(2, 2, 1000)
 
     def found_on(device):
-        there, x = copy.deepcopy(encoder).to(device), signals.clone().to(device).requires_grad_()
+        there, x = (
+            copy.deepcopy(encoder).to(device),
+            signals.clone().to(device).requires_grad_(),
+        )
         features = there(x, adversarial=True)
         features.square().sum().backward()
         gradients = [p.grad for p in there.parameters() if p.grad is not None]
@@ -175,19 +206,26 @@ def test_a_run_interrupted_there_ends_with_the_weights_of_the_cpu(tmp_path, prec
     records, run = toy_records(), toy_run("rocl-ip-hn", epochs=2, precision=precision)
     pretrain(on("cpu", run), records, tmp_path / "cpu")
     with pretended_gpu() as gpu, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            training, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             pretrain(on("cuda", run), records, tmp_path / "gpu")
         patch.undo()
         assert (tmp_path / "gpu" / "checkpoint.safetensors").exists()
         pretrain(on("cuda", run), records, tmp_path / "gpu")
         assert gpu.launches
-    ours, theirs = (load_tensors(tmp_path / name / "encoder.safetensors")[0] for name in ("cpu", "gpu"))
+    ours, theirs = (
+        load_tensors(tmp_path / name / "encoder.safetensors")[0]
+        for name in ("cpu", "gpu")
+    )
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize(("arm", "losses"), [("supervised", 0), ("simclr", 1), ("rocl-ip-hn", 3), ("acl", 3)])
+@pytest.mark.parametrize(
+    ("arm", "losses"), [("supervised", 0), ("simclr", 1), ("rocl-ip-hn", 3), ("acl", 3)]
+)
 def test_a_training_step_waits_only_to_list_the_pairs_that_pull(arm, losses):
     """Once for each contrastive loss, and once for each inner attack on one."""
     with pretended_gpu() as gpu:
@@ -204,11 +242,23 @@ def test_a_training_step_waits_only_to_list_the_pairs_that_pull(arm, losses):
 
 @pytest.mark.parametrize("multilabel", [False, True])
 @pytest.mark.parametrize(
-    "name", ["pgd-margin", "apgd-margin", "apgd-ce", "apgd-l2", "square", "sap", "band-low", "universal"]
+    "name",
+    [
+        "pgd-margin",
+        "apgd-margin",
+        "apgd-ce",
+        "apgd-l2",
+        "square",
+        "sap",
+        "band-low",
+        "universal",
+    ],
 )
 def test_no_step_of_an_attack_waits(name, multilabel):
     with pretended_gpu() as gpu:
-        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2 * 96, 3)).to(CUDA)
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2 * 96, 3)).to(
+            CUDA
+        )
         victim = Victim(model.requires_grad_(False), multilabel, fs=100.0)
         records = toy_records(multilabel=multilabel)
         signals = torch.tensor(records.signals[:12], device=CUDA)
@@ -217,7 +267,9 @@ def test_no_step_of_an_attack_waits(name, multilabel):
         def waits(steps):
             gpu.waits.clear()
             budget = Budget(0.05, steps, queries=steps)
-            get_attack(name)(victim, signals, labels, budget, Generator(CUDA).manual_seed(0))
+            get_attack(name)(
+                victim, signals, labels, budget, Generator(CUDA).manual_seed(0)
+            )
             return gpu.waits.total()
 
         assert waits(4) == waits(12)
@@ -225,7 +277,11 @@ def test_no_step_of_an_attack_waits(name, multilabel):
 
 def everything(arm, multilabel, protocol, device, root):
     """All that an evaluation and the notebooks' looks at a run find on `device`."""
-    names = [name for name in ATTACKS if name not in OPTIONS.ensemble and not (multilabel and "dlr" in name)]
+    names = [
+        name
+        for name in ATTACKS
+        if name not in OPTIONS.ensemble and not (multilabel and "dlr" in name)
+    ]
     evaluation = OPTIONS.model_copy(
         update={
             "attacks": [*(name for name in names if name != "apgd-dlr-targeted"), "apgd-margin[I]"],
@@ -234,7 +290,10 @@ def everything(arm, multilabel, protocol, device, root):
         }
     )  # fmt: skip
     run, records = toy_run(arm, epochs=2), records_with_sensitivity(multilabel)
-    run, folder = on(device, run, evaluation=evaluation, protocols=[protocol]), root / device / arm / "seed0"
+    run, folder = (
+        on(device, run, evaluation=evaluation, protocols=[protocol]),
+        root / device / arm / "seed0",
+    )
     pretrain(run, records, folder)
     found = {"scores": evaluate(run, records, folder / protocol, protocol)}
     if arm != "random":
@@ -276,12 +335,17 @@ def test_the_notebooks_look_at_a_run_there(tmp_path):
         "queries": 3,
     }
     evaluation = OPTIONS.model_copy(update={**few, "check_steps": 1})
-    run, records = on("cpu", toy_run("supervised"), evaluation=evaluation), records_with_sensitivity()
+    run, records = (
+        on("cpu", toy_run("supervised"), evaluation=evaluation),
+        records_with_sensitivity(),
+    )
     pretrain(run, records, tmp_path)
     scores = evaluate(run, records, tmp_path / "slf", "slf")
 
     def fragile(device):
-        ecg = diagnostics.most_fragile(on(device, run), records, tmp_path / "slf", scores)
+        ecg = diagnostics.most_fragile(
+            on(device, run), records, tmp_path / "slf", scores
+        )
         return [ecg.signal, *ecg.deltas.values(), ecg.scores.to_numpy()]
 
     def plane(device):
@@ -308,7 +372,10 @@ def test_a_model_of_features_is_attacked_through_a_network_there(tmp_path):
             }
         )
         for arm in ("supervised", "features-lr"):
-            run, records = on(device, toy_run(arm), evaluation=options), records_with_sensitivity()
+            run, records = (
+                on(device, toy_run(arm), evaluation=options),
+                records_with_sensitivity(),
+            )
             folder = tmp_path / device / arm / "seed0"
             pretrain(run, records, folder)
         return evaluate(run, records, folder / "slf", "slf")
@@ -322,10 +389,18 @@ def process_wide():
     """What `pick_device` sets for the whole process."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
-    return cudnn.allow_tf32, matmul.allow_tf32, matmul.fp32_precision, cudnn.deterministic, workspace
+    return (
+        cudnn.allow_tf32,
+        matmul.allow_tf32,
+        matmul.fp32_precision,
+        cudnn.deterministic,
+        workspace,
+    )
 
 
-def test_float32_is_not_rounded_to_tf32_there_and_sums_are_repeatable(tmp_path, monkeypatch):
+def test_float32_is_not_rounded_to_tf32_there_and_sums_are_repeatable(
+    tmp_path, monkeypatch
+):
     """cuDNN multiplies with 10 bits unless told otherwise: steps of an attack would vanish."""
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     pretrain(toy_run("random"), toy_records(), tmp_path)
@@ -358,9 +433,15 @@ def test_the_cpu_sets_nothing():
 def small(name, **options):
     """A study's shapes, but for its batches and numbers of steps."""
     shapes = case(name, **options)
-    evaluation = shapes.study.evaluation.model_copy(update={"steps": 2, "batch_size": 8})
-    training = shapes.study.training.model_copy(update={"attack_steps": 1, "batch_size": 8})
-    study = shapes.study.model_copy(update={"evaluation": evaluation, "training": training})
+    evaluation = shapes.study.evaluation.model_copy(
+        update={"steps": 2, "batch_size": 8}
+    )
+    training = shapes.study.training.model_copy(
+        update={"attack_steps": 1, "batch_size": 8}
+    )
+    study = shapes.study.model_copy(
+        update={"evaluation": evaluation, "training": training}
+    )
     return dataclasses.replace(shapes, study=study)
 
 
@@ -373,8 +454,14 @@ def test_operations_are_counted_beside_the_bare_passes(monkeypatch):
     asked, waits = rows["value"].unstack(), rows["waits"].unstack()
     assert (asked["bare"] < asked["ours"]).all()
     assert (waits["bare"] == 0).all()
-    assert waits["ours"].to_dict() == {"operations of pretraining steps": 3, "operations of attack steps": 0}
-    assert rows["ratio"].unstack()["ours"].tolist() == (asked["bare"] / asked["ours"]).tolist()
+    assert waits["ours"].to_dict() == {
+        "operations of pretraining steps": 3,
+        "operations of attack steps": 0,
+    }
+    assert (
+        rows["ratio"].unstack()["ours"].tolist()
+        == (asked["bare"] / asked["ours"]).tolist()
+    )
 
 
 def test_peers_are_tried_with_the_batches_of_their_device_that_fit(monkeypatch):
@@ -397,7 +484,10 @@ def test_peers_are_tried_with_the_batches_of_their_device_that_fit(monkeypatch):
 
     assert (peers.RECORDS["cpu"], peers.BATCHES["cpu"]) == (256, (64, 128, 256))
     assert peers.RECORDS["cuda"] == max(peers.BATCHES["cuda"]) == 8192
-    small_sizes = {"RECORDS": {"cpu": 4, "cuda": 32}, "BATCHES": {"cpu": (2, 4), "cuda": (8, 16, 32)}}
+    small_sizes = {
+        "RECORDS": {"cpu": 4, "cuda": 32},
+        "BATCHES": {"cpu": (2, 4), "cuda": (8, 16, 32)},
+    }
     changed = {"STUDIES": ("mitdb",), "case": small, "_attacks": attacks, **small_sizes}
     for name, value in changed.items():
         monkeypatch.setattr(peers, name, value)
@@ -422,6 +512,10 @@ def test_the_benchmarks_run_there(monkeypatch):
         for name, value in values.items():
             monkeypatch.setattr(module, name, value)
     with pretended_gpu() as gpu:
-        rows = [*steps.efficiency(CUDA, 1), *loss.losses(CUDA, 1), *growth.growth(CUDA, 1)]
+        rows = [
+            *steps.efficiency(CUDA, 1),
+            *loss.losses(CUDA, 1),
+            *growth.growth(CUDA, 1),
+        ]
         assert gpu.launches
     assert all(each["value"] > 0 for each in rows)

@@ -27,7 +27,14 @@ def tiny(**changes):
     )
     signals = np.random.default_rng(0).normal(size=(n, 2, 20)).astype(np.float32)
     records = EcgRecords(
-        "tiny", signals, 100.0, ("I", "II"), np.arange(n) % 2, ("A", "B"), table, {"adc_mv": 0.001}
+        "tiny",
+        signals,
+        100.0,
+        ("I", "II"),
+        np.arange(n) % 2,
+        ("A", "B"),
+        table,
+        {"adc_mv": 0.001},
     )
     return dataclasses.replace(records, **changes)
 
@@ -54,12 +61,18 @@ BAD = {
         lambda: with_column("sex", 3, "F"),
         "record 'r3' has sex 'F'; it must be female or male",
     ),
-    "sex as a number": (lambda: tiny(table=tiny().table.assign(sex=1)), "record 'r0' has sex 1; it must be"),
+    "sex as a number": (
+        lambda: tiny(table=tiny().table.assign(sex=1)),
+        "record 'r0' has sex 1; it must be",
+    ),
     "age in days": (
         lambda: with_column("age", 2, 23725.0),
         "record 'r2' has age 23725.0; it must be 0 to 130",
     ),
-    "age in words": (lambda: tiny(table=tiny().table.assign(age="old")), "record 'r0' has age 'old'"),
+    "age in words": (
+        lambda: tiny(table=tiny().table.assign(age="old")),
+        "record 'r0' has age 'old'",
+    ),
     "µV": (
         lambda: tiny(signals=1000 * tiny().signals),
         r"spans \d+\S* mV \(median\); ECGs span 0.05 to 20 mV",
@@ -67,22 +80,46 @@ BAD = {
     "V": (lambda: tiny(signals=tiny().signals / 1000), r"spans 0.00\d+ mV \(median\)"),
     "no rate": (lambda: tiny(fs=0.0), "sampling rate 0.0; it must be above 0 Hz"),
     "rate unknown": (lambda: tiny(fs=float("nan")), "sampling rate nan"),
-    "one name twice": (lambda: tiny(leads=("I", "I")), "leads are I, I; each must have its own name"),
-    "float64 signals": (lambda: tiny(signals=tiny().signals.astype(float)), "float64 of shape"),
+    "one name twice": (
+        lambda: tiny(leads=("I", "I")),
+        "leads are I, I; each must have its own name",
+    ),
+    "float64 signals": (
+        lambda: tiny(signals=tiny().signals.astype(float)),
+        "float64 of shape",
+    ),
     "no lead axis": (lambda: tiny(signals=tiny().signals[:, 0]), r"shape \(7, 20\)"),
     "lead names": (lambda: tiny(leads=("I",)), "2 leads in the signals, 1 lead names"),
-    "row count": (lambda: tiny(labels=np.zeros(6, np.int64)), "7 signals, 6 labels and 7 table rows"),
+    "row count": (
+        lambda: tiny(labels=np.zeros(6, np.int64)),
+        "7 signals, 6 labels and 7 table rows",
+    ),
     "duplicate": (lambda: with_column("record", 3, "r1"), "record 'r1' occurs twice"),
-    "NaN": (lambda: with_sample(np.nan, (5, 1, 3)), "record 'r5', lead 'II' has NaN or Inf"),
-    "Inf": (lambda: with_sample(np.inf, (5, 0, 3)), "record 'r5', lead 'I' has NaN or Inf"),
+    "NaN": (
+        lambda: with_sample(np.nan, (5, 1, 3)),
+        "record 'r5', lead 'II' has NaN or Inf",
+    ),
+    "Inf": (
+        lambda: with_sample(np.inf, (5, 0, 3)),
+        "record 'r5', lead 'I' has NaN or Inf",
+    ),
     "flat lead": (lambda: with_sample(0.25, (4, 1)), "record 'r4', lead 'II' is flat"),
-    "unknown split": (lambda: with_column("split", 0, "dev"), "unknown split 'dev'; known: train"),
-    "empty split": (lambda: tiny().split("train", "test"), "the validation split has no records"),
+    "unknown split": (
+        lambda: with_column("split", 0, "dev"),
+        "unknown split 'dev'; known: train",
+    ),
+    "empty split": (
+        lambda: tiny().split("train", "test"),
+        "the validation split has no records",
+    ),
     "class absent": (
         lambda: with_column("split", 5, "sensitivity"),
         "class 'B' has no record in the test split",
     ),
-    "shared patient": (lambda: with_column("patient", 4, "p1"), "patient 'p1' is in test and train"),
+    "shared patient": (
+        lambda: with_column("patient", 4, "p1"),
+        "patient 'p1' is in test and train",
+    ),
 }
 
 
@@ -113,11 +150,17 @@ def test_select_keeps_signals_labels_and_rows_together():
 
 
 def test_split_takes_one_or_several_splits_in_record_order():
-    assert tiny().split("test", "sensitivity").table["record"].tolist() == ["r4", "r5", "r6"]
+    assert tiny().split("test", "sensitivity").table["record"].tolist() == [
+        "r4",
+        "r5",
+        "r6",
+    ]
 
 
 def test_single_labels_become_multi_hot():
-    assert tiny().multi_hot().tolist() == [[1, 0] if i % 2 == 0 else [0, 1] for i in range(7)]
+    assert tiny().multi_hot().tolist() == [
+        [1, 0] if i % 2 == 0 else [0, 1] for i in range(7)
+    ]
     several = np.ones((7, 2), np.float32)
     assert tiny(labels=several).multilabel
     assert tiny(labels=several).multi_hot() is several
@@ -131,20 +174,28 @@ def test_saved_records_come_back_equal(tmp_path):
     np.testing.assert_array_equal(again.labels, records.labels)
     pd.testing.assert_frame_equal(again.table, records.table)
     fields = ("name", "fs", "leads", "classes", "card")
-    assert [getattr(again, field) for field in fields] == [getattr(records, field) for field in fields]
+    assert [getattr(again, field) for field in fields] == [
+        getattr(records, field) for field in fields
+    ]
     assert not again.signals.flags.writeable
 
 
-@pytest.mark.parametrize("name", ["signals.npy", "labels.npy", "table.parquet", "card.json"])
+@pytest.mark.parametrize(
+    "name", ["signals.npy", "labels.npy", "table.parquet", "card.json"]
+)
 @pytest.mark.parametrize("size", [None, 40])
-def test_missing_or_truncated_files_are_one_error_that_names_the_folder(tmp_path, name, size):
+def test_missing_or_truncated_files_are_one_error_that_names_the_folder(
+    tmp_path, name, size
+):
     save_records(tiny(), tmp_path / "data")
     path = tmp_path / "data" / name
     content = path.read_bytes()
     path.unlink()
     if size is not None:
         path.write_bytes(content[:size])
-    with pytest.raises(StudyError, match=r"data holds no prepared records .*run 01_prepare_data first"):
+    with pytest.raises(
+        StudyError, match=r"data holds no prepared records .*run 01_prepare_data first"
+    ):
         load_records(tmp_path / "data")
 
 
@@ -152,7 +203,9 @@ def test_all_files_are_written_or_none(tmp_path):
     save_records(tiny(), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(ValueError, match="not JSON compliant"):
-        save_records(tiny(card={"age": float("nan")}, signals=tiny().signals + 1), tmp_path)
+        save_records(
+            tiny(card={"age": float("nan")}, signals=tiny().signals + 1), tmp_path
+        )
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -174,13 +227,20 @@ def test_the_card_goes_first_and_comes_last(tmp_path, monkeypatch):
 def test_the_card_is_plain_json(tmp_path):
     save_records(tiny(), tmp_path)
     card = json.loads((tmp_path / "card.json").read_text(encoding="utf-8"))
-    assert card == {"name": "tiny", "fs": 100.0, "leads": ["I", "II"], "classes": ["A", "B"], "adc_mv": 0.001}
+    assert card == {
+        "name": "tiny",
+        "fs": 100.0,
+        "leads": ["I", "II"],
+        "classes": ["A", "B"],
+        "adc_mv": 0.001,
+    }
 
 
 def test_each_split_of_saved_records_is_a_part_of_the_memory_map(tmp_path):
     records = tiny()
     mixed = dataclasses.replace(
-        records, table=records.table.assign(split=["test", "train"] * 3 + ["validation"])
+        records,
+        table=records.table.assign(split=["test", "train"] * 3 + ["validation"]),
     )
     save_records(mixed, tmp_path)
     again = load_records(tmp_path)

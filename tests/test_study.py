@@ -8,7 +8,15 @@ import pytest
 import yaml
 
 from ecgstudy.errors import StudyError
-from ecgstudy.study import ROOT, Paths, Run, Study, derived_seed, load_plugins, load_study
+from ecgstudy.study import (
+    ROOT,
+    Paths,
+    Run,
+    Study,
+    derived_seed,
+    load_plugins,
+    load_study,
+)
 
 GOOD = {
     "study": "small",
@@ -41,23 +49,33 @@ def params(tmp_path):
 
     def write(content):
         path = tmp_path / "small.yaml"
-        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        path.write_text(
+            content if isinstance(content, str) else yaml.safe_dump(content)
+        )
         return path
 
     return write
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "params").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_every_params_file_loads_and_is_named_after_its_study(path):
     study = load_study(path)
     assert study.study == path.stem
-    assert len(list(study.runs())) == len(study.pretrained) * len(study.arms) * len(study.seeds)
+    assert len(list(study.runs())) == len(study.pretrained) * len(study.arms) * len(
+        study.seeds
+    )
 
 
-def test_an_arm_that_needs_the_whole_batch_in_one_place_is_refused_several_processes(params):
+def test_an_arm_that_needs_the_whole_batch_in_one_place_is_refused_several_processes(
+    params,
+):
     content = GOOD | {"arms": ["rocl", "dclw"]}
     load_study(params(content))
-    with pytest.raises(StudyError, match=r"arm 'dclw' compares all anchors .* processes: 1, not 2"):
+    with pytest.raises(
+        StudyError, match=r"arm 'dclw' compares all anchors .* processes: 1, not 2"
+    ):
         load_study(params(content | {"processes": 2}))
 
 
@@ -69,14 +87,19 @@ def test_processes_count_as_a_parameter_only_where_they_share_a_training(params)
         assert "processes" not in ours.parameters()
         assert one.parameters() == ours.parameters()
         trains = two.arm in ("supervised", "rocl")
-        assert two.parameters() == {**ours.parameters(), **({"processes": 2} if trains else {})}
+        assert two.parameters() == {
+            **ours.parameters(),
+            **({"processes": 2} if trains else {}),
+        }
         assert two.processes == (2 if trains else 1)
 
 
 def test_runs_are_the_grid_in_the_order_of_the_file(params):
     study = load_study(params(GOOD))
     runs = [(run.dataset, run.arm, run.seed) for run in study.runs()]
-    assert runs == [("builtin", arm, seed) for arm in ("supervised", "rocl") for seed in (0, 1)]
+    assert runs == [
+        ("builtin", arm, seed) for arm in ("supervised", "rocl") for seed in (0, 1)
+    ]
 
 
 BAD = {
@@ -131,14 +154,22 @@ def test_a_bad_value_is_one_error_that_names_file_and_key(key, value, says, para
 
 
 def test_every_problem_of_a_file_is_named_at_once(params):
-    path = params({**changed("training.epochs", "many"), "seeds": ["a"], "colour": "red"})
-    with pytest.raises(StudyError, match=r"seeds\.0: .*; training\.epochs: .*; unknown key 'colour'"):
+    path = params(
+        {**changed("training.epochs", "many"), "seeds": ["a"], "colour": "red"}
+    )
+    with pytest.raises(
+        StudyError, match=r"seeds\.0: .*; training\.epochs: .*; unknown key 'colour'"
+    ):
         load_study(path)
 
 
-@pytest.mark.parametrize("content", ["", "3", "- a\n- b\n"], ids=["empty", "number", "list"])
+@pytest.mark.parametrize(
+    "content", ["", "3", "- a\n- b\n"], ids=["empty", "number", "list"]
+)
 def test_a_file_that_is_no_mapping_is_an_error(content, params):
-    with pytest.raises(StudyError, match=r"small\.yaml: the whole file: .*valid dictionary"):
+    with pytest.raises(
+        StudyError, match=r"small\.yaml: the whole file: .*valid dictionary"
+    ):
         load_study(params(content))
 
 
@@ -149,14 +180,21 @@ def test_a_file_that_is_no_yaml_is_an_error(params):
 
 def test_a_missing_file_is_an_error_that_names_those_there_are(params):
     folder = params(GOOD).parent
-    with pytest.raises(StudyError, match=r"other\.yaml: no such params file \(studies there: small\)"):
+    with pytest.raises(
+        StudyError, match=r"other\.yaml: no such params file \(studies there: small\)"
+    ):
         load_study(folder / "other.yaml")
 
 
-def test_a_relative_path_means_the_same_where_jupyterlab_starts_its_kernels(monkeypatch):
+def test_a_relative_path_means_the_same_where_jupyterlab_starts_its_kernels(
+    monkeypatch,
+):
     monkeypatch.chdir(ROOT / "notebooks")
     assert load_study("params/tiny.yaml") == load_study(ROOT / "params/tiny.yaml")
-    with pytest.raises(StudyError, match=r"params/tinny\.yaml: no such params file \(studies there: .*tiny"):
+    with pytest.raises(
+        StudyError,
+        match=r"params/tinny\.yaml: no such params file \(studies there: .*tiny",
+    ):
         load_study("params/tinny.yaml")
 
 
@@ -165,7 +203,11 @@ def test_a_file_here_comes_before_one_of_that_name_in_the_checkout(params, monke
     (folder / "params").mkdir()
     (folder / "params/tiny.yaml").write_text((folder / "small.yaml").read_text())
     monkeypatch.chdir(folder)
-    assert load_study("params/tiny.yaml").study == load_study("small.yaml").study == "small"
+    assert (
+        load_study("params/tiny.yaml").study
+        == load_study("small.yaml").study
+        == "small"
+    )
 
 
 def test_a_folder_and_a_binary_file_are_errors(tmp_path):
@@ -176,17 +218,23 @@ def test_a_folder_and_a_binary_file_are_errors(tmp_path):
         assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("tag", ["!!python/object/apply:os.system", "!!python/object/new:os.mkdir"])
+@pytest.mark.parametrize(
+    "tag", ["!!python/object/apply:os.system", "!!python/object/new:os.mkdir"]
+)
 def test_python_tags_are_refused_and_do_not_run(tag, params, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = params(f"title: {tag} ['mkdir ran']\n")
-    with pytest.raises(StudyError, match="not valid YAML: could not determine a constructor"):
+    with pytest.raises(
+        StudyError, match="not valid YAML: could not determine a constructor"
+    ):
         load_study(path)
     assert [found.name for found in tmp_path.iterdir()] == ["small.yaml"]
 
 
 @pytest.mark.parametrize("number", ["1e-2", "1E-2", "10.e-3", "+1.0e-02", ".01"])
-def test_numbers_in_scientific_notation_are_numbers_also_in_free_options(number, params):
+def test_numbers_in_scientific_notation_are_numbers_also_in_free_options(
+    number, params
+):
     """YAML 1.1 reads 1e-2, without a point, as text."""
     text = yaml.safe_dump(changed("datasets.builtin.options", {})).replace(
         "options: {}", f"options: {{a: {number}}}"
@@ -203,21 +251,29 @@ def test_text_that_looks_like_a_number_stays_text(text, params):
 
 @pytest.mark.parametrize(
     ("addition", "key"),
-    [("seeds: [7]", "seeds"), ("views: {noise_mv: 0, shift_s: 0, 'noise_mv': 0}", "noise_mv")],
+    [
+        ("seeds: [7]", "seeds"),
+        ("views: {noise_mv: 0, shift_s: 0, 'noise_mv': 0}", "noise_mv"),
+    ],
 )
 def test_a_key_that_occurs_twice_is_an_error_that_names_it(addition, key, params):
     content = yaml.safe_dump(GOOD)
     path, line = params(content + addition + "\n"), content.count("\n") + 1
     with pytest.raises(StudyError) as caught:
         load_study(path)
-    assert str(caught.value) == f"{path}: line {line}: the key {key!r} occurs twice; keep one"
+    assert (
+        str(caught.value)
+        == f"{path}: line {line}: the key {key!r} occurs twice; keep one"
+    )
 
 
 def test_what_is_nested_without_end_is_an_error_and_short(params):
     with pytest.raises(StudyError, match="nested too deeply"):
         load_study(params("title: " + "[" * 5000))
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
-    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]  # 9¹² times x
+    lines += [
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)
+    ]  # 9¹² times x
     with pytest.raises(StudyError, match="unknown key 'a0'") as caught:
         load_study(params(yaml.safe_dump(GOOD) + "\n".join(lines)))
     assert len(str(caught.value)) < 20_000
@@ -236,7 +292,12 @@ def parameters(arm="rocl", **changes):
 
 def test_parameters_hold_what_decides_the_encoder_and_nothing_else():
     base = parameters()
-    assert parameters(title="Other", evaluation={"steps": 7}, probe={"epochs": 3}, seeds=[0]) == base
+    assert (
+        parameters(
+            title="Other", evaluation={"steps": 7}, probe={"epochs": 3}, seeds=[0]
+        )
+        == base
+    )
     assert parameters(training={"epochs": 2}) != base
     assert parameters(encoder={"options": {"size": "base"}}) != base
     assert parameters(views={"noise_mv": 0.5}) != base
@@ -246,7 +307,9 @@ def test_parameters_hold_what_decides_the_encoder_and_nothing_else():
     ]  # fmt: skip
     other = {"builtin": {"headline_epsilon_mv": 0.05}}
     assert parameters(datasets=other)["epsilon_mv"] == 0.05
-    assert parameters("supervised", datasets=other) == parameters("supervised"), "no adversary, no ε"
+    assert parameters("supervised", datasets=other) == parameters("supervised"), (
+        "no adversary, no ε"
+    )
 
 
 def test_paths_are_where_the_contract_says(tmp_path):
@@ -255,7 +318,9 @@ def test_paths_are_where_the_contract_says(tmp_path):
     assert paths.home == home
     assert paths.data("mitdb") == home / "data/mitdb"
     assert paths.run("mitdb", "rocl", 2) == home / "runs/mitdb/rocl/seed2"
-    assert paths.protocol("mitdb", "rocl", 2, "slf") == home / "runs/mitdb/rocl/seed2/slf"
+    assert (
+        paths.protocol("mitdb", "rocl", 2, "slf") == home / "runs/mitdb/rocl/seed2/slf"
+    )
     assert (paths.tables, paths.figures, paths.report) == tuple(
         home / name for name in ("tables", "figures", "report")
     )
@@ -263,7 +328,9 @@ def test_paths_are_where_the_contract_says(tmp_path):
 
 
 def test_derived_seeds_are_stable_and_differ():
-    assert derived_seed("toy", 0, "views") == int(hashlib.sha256(b"toy/0/views").hexdigest()[:14], 16)
+    assert derived_seed("toy", 0, "views") == int(
+        hashlib.sha256(b"toy/0/views").hexdigest()[:14], 16
+    )
     assert derived_seed("mitdb", 0, "weights") == 60455327818221129
     parts = [("a", 0, "b"), ("a", 1, "b"), ("a", 0, "c"), ("c", 0, "b")]
     seeds = [derived_seed(*part) for part in parts]
@@ -279,9 +346,13 @@ def plugins():
         del sys.modules[name]
 
 
-def test_a_plugin_runs_once_and_a_missing_one_is_an_error(tmp_path, monkeypatch, plugins):
+def test_a_plugin_runs_once_and_a_missing_one_is_an_error(
+    tmp_path, monkeypatch, plugins
+):
     monkeypatch.chdir(tmp_path)
-    Path("toy_plugin.py").write_text("with open('ran', 'a') as file:\n    file.write('x')\n")
+    Path("toy_plugin.py").write_text(
+        "with open('ran', 'a') as file:\n    file.write('x')\n"
+    )
     for _ in range(2):
         load_plugins("toy_plugin.py")
     assert Path("ran").read_text() == "x"
@@ -293,7 +364,9 @@ def test_plugins_of_one_name_in_two_folders_both_run(tmp_path, monkeypatch, plug
     monkeypatch.chdir(tmp_path)
     for folder in ("one", "two"):
         Path(folder).mkdir()
-        Path(folder, "mine.py").write_text(f"from pathlib import Path\nPath('{folder}/ran').touch()\n")
+        Path(folder, "mine.py").write_text(
+            f"from pathlib import Path\nPath('{folder}/ran').touch()\n"
+        )
     load_plugins(os.pathsep.join(["one/mine.py", "two/mine.py"]))
     assert all(Path(folder, "ran").exists() for folder in ("one", "two"))
 
@@ -306,17 +379,28 @@ def test_a_plugin_that_failed_fails_again(tmp_path, plugins):
 
 
 def test_an_arm_that_needs_another_wants_it_in_the_study_and_runs_after_it(params):
-    with pytest.raises(StudyError, match="arm 'advcl' needs the encoder of 'simclr': add 'simclr' to arms"):
+    with pytest.raises(
+        StudyError,
+        match="arm 'advcl' needs the encoder of 'simclr': add 'simclr' to arms",
+    ):
         load_study(params(changed("arms", ["advcl"])))
     study = load_study(params(changed("arms", ["advcl", "random", "simclr"])))
     assert [run.arm for run in study.runs()][-1] == "advcl"
 
 
 def test_jobs_ask_for_a_gpu_where_networks_run_unless_the_params_say_otherwise(params):
-    study = load_study(params(changed("resources", {"pretrain": {"mem_mb": 3000}, "evaluate": {"gpus": 0}})))
+    study = load_study(
+        params(
+            changed(
+                "resources", {"pretrain": {"mem_mb": 3000}, "evaluate": {"gpus": 0}}
+            )
+        )
+    )
     assert study.asked("prepare") == {"mem_mb": 8000, "runtime": 240, "gpu": 0}
     assert study.asked("pretrain") == {"mem_mb": 3000, "runtime": 1440, "gpu": 1}
     assert study.asked("evaluate") == {"mem_mb": 8000, "runtime": 1440, "gpu": 0}
     assert load_study(params(changed("device", "cpu"))).asked("pretrain")["gpu"] == 0
     four = load_study(params(changed("processes", 4)))
-    assert [four.asked(step)["gpu"] for step in ("prepare", "pretrain", "evaluate")] == [0, 4, 1]
+    assert [
+        four.asked(step)["gpu"] for step in ("prepare", "pretrain", "evaluate")
+    ] == [0, 4, 1]

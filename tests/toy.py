@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from ecgstudy.factors import get_arm
+from ecgstudy.pretraining.suffixes import get_arm
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import Run, Study
 
@@ -15,9 +15,15 @@ def toy_records(train=80, multilabel=False):
     rng = np.random.default_rng(5)
     split = ["train"] * train + ["validation"] * 16 + ["test"] * 16
     n, time = len(split), np.arange(96)
-    hot = rng.random((n, 3)) < 0.4 if multilabel else np.eye(3, dtype=bool)[np.arange(n) % 3]
+    hot = (
+        rng.random((n, 3)) < 0.4
+        if multilabel
+        else np.eye(3, dtype=bool)[np.arange(n) % 3]
+    )
     bumps = np.exp(-(((time - np.array([[24], [48], [72]])) / 5) ** 2))
-    signals = (hot @ bumps)[:, None, :] * np.array([[1.0], [-0.5]]) + rng.normal(0, 0.2, (n, 2, 96))
+    signals = (hot @ bumps)[:, None, :] * np.array([[1.0], [-0.5]]) + rng.normal(
+        0, 0.2, (n, 2, 96)
+    )
     table = pd.DataFrame(
         {
             "record": [f"r{i}" for i in range(n)],
@@ -25,16 +31,26 @@ def toy_records(train=80, multilabel=False):
             "split": split,
             "attacked": True,
             "age": np.where(np.arange(n) % 7 == 0, np.nan, 40.0 + np.arange(n) % 45),
-            "sex": np.array(["female", "male", None], dtype=object)[np.arange(n) // 2 % 3],
+            "sex": np.array(["female", "male", None], dtype=object)[
+                np.arange(n) // 2 % 3
+            ],
         }
     )
     labels = hot.astype(np.float32) if multilabel else hot.argmax(1)
-    return EcgRecords("toy", signals.astype(np.float32), 100.0, ("I", "II"), labels, CLASSES, table)
+    return EcgRecords(
+        "toy", signals.astype(np.float32), 100.0, ("I", "II"), labels, CLASSES, table
+    )
 
 
 def toy_run(arm, seed=0, **training):
     """A run of `arm` in a study of the toy data set; keywords change its training options."""
-    options = {"epochs": 1, "batch_size": 16, "attack_steps": 2, "precision": "float32", **training}
+    options = {
+        "epochs": 1,
+        "batch_size": 16,
+        "attack_steps": 2,
+        "precision": "float32",
+        **training,
+    }
     study = Study.model_validate(
         {
             "study": "toy",

@@ -4,9 +4,9 @@ import torch
 from torch import Generator, nn
 from toy import toy_records
 
-from ecgstudy import attacks
-from ecgstudy.attacks.problem import Budget, Victim
-from ecgstudy.evaluation.attacked import macro_auroc
+from ecgstudy.attacks import named as attacks
+from ecgstudy.attacks.api import Budget, Victim
+from ecgstudy.evaluation.sample import macro_auroc
 
 
 def seeded(seed=0):
@@ -16,7 +16,9 @@ def seeded(seed=0):
 def linear(leads=2, samples=5, classes=3, fs=100.0, seed=0):
     """A linear victim and its weights (classes, leads, samples)."""
     weight = torch.randn(classes, leads, samples, generator=seeded(seed))
-    return Victim(lambda x: x.flatten(1) @ weight.flatten(1).T, True, lambda x: x.flatten(1), fs), weight
+    return Victim(
+        lambda x: x.flatten(1) @ weight.flatten(1).T, True, lambda x: x.flatten(1), fs
+    ), weight
 
 
 def curved(leads=2, samples=5, classes=3, fs=100.0, seed=0):
@@ -43,8 +45,14 @@ def fitted():
     inner = torch.randn(signals[0].numel(), 64, generator=seeded()) / 15
     features = lambda x: torch.tanh(x.flatten(1) @ inner)  # noqa: E731
     clean = features(signals)
-    head = torch.linalg.solve(clean.T @ clean + torch.eye(64), clean.T @ (2 * labels - 1))
-    return Victim(lambda x: features(x) @ head, True, features, records.fs), signals, labels
+    head = torch.linalg.solve(
+        clean.T @ clean + torch.eye(64), clean.T @ (2 * labels - 1)
+    )
+    return (
+        Victim(lambda x: features(x) @ head, True, features, records.fs),
+        signals,
+        labels,
+    )
 
 
 def aurocs(name, epsilon_mv, **budget):
@@ -53,5 +61,7 @@ def aurocs(name, epsilon_mv, **budget):
     found = [torch.zeros_like(signals)]
     for attack in ("noise", name):
         budgeted = Budget(epsilon_mv, **budget)
-        found.append(attacks.get_attack(attack)(victim, signals, labels, budgeted, seeded()))
+        found.append(
+            attacks.get_attack(attack)(victim, signals, labels, budgeted, seeded())
+        )
     return [macro_auroc(labels, victim.scores(signals + delta)) for delta in found]

@@ -28,17 +28,41 @@ def write_mitdb_signals(
     if change is not None:
         change(adc)
     names = names[::-1] if record == "114" else names
-    write = {"fmt": ["212"] * 2, "adc_gain": [200.0] * 2, "baseline": [24] * 2, "write_dir": str(root)}
-    wfdb.wrsamp(record, fs, [units] * 2, list(names), d_signal=adc, comments=["69 M 1085 1629 x1"], **write)
+    write = {
+        "fmt": ["212"] * 2,
+        "adc_gain": [200.0] * 2,
+        "baseline": [24] * 2,
+        "write_dir": str(root),
+    }
+    wfdb.wrsamp(
+        record,
+        fs,
+        [units] * 2,
+        list(names),
+        d_signal=adc,
+        comments=["69 M 1085 1629 x1"],
+        **write,
+    )
     return adc
 
 
-def write_beats(root: Path, record: str, symbols: str, samples: np.ndarray = BEAT_SAMPLES) -> None:
+def write_beats(
+    root: Path, record: str, symbols: str, samples: np.ndarray = BEAT_SAMPLES
+) -> None:
     """Write annotations: each beat, and a note that is no beat before it."""
-    pairs = sorted([*zip(samples, symbols, strict=True), *((s - 180, "+") for s in samples)])
+    pairs = sorted(
+        [*zip(samples, symbols, strict=True), *((s - 180, "+") for s in samples)]
+    )
     notes = ["(N" if symbol == "+" else "" for _, symbol in pairs]
     at = np.array([sample for sample, _ in pairs])
-    wfdb.wrann(record, "atr", at, [symbol for _, symbol in pairs], aux_note=notes, write_dir=str(root))
+    wfdb.wrann(
+        record,
+        "atr",
+        at,
+        [symbol for _, symbol in pairs],
+        aux_note=notes,
+        write_dir=str(root),
+    )
 
 
 STATEMENTS = {
@@ -50,7 +74,17 @@ STATEMENTS = {
     "PVC": ("", ""),
     "SR": ("", ""),
 }
-COLUMNS = ["ecg_id", "patient_id", "age", "sex", "height", "weight", "scp_codes", "strat_fold", "filename_lr"]
+COLUMNS = [
+    "ecg_id",
+    "patient_id",
+    "age",
+    "sex",
+    "height",
+    "weight",
+    "scp_codes",
+    "strat_fold",
+    "filename_lr",
+]
 
 
 def ptbxl_rows() -> list[dict]:
@@ -59,7 +93,17 @@ def ptbxl_rows() -> list[dict]:
     for number in range(60):
         ecg_id, fold, code = number + 1, number // 6 + 1, list(STATEMENTS)[number % 6]
         codes = {code: 0.0, "SR": 0.0} if code != "PVC" else {"PVC": 100.0}
-        values = (ecg_id, f"{9000 + number}.0", 60.0, number % 2, "", 70.0, repr(codes), fold, stem(ecg_id))
+        values = (
+            ecg_id,
+            f"{9000 + number}.0",
+            60.0,
+            number % 2,
+            "",
+            70.0,
+            repr(codes),
+            fold,
+            stem(ecg_id),
+        )
         rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
 
@@ -72,7 +116,10 @@ def write_ptbxl(root: Path) -> None:
     with open(root / "scp_statements.csv", "w", newline="") as stream:
         table = csv.writer(stream)
         table.writerow(["", "description", "diagnostic", "diagnostic_class"])
-        table.writerows([code, "some words, and more", *values] for code, values in STATEMENTS.items())
+        table.writerows(
+            [code, "some words, and more", *values]
+            for code, values in STATEMENTS.items()
+        )
     write_ptbxl_rows(root, ptbxl_rows())
     for row in ptbxl_rows():
         write_ptbxl_signals(root, row["ecg_id"])
@@ -105,22 +152,38 @@ def write_ptbxl_signals(
     return adc
 
 
-def write_folder(folder: Path, fs=500, seconds=10.0, leads=("II", "V1"), records=20) -> dict[str, np.ndarray]:
+def write_folder(
+    folder: Path, fs=500, seconds=10.0, leads=("II", "V1"), records=20
+) -> dict[str, np.ndarray]:
     """Slow sines in format 16, one file a record; returns record → (samples, leads) in mV."""
     folder.mkdir(parents=True, exist_ok=True)
     time, written = np.arange(round(seconds * fs))[:, None] / fs, {}
     for number in range(records):
         phase = np.random.default_rng(number).uniform(0, 6, len(leads))
         written[f"w{number:03}"] = signals = np.sin(2 * np.pi * 1.5 * time + phase)
-        form = {"fmt": ["16"] * len(leads), "adc_gain": [1000.0] * len(leads), "baseline": [0] * len(leads)}
+        form = {
+            "fmt": ["16"] * len(leads),
+            "adc_gain": [1000.0] * len(leads),
+            "baseline": [0] * len(leads),
+        }
         names = {"sig_name": list(leads), "units": ["mV"] * len(leads)}
-        wfdb.wrsamp(f"w{number:03}", fs, p_signal=signals, write_dir=str(folder), **names, **form)
+        wfdb.wrsamp(
+            f"w{number:03}",
+            fs,
+            p_signal=signals,
+            write_dir=str(folder),
+            **names,
+            **form,
+        )
     return written
 
 
 def write_sums(root: Path) -> None:
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()} {path.relative_to(root)}\n" for path in files]
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()} {path.relative_to(root)}\n"
+        for path in files
+    ]
     (root / "SHA256SUMS.txt").write_text("".join(lines))
 
 

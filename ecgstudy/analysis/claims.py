@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ecgstudy.statistics import MIN_SEEDS, critical_ratio
+from ecgstudy.analysis.statistics import MIN_SEEDS, critical_ratio
 
 COLUMNS = ["claim", "verdict", "effect", "ci_low", "ci_high", "evidence", "runs"]
 RATIOS = ("step_ms",)
@@ -62,7 +62,10 @@ def _robust_at_equal_clean(adaptive: str, *standards: str) -> tuple[Part, ...]:
     return tuple(
         part
         for standard in standards
-        for part in (Part(adaptive, standard), Part(adaptive, standard, "clean", margin=-0.01))
+        for part in (
+            Part(adaptive, standard),
+            Part(adaptive, standard, "clean", margin=-0.01),
+        )
     )
 
 
@@ -100,17 +103,25 @@ CLAIMS = {
 def claimed_pairs() -> list[tuple[str, str]]:
     """Every (adaptive, standard) pair whose AUROC a claim compares."""
     parts = [part for claim in CLAIMS.values() for part in claim.parts]
-    return list(dict.fromkeys((p.adaptive, p.standard) for p in parts if p.measure in ("robust", "clean")))
+    return list(
+        dict.fromkeys(
+            (p.adaptive, p.standard) for p in parts if p.measure in ("robust", "clean")
+        )
+    )
 
 
-def judge(contrasts: pd.DataFrame, cost: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
+def judge(
+    contrasts: pd.DataFrame, cost: pd.DataFrame, confidence: float = 0.95
+) -> pd.DataFrame:
     """Verdict on every claim: supported, contradicted, inconclusive or not tested; one row each.
 
     `effect` and its adjusted interval are those of the part that decided (the weakest), and `runs` those that
     the verdict rests on. `confidence` is that of a claim's intervals jointly: Bonferroni over its parts and
     data sets.
     """
-    rows = [_judge(n, claim, contrasts, cost, confidence) for n, claim in CLAIMS.items()]
+    rows = [
+        _judge(n, claim, contrasts, cost, confidence) for n, claim in CLAIMS.items()
+    ]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -130,7 +141,11 @@ class _Found:
 
     def __str__(self) -> str:
         link = "/" if self.part.measure in RATIOS else "−"
-        where = self.dataset if self.protocol == "slf" else f"{self.dataset} {self.protocol}"
+        where = (
+            self.dataset
+            if self.protocol == "slf"
+            else f"{self.dataset} {self.protocol}"
+        )
         named = f"{self.part.adaptive} {link} {self.part.standard}, {self.part.measure}, {where}"
         return f"{named}: {self.value:.4f} [{self.low:.4f}, {self.high:.4f}] {self.verdict}{self.remark}"
 
@@ -144,24 +159,38 @@ def compared(evidence: object) -> list[dict[str, str]]:
 def decider(row: Mapping[str, object]) -> dict[str, str]:
     """Of a row of ``claims.csv`` the comparison that its effect is of; empty where there is none."""
     shown = f"{row['effect']:.4f}"
-    return next((part for part in compared(row["evidence"]) if part["value"] == shown), {})
+    return next(
+        (part for part in compared(row["evidence"]) if part["value"] == shown), {}
+    )
 
 
-def _judge(number: int, claim: Claim, contrasts: pd.DataFrame, cost: pd.DataFrame, confidence: float) -> list:
+def _judge(
+    number: int,
+    claim: Claim,
+    contrasts: pd.DataFrame,
+    cost: pd.DataFrame,
+    confidence: float,
+) -> list:
     estimates = {part: list(_estimates(part, contrasts, cost)) for part in claim.parts}
     tests = max(1, sum(map(len, estimates.values())))
     level = 1 - (1 - confidence) / tests
-    found = {part: [_found(part, level, *row) for row in rows] for part, rows in estimates.items()}
+    found = {
+        part: [_found(part, level, *row) for row in rows]
+        for part, rows in estimates.items()
+    }
     verdict = _verdict(claim, found)
     results = [result for rows in found.values() for result in rows]
     datasets = list(dict.fromkeys(result.dataset for result in results)) or [""]
     missing = [
-        f"{p.adaptive} against {p.standard} ({p.measure}, {p.protocol})" + f" on {name}" * bool(name)
+        f"{p.adaptive} against {p.standard} ({p.measure}, {p.protocol})"
+        + f" on {name}" * bool(name)
         for p in found
         for name in datasets
         if name not in {result.dataset for result in found[p]}
     ]
-    evidence = "; ".join([*map(str, results), *(["missing: " + ", ".join(missing)] if missing else [])])
+    evidence = "; ".join(
+        [*map(str, results), *(["missing: " + ", ".join(missing)] if missing else [])]
+    )
     shown = min(results, key=_room) if verdict != "not tested" else None
     numbers = [shown.value, shown.low, shown.high] if shown else [np.nan] * 3
     return [f"{number}. {claim.text}", verdict, *numbers, evidence, _runs(results)]
@@ -171,7 +200,9 @@ def _runs(results: list[_Found]) -> str:
     """``mitdb slf: rocl-ip, rocl, seeds 0 1 2; …``: data set, protocol, arms and seeds of `results`."""
     arms: dict[tuple, list[str]] = {}
     for r in results:
-        pair = (name for name in (r.part.adaptive, r.part.standard) if name != UNATTACKED)
+        pair = (
+            name for name in (r.part.adaptive, r.part.standard) if name != UNATTACKED
+        )
         arms.setdefault((r.dataset, r.protocol, r.seeds), []).extend(pair)
     return "; ".join(
         f"{dataset} {protocol}: {', '.join(dict.fromkeys(names))}, seeds {seeds}"
@@ -179,13 +210,21 @@ def _runs(results: list[_Found]) -> str:
     )
 
 
-def _estimates(part: Part, contrasts: pd.DataFrame, cost: pd.DataFrame) -> Iterator[tuple]:
+def _estimates(
+    part: Part, contrasts: pd.DataFrame, cost: pd.DataFrame
+) -> Iterator[tuple]:
     """((data set, protocol, seeds), value, se, its t, beyond seeds, masking) of a part where it was run."""
     if part.measure not in ("robust", "clean"):
         yield from _measured(part, cost)
         return
-    pair = (contrasts["adaptive"] == part.adaptive) & (contrasts["standard"] == part.standard)
-    kind = contrasts["headline"] if part.measure == "robust" else contrasts["attack"] == "none"
+    pair = (contrasts["adaptive"] == part.adaptive) & (
+        contrasts["standard"] == part.standard
+    )
+    kind = (
+        contrasts["headline"]
+        if part.measure == "robust"
+        else contrasts["attack"] == "none"
+    )
     rows = contrasts[pair & kind.astype(bool) & _under(part, contrasts)]
     for row in rows.itertuples():
         where = row.dataset, row.protocol, row.seed_list
@@ -211,7 +250,14 @@ def _measured(part: Part, cost: pd.DataFrame) -> Iterator[tuple]:
         n, seeds = len(change), " ".join(map(str, pairs.index))
         se = change.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
         masked = not ratio and False in list(here.get("masking_ok", []))
-        yield (dataset, protocol, seeds), change.mean(), se, (n - 1, 0.0, n), n >= MIN_SEEDS, not masked
+        yield (
+            (dataset, protocol, seeds),
+            change.mean(),
+            se,
+            (n - 1, 0.0, n),
+            n >= MIN_SEEDS,
+            not masked,
+        )
 
 
 def _under(part: Part, table: pd.DataFrame) -> pd.Series:
@@ -265,13 +311,20 @@ def _verdict(claim: Claim, found: dict[Part, list[_Found]]) -> str:
             return "contradicted"
     if claim.same_sign:
         gains = all(result.value > 0 for result in results)
-        decided = any(rows and {r.verdict for r in rows} == {"supported"} for rows in found.values())
+        decided = any(
+            rows and {r.verdict for r in rows} == {"supported"}
+            for rows in found.values()
+        )
         return "supported" if gains and decided else "inconclusive"
-    return "supported" if {r.verdict for r in results} == {"supported"} else "inconclusive"
+    return (
+        "supported" if {r.verdict for r in results} == {"supported"} else "inconclusive"
+    )
 
 
 def _room(result: _Found) -> float:
     """How far the interval is on the right side of the margin: the part with least decides."""
     above, below = result.low - result.part.margin, result.part.margin - result.high
-    room = {"above": above, "below": below, "differs": max(above, below)}[result.part.side]
+    room = {"above": above, "below": below, "differs": max(above, below)}[
+        result.part.side
+    ]
     return -np.inf if np.isnan(room) else room

@@ -13,14 +13,21 @@ def pull_and_push(factors: pd.DataFrame) -> pd.DataFrame:
     """The design in three factors: adversary, any adaptive pull weights, any adaptive push weights.
 
     Of arms that have no other factor; debiasing goes with hard negatives. Without rows if `factors`
-    (`ecgstudy.factors.factor_table`) has none of these schemes.
+    (`ecgstudy.pretraining.suffixes.factor_table`) has none of these schemes.
     """
-    kinds = {kind: [name for name in names if name in factors] for kind, names in KINDS.items()}
+    kinds = {
+        kind: [name for name in names if name in factors]
+        for kind, names in KINDS.items()
+    }
     if not any(kinds.values()):
         return factors.iloc[:0]
     known = ["adversary", "debiased", *kinds["pull"], *kinds["push"]]
-    debiased_alone = factors.get("debiased", False) & ~factors.get("hard_negatives", False)
-    plain = factors[~factors.drop(columns=known, errors="ignore").any(axis=1) & ~debiased_alone]
+    debiased_alone = factors.get("debiased", False) & ~factors.get(
+        "hard_negatives", False
+    )
+    plain = factors[
+        ~factors.drop(columns=known, errors="ignore").any(axis=1) & ~debiased_alone
+    ]
     coarse = {kind: plain[names].any(axis=1) for kind, names in kinds.items()}
     return pd.DataFrame({"adversary": plain["adversary"], **coarse})
 
@@ -35,12 +42,18 @@ def effect_weights(factors: pd.DataFrame) -> pd.DataFrame:
 
     `factors` are booleans, one row an arm, one column a factor; effects have names such as ``"pull × push"``.
     """
-    terms = {"mean": np.ones(len(factors))} | {name: factors[name].to_numpy() - 0.5 for name in factors}
+    terms = {"mean": np.ones(len(factors))} | {
+        name: factors[name].to_numpy() - 0.5 for name in factors
+    }
     terms = {name: np.asarray(column, dtype=float) for name, column in terms.items()}
     main, names = dict(terms), {name: name for name in terms}
     for a, b in combinations(factors, 2):
         name, column = f"{a} × {b}", terms[a] * terms[b]
-        same = (k for k in terms if k not in main and _rank(main | {name: column - terms[k]}) == _rank(main))
+        same = (
+            k
+            for k in terms
+            if k not in main and _rank(main | {name: column - terms[k]}) == _rank(main)
+        )
         if _rank(terms | {name: column}) > _rank(terms):
             terms[name], names[name] = column, name
         elif _rank(main | {name: column}) > _rank(main) and (twin := next(same, None)):

@@ -11,11 +11,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import chi2, norm
 
-from ecgstudy.analysis.groups import PRIMARY, grouped, is_headline, outcomes, paired
+from ecgstudy.analysis.contrasts import PRIMARY, grouped, is_headline, outcomes, paired
+from ecgstudy.analysis.scores import Sample, ScoreSet, read_scores
+from ecgstudy.analysis.statistics import (
+    HEAVY,
+    MIN_SEEDS,
+    critical_ratio,
+    variance_parts,
+)
 from ecgstudy.errors import StudyError, command
-from ecgstudy.evaluation.scores import Sample, ScoreSet, read_scores
 from ecgstudy.files import ROOT, write_text
-from ecgstudy.statistics import HEAVY, MIN_SEEDS, critical_ratio, variance_parts
 from ecgstudy.study import ENSEMBLE, Paths, Study, load_study
 
 EFFECTS = (0.01, 0.02)
@@ -62,7 +67,9 @@ class Pilot:
     contrasts: dict[str, Components]
 
 
-def components(by_seed: np.ndarray, left_out: np.ndarray, df_patients: float) -> Components:
+def components(
+    by_seed: np.ndarray, left_out: np.ndarray, df_patients: float
+) -> Components:
     """Method of moments from `variance_parts`; a variance that is estimated as negative is 0.
 
     Parameters
@@ -75,12 +82,20 @@ def components(by_seed: np.ndarray, left_out: np.ndarray, df_patients: float) ->
     n = len(by_seed)
     of_patients, of_seeds, of_both = variance_parts(by_seed, left_out)
     return Components(
-        max(of_patients - of_both, 0.0), n * max(of_seeds - of_both, 0.0), n * of_both, df_patients, n
+        max(of_patients - of_both, 0.0),
+        n * max(of_seeds - of_both, 0.0),
+        n * of_both,
+        df_patients,
+        n,
     )
 
 
 def power(
-    found: Components, effect: float, seeds: float, alpha: float = ALPHA, patients: float = 1.0
+    found: Components,
+    effect: float,
+    seeds: float,
+    alpha: float = ALPHA,
+    patients: float = 1.0,
 ) -> float:
     """Probability that `statistics.two_way_t` finds a true difference `effect`, by the noncentral t.
 
@@ -117,11 +132,16 @@ def seeds_needed(found: Components, effect: float, alpha: float = ALPHA) -> floa
     return _first(lambda n: power(found, effect, n, alpha) >= POWER, MIN_SEEDS)
 
 
-def patients_needed(found: Components, effect: float, alpha: float = ALPHA, seeds: int = PLANNED) -> float:
+def patients_needed(
+    found: Components, effect: float, alpha: float = ALPHA, seeds: int = PLANNED
+) -> float:
     """Multiple of the pilot's patients, in hundredths, that detects `effect` with `seeds`; or infinite."""
     if power(found, effect, seeds, alpha, np.inf) < POWER:
         return np.inf
-    return _first(lambda k: power(found, effect, seeds, alpha, k / 100) >= POWER, 100) / 100
+    return (
+        _first(lambda k: power(found, effect, seeds, alpha, k / 100) >= POWER, 100)
+        / 100
+    )
 
 
 def _first(enough: Callable[[int], bool], low: int) -> float:
@@ -139,16 +159,24 @@ def pilot(study: Study, paths: Paths) -> list[Pilot]:
     StudyError
         When no primary contrast has scores of two seeds.
     """
-    headline = {name: options.headline_epsilon_mv for name, options in study.datasets.items()}
+    headline = {
+        name: options.headline_epsilon_mv for name, options in study.datasets.items()
+    }
     pilots = []
-    for key, group in grouped(read_scores(paths, study.runs()), protocol="slf", attack=ENSEMBLE).items():
+    for key, group in grouped(
+        read_scores(paths, study.runs()), protocol="slf", attack=ENSEMBLE
+    ).items():
         sets = {" − ".join(pair): paired(group, pair) for pair in PRIMARY.items()}
         sets = {name: pair for name, pair in sets.items() if pair and len(pair[0]) > 1}
         if sets and is_headline(key, headline, ENSEMBLE):
             found = {name: _components_of(pair) for name, pair in sets.items()}
-            pilots.append(Pilot(key[0], key[3], next(iter(sets.values()))[0][0].sample, found))
+            pilots.append(
+                Pilot(key[0], key[3], next(iter(sets.values()))[0][0].sample, found)
+            )
     if not pilots:
-        named = ", ".join(f"{adaptive} − {standard}" for adaptive, standard in PRIMARY.items())
+        named = ", ".join(
+            f"{adaptive} − {standard}" for adaptive, standard in PRIMARY.items()
+        )
         raise StudyError(
             f"study {study.study!r} has no scores under {ENSEMBLE!r} of two seeds of a primary contrast"
             f" ({named}); run `make study STUDY={study.study}` first"
@@ -165,7 +193,8 @@ def typical(found: dict[str, Components]) -> Components:
     """Mean variances of several contrasts."""
     one = next(iter(found.values()))
     means = {
-        k: float(np.mean([getattr(c, k) for c in found.values()])) for k in ("patients", "seeds", "models")
+        k: float(np.mean([getattr(c, k) for c in found.values()]))
+        for k in ("patients", "seeds", "models")
     }
     return replace(one, **means, pilot_seeds=min(c.pilot_seeds for c in found.values()))
 
@@ -202,7 +231,9 @@ NEEDS += [f"patients with {PLANNED} seeds", "patients, adjusted"]
 def page(pilots: list[Pilot], studies: str) -> str:
     """The page in Markdown, of the studies named `studies`."""
     levels = {"power": POWER, "alpha": ALPHA, "width": 2 * UPPER - 1}
-    frame = FRAME.format(studies=studies, attack=ENSEMBLE, family=FAMILY, least=MIN_SEEDS, **levels)
+    frame = FRAME.format(
+        studies=studies, attack=ENSEMBLE, family=FAMILY, least=MIN_SEEDS, **levels
+    )
     return "\n".join([frame, *map(_section, pilots)])
 
 
@@ -212,7 +243,12 @@ def _section(one: Pilot) -> str:
     rows = one.contrasts | ({"mean variances": mean} if len(one.contrasts) > 1 else {})
     deviations = [[name, *_deviations(c)] for name, c in rows.items()]
     needs = [
-        [name, f"{effect:g}", *_seeds(c, effect, ALPHA), *_seeds(c, effect, ALPHA / FAMILY)]
+        [
+            name,
+            f"{effect:g}",
+            *_seeds(c, effect, ALPHA),
+            *_seeds(c, effect, ALPHA / FAMILY),
+        ]
         + [_patients(c, effect, alpha, patients) for alpha in (ALPHA, ALPHA / FAMILY)]
         for name, c in rows.items()
         for effect in EFFECTS
@@ -223,7 +259,16 @@ def _section(one: Pilot) -> str:
         f" ε = {one.epsilon_mv:g} mV. For a contrast of mean variances:\n",
         *(_answer(mean, effect, patients) for effect in EFFECTS),
         "\nStandard deviations in AUROC, of one seed and of these patients:\n",
-        *_markdown(["contrast", "patients", "seeds", f"{2 * UPPER - 1:.0%} interval", "models"], deviations),
+        *_markdown(
+            [
+                "contrast",
+                "patients",
+                "seeds",
+                f"{2 * UPPER - 1:.0%} interval",
+                "models",
+            ],
+            deviations,
+        ),
         f"\nWhat detects an effect with {POWER:.0%} power:\n",
         *_markdown(NEEDS, needs),
     ]
@@ -232,7 +277,13 @@ def _section(one: Pilot) -> str:
 
 def _deviations(c: Components) -> list[str]:
     """Standard deviations of patients, of seeds, the interval of these, and of models."""
-    variances = c.patients, c.seeds, c.at_limit(1 - UPPER).seeds, c.at_limit(UPPER).seeds, c.models
+    variances = (
+        c.patients,
+        c.seeds,
+        c.at_limit(1 - UPPER).seeds,
+        c.at_limit(UPPER).seeds,
+        c.models,
+    )
     patients, seeds, low, high, models = (f"{np.sqrt(v):.4f}" for v in variances)
     return [patients, seeds, f"{low} to {high}", models]
 
@@ -249,7 +300,9 @@ def _answer(mean: Components, effect: float, patients: int) -> str:
             else f"{PLANNED} seeds are too few for any"
         )
         forbidden = f"no number of seeds, for the patients vary too much ({enough})"
-        words.append(f"{name}, {forbidden if seeds == NEVER else f'{seeds} seeds (upper end: {upper})'}")
+        words.append(
+            f"{name}, {forbidden if seeds == NEVER else f'{seeds} seeds (upper end: {upper})'}"
+        )
     return f"- To detect **{effect:g}**: {'; '.join(words)}."
 
 
@@ -280,7 +333,10 @@ def main(params: list[str]) -> None:
         )
     studies = [load_study(name) for name in params]
     pilots = [one for study in studies for one in pilot(study, Paths(study.study))]
-    write_text(ROOT / "docs" / "power.md", page(pilots, ", ".join(f"`{name}`" for name in params)))
+    write_text(
+        ROOT / "docs" / "power.md",
+        page(pilots, ", ".join(f"`{name}`" for name in params)),
+    )
 
 
 if __name__ == "__main__":

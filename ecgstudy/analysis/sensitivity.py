@@ -6,8 +6,8 @@ from itertools import chain
 
 import numpy as np
 
-from ecgstudy import statistics as st
-from ecgstudy.analysis.groups import (
+from ecgstudy.analysis import statistics as st
+from ecgstudy.analysis.contrasts import (
     AGES,
     PRIMARY,
     Group,
@@ -19,14 +19,18 @@ from ecgstudy.analysis.groups import (
     one_sample,
     place,
 )
-from ecgstudy.evaluation.scores import Sample, Scores, ScoreSet
+from ecgstudy.analysis.scores import Sample, Scores, ScoreSet
 
 Alternatives = Iterator[tuple[str, str, Group]]
 """(name of the choice, a note, the score sets it leaves)."""
 
 
 def sensitivity(
-    scores: Scores, headline: dict[str, float], attack: str, resamples: int, confidence: float
+    scores: Scores,
+    headline: dict[str, float],
+    attack: str,
+    resamples: int,
+    confidence: float,
 ) -> list[dict]:
     """The primary outcome of each arm, and clean AUROC: by label, without each patient, by bootstrap, ….
 
@@ -36,9 +40,14 @@ def sensitivity(
     for key, group, added, rounded in _outcomes(scores, headline, attack):
         for arm, seeds in group.items():
             sets, one = list(seeds.values()), {arm: seeds}
-            found = [*_found(one, {arm: 1.0}, confidence, _choices(one, added, rounded))]
+            found = [
+                *_found(one, {arm: 1.0}, confidence, _choices(one, added, rounded))
+            ]
             found.insert(1, _bootstrapped(sets, resamples, confidence))
-            whole = [(scores.evaluations[s.run].get("clean_all") or {}).get("macro") for s in sets]
+            whole = [
+                (scores.evaluations[s.run].get("clean_all") or {}).get("macro")
+                for s in sets
+            ]
             if key[2] == "none" and None not in whole:
                 found.append({"variant": "all test records", "value": np.mean(whole)})
             where = place(key) | {"arm": arm, "masking_ok": masking_flag(sets)}
@@ -60,7 +69,11 @@ def contrast_sensitivity(
             pair = {arm: {seed: group[arm][seed] for seed in seeds} for arm in weights}
             choices = chain(_choices(pair, added, rounded), _parts(pair))
             flag = masking_flag([s for arm in pair.values() for s in arm.values()])
-            where = place(key) | {"adaptive": adaptive, "standard": standard, "masking_ok": flag}
+            where = place(key) | {
+                "adaptive": adaptive,
+                "standard": standard,
+                "masking_ok": flag,
+            }
             found = _found(pair, weights, confidence, choices)
             rows += [where | row | {"delta": row["value"]} for row in found]
     return rows
@@ -71,7 +84,9 @@ def _outcomes(
 ) -> Iterator[tuple[tuple, Group, Group, Group]]:
     """(key, its group, sensitivity records, scores after rounding) of clean data and the headline attack."""
     added = grouped(scores, "sensitivity")
-    rounded = {key[:2]: group for key, group in grouped(scores, attack=f"{attack}-adc").items()}
+    rounded = {
+        key[:2]: group for key, group in grouped(scores, attack=f"{attack}-adc").items()
+    }
     for key, group in grouped(scores).items():
         if key[2] == "none":
             yield key, group, added.get(key, {}), {}
@@ -86,11 +101,18 @@ def _found(
     for variant, note, chosen in choices:
         row = combined(chosen, weights, confidence)[0]
         yield row | {"variant": variant, "note": note, "value": row["delta"]}
-    each = {arm: np.mean([s.left_out for s in group[arm].values()], axis=0) for arm in weights}
+    each = {
+        arm: np.mean([s.left_out for s in group[arm].values()], axis=0)
+        for arm in weights
+    }
     left_out = sum(weight * each[arm] for arm, weight in weights.items())
     for name, i in (("lowest", np.argmin(left_out)), ("highest", np.argmax(left_out))):
         note = f"without {_sample(group).names[i]}"
-        yield {"variant": f"one patient left out, {name}", "note": note, "value": left_out[i]}
+        yield {
+            "variant": f"one patient left out, {name}",
+            "note": note,
+            "value": left_out[i],
+        }
 
 
 def _choices(group: Group, added: Group, rounded: Group) -> Alternatives:
@@ -101,25 +123,41 @@ def _choices(group: Group, added: Group, rounded: Group) -> Alternatives:
     kept = sample.labels & ~dominated
     if dominated.any() and kept.any():
         note = f"without {sample.named(dominated)}"
-        yield "without dominated labels", note, _each(group, lambda s: s.part(labels=kept))
+        yield (
+            "without dominated labels",
+            note,
+            _each(group, lambda s: s.part(labels=kept)),
+        )
     if _covers(added, group):
         one_sample([added[arm][k] for arm in group for k in group[arm]])
         more = _each(group, lambda s: s.joined(added[s.arm][s.seed]))
         note = f"{len(_sample(more).y) - len(sample.y)} records added"
         yield "with sensitivity records", note, more
     if _covers(rounded, group):
-        yield "rounded to ADC units", "", {arm: {k: rounded[arm][k] for k in group[arm]} for arm in group}
+        yield (
+            "rounded to ADC units",
+            "",
+            {arm: {k: rounded[arm][k] for k in group[arm]} for arm in group},
+        )
 
 
 def _parts(group: Group) -> Alternatives:
     """Each seed; each age band and sex that has a label."""
     for seed in next(iter(group.values())):
-        yield f"seed {seed}", "", {arm: {seed: seeds[seed]} for arm, seeds in group.items()}
+        yield (
+            f"seed {seed}",
+            "",
+            {arm: {seed: seeds[seed]} for arm, seeds in group.items()},
+        )
     for _, name, mask in _sample(group).subgroups(AGES):
         part = _each(group, lambda s, mask=mask: s.part(records=mask))
         sample = _sample(part)
         if sample.labels.any():
-            yield name, f"{len(sample.names)} patients; labels {sample.named(sample.labels)}", part
+            yield (
+                name,
+                f"{len(sample.names)} patients; labels {sample.named(sample.labels)}",
+                part,
+            )
 
 
 def _covers(other: Group, group: Group) -> bool:
@@ -132,15 +170,30 @@ def _sample(group: Group) -> Sample:
 
 def _each(group: Group, change: Callable[[ScoreSet], ScoreSet]) -> Group:
     """`change` of every set; one sample stays one sample, so that the sets remain paired."""
-    changed = {arm: {k: change(s) for k, s in seeds.items()} for arm, seeds in group.items()}
+    changed = {
+        arm: {k: change(s) for k, s in seeds.items()} for arm, seeds in group.items()
+    }
     sample = _sample(changed)
-    return {arm: {k: replace(s, sample=sample) for k, s in seeds.items()} for arm, seeds in changed.items()}
+    return {
+        arm: {k: replace(s, sample=sample) for k, s in seeds.items()}
+        for arm, seeds in changed.items()
+    }
 
 
-def _bootstrapped(sets: list[ScoreSet], resamples: int, confidence: float, seed: int = 0) -> dict:
+def _bootstrapped(
+    sets: list[ScoreSet], resamples: int, confidence: float, seed: int = 0
+) -> dict:
     sample, rng = sets[0].sample, np.random.default_rng(seed)
     drawn, redrawn = st.patient_resamples(sample.y, sample.patients, resamples, rng)
-    each = [st.macro(st.resampled_auroc(sample.y, s.scores, sample.patients, drawn)) for s in sets]
-    low, high = np.quantile(np.mean(each, axis=0), [(1 - confidence) / 2, (1 + confidence) / 2])
+    each = [
+        st.macro(st.resampled_auroc(sample.y, s.scores, sample.patients, drawn))
+        for s in sets
+    ]
+    low, high = np.quantile(
+        np.mean(each, axis=0), [(1 - confidence) / 2, (1 + confidence) / 2]
+    )
     limits = {"value": mean_macro(sets), "ci_low": low, "ci_high": high}
-    return limits | {"variant": "percentile bootstrap of patients", "note": f"{redrawn} resamples redrawn"}
+    return limits | {
+        "variant": "percentile bootstrap of patients",
+        "note": f"{redrawn} resamples redrawn",
+    }

@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ecgstudy import statistics as st
+from ecgstudy.analysis import statistics as st
 from ecgstudy.analysis.claims import claimed_pairs, judge
-from ecgstudy.analysis.effects import effect_weights, pull_and_push
-from ecgstudy.analysis.groups import (
+from ecgstudy.analysis.contrasts import (
     AGES,
     PRIMARY,
     WHERE,
@@ -22,11 +21,12 @@ from ecgstudy.analysis.groups import (
     mean_macro,
     place,
 )
+from ecgstudy.analysis.effects import effect_weights, pull_and_push
+from ecgstudy.analysis.scores import Scores, ScoreSet, read_scores
 from ecgstudy.analysis.sensitivity import contrast_sensitivity, sensitivity
-from ecgstudy.evaluation.scores import Scores, ScoreSet, read_scores
-from ecgstudy.factors import controlled
 from ecgstudy.files import whole_files
-from ecgstudy.options import target
+from ecgstudy.params import target
+from ecgstudy.pretraining.suffixes import controlled
 from ecgstudy.study import ENSEMBLE, Paths, Run, Study
 
 EQUAL_CLEAN = -0.01
@@ -66,11 +66,15 @@ COLUMNS = {
 
 def _table(name: str, rows: list[dict]) -> pd.DataFrame:
     """Rows as a table with the columns of its contract, in their order, and any that `cost` adds."""
-    extra = dict.fromkeys(k for row in rows for k in row if name == "cost" and k not in COLUMNS[name])
+    extra = dict.fromkeys(
+        k for row in rows for k in row if name == "cost" and k not in COLUMNS[name]
+    )
     return pd.DataFrame(rows, columns=[*COLUMNS[name], *extra])
 
 
-def _shared_and_label(scores: Scores) -> Iterator[tuple[dict, Group, str, list[ScoreSet], list[ScoreSet]]]:
+def _shared_and_label(
+    scores: Scores,
+) -> Iterator[tuple[dict, Group, str, list[ScoreSet], list[ScoreSet]]]:
     """(key columns, group, arm, shared sets, the label sets beside them or none) of every table row."""
     label = grouped(scores, view="label")
     for key, group in grouped(scores).items():
@@ -78,9 +82,23 @@ def _shared_and_label(scores: Scores) -> Iterator[tuple[dict, Group, str, list[S
             own = label.get(key, {}).get(name, {})
             for seed in (*sorted(arm), ALL):
                 sets = [arm[s] for s in (sorted(arm) if seed == ALL else [seed])]
-                paired = sets if key[2] == "none" else [own[s.seed] for s in sets if s.seed in own]
-                columns = place(key) | {"arm": name, "seed": seed, "masking_ok": masking_flag(sets)}
-                yield columns, group, name, sets, paired if len(paired) == len(sets) else []
+                paired = (
+                    sets
+                    if key[2] == "none"
+                    else [own[s.seed] for s in sets if s.seed in own]
+                )
+                columns = place(key) | {
+                    "arm": name,
+                    "seed": seed,
+                    "masking_ok": masking_flag(sets),
+                }
+                yield (
+                    columns,
+                    group,
+                    name,
+                    sets,
+                    paired if len(paired) == len(sets) else [],
+                )
 
 
 def robust_auroc(scores: Scores, confidence: float = 0.95) -> pd.DataFrame:
@@ -113,7 +131,11 @@ def per_class(scores: Scores) -> pd.DataFrame:
     for columns, _, _, sets, paired in _shared_and_label(scores):
         sample = sets[0].sample
         auroc = np.mean([s.auroc for s in sets], axis=0)
-        auroc_label = np.mean([s.auroc for s in paired], axis=0) if paired else np.full(len(auroc), np.nan)
+        auroc_label = (
+            np.mean([s.auroc for s in paired], axis=0)
+            if paired
+            else np.full(len(auroc), np.nan)
+        )
         auprc = np.mean([s.auprc for s in sets], axis=0)
         for c, name in enumerate(sample.classes):
             positive = sample.y[:, c] > 0
@@ -125,7 +147,9 @@ def per_class(scores: Scores) -> pd.DataFrame:
                 "dominated": bool(sample.shares[c] > st.DOMINANCE),
             }
             rows.append(
-                columns | held | {"auroc": auroc[c], "auroc_label": auroc_label[c], "auprc": auprc[c]}
+                columns
+                | held
+                | {"auroc": auroc[c], "auroc_label": auroc_label[c], "auprc": auprc[c]}
             )
     return _table("per_class", rows)
 
@@ -179,10 +203,21 @@ def contrasts(
             if (found := combined(group, weights, confidence)) is None:
                 continue
             main = is_headline(key, headline, attack)
-            first = primary and main and key[1] == "slf" and PRIMARY.get(adaptive) == standard
+            first = (
+                primary
+                and main
+                and key[1] == "slf"
+                and PRIMARY.get(adaptive) == standard
+            )
             errors = 1 - mean_macro([s for s in found[1] if s.arm == standard])
-            row = place(key) | found[0] | {"adaptive": adaptive, "standard": standard, "headline": main}
-            row["seed_list"] = " ".join(str(k) for k in sorted({s.seed for s in found[1]}))
+            row = (
+                place(key)
+                | found[0]
+                | {"adaptive": adaptive, "standard": standard, "headline": main}
+            )
+            row["seed_list"] = " ".join(
+                str(k) for k in sorted({s.seed for s in found[1]})
+            )
             row["family"] = "primary" if first else "exploratory"
             row["n_records"] = len(found[1][0].sample.y)
             row["error_reduction"] = row["delta"] / errors if errors else np.nan
@@ -218,7 +253,9 @@ def as_family(contrasts: pd.DataFrame, confidence: float) -> pd.DataFrame:
     return table
 
 
-def factor_effects(scores: Scores, factors: pd.DataFrame, confidence: float) -> pd.DataFrame:
+def factor_effects(
+    scores: Scores, factors: pd.DataFrame, confidence: float
+) -> pd.DataFrame:
     """Least-squares effects of the arms' factors on macro AUROC, over the seeds common to all arms.
 
     `design` is ``"schemes"``, each weighting scheme a factor, or ``"kinds"``: adversary, pull and push.
@@ -228,22 +265,35 @@ def factor_effects(scores: Scores, factors: pd.DataFrame, confidence: float) -> 
     for key, group in grouped(scores).items():
         for design, table in designs.items():
             arms = [arm for arm in table.index if arm in group]
-            effects = effect_weights(table.loc[arms]) if len(arms) > 1 else table.iloc[:0]
+            effects = (
+                effect_weights(table.loc[arms]) if len(arms) > 1 else table.iloc[:0]
+            )
             for effect, weights in effects.iterrows():
                 if found := combined(group, weights.to_dict(), confidence):
-                    where = place(key) | {"design": design, "effect": effect, "arms": len(arms)}
-                    rows.append(where | found[0] | {"n_records": len(found[1][0].sample.y)})
+                    where = place(key) | {
+                        "design": design,
+                        "effect": effect,
+                        "arms": len(arms),
+                    }
+                    rows.append(
+                        where | found[0] | {"n_records": len(found[1][0].sample.y)}
+                    )
     return _table("factor_effects", rows)
 
 
 def masking_checks(scores: Scores) -> pd.DataFrame:
     """Every gradient-masking check of every evaluated model."""
-    runs = ((dict(zip(RUN, run, strict=True)), e) for run, e in scores.evaluations.items())
-    return _table("masking_checks", [run | check for run, e in runs for check in e.get("checks") or []])
+    runs = (
+        (dict(zip(RUN, run, strict=True)), e) for run, e in scores.evaluations.items()
+    )
+    return _table(
+        "masking_checks",
+        [run | check for run, e in runs for check in e.get("checks") or []],
+    )
 
 
 def perturbations(scores: Scores) -> pd.DataFrame:
-    """What part of an ECG each attack uses, as `ecgstudy.evaluation.profiles.profile` has it."""
+    """What part of an ECG each attack uses, as `ecgstudy.evaluation.energy.profile` has it."""
     rows = [
         dict(zip(RUN, run, strict=True)) | row | {"masking_ok": e.get("masking_ok")}
         for run, e in scores.evaluations.items()
@@ -256,7 +306,10 @@ def cost(scores: Scores) -> pd.DataFrame:
     """Seconds per stage and every other number that an evaluation measured, one row a run and protocol."""
     rows = []
     for run, evaluation in scores.evaluations.items():
-        stages = {f"seconds_{name}": value for name, value in (evaluation.get("seconds") or {}).items()}
+        stages = {
+            f"seconds_{name}": value
+            for name, value in (evaluation.get("seconds") or {}).items()
+        }
         numbers = {k: v for k, v in evaluation.items() if type(v) in (int, float)}
         numbers["masking_ok"] = evaluation.get("masking_ok")
         rows.append(dict(zip(RUN, run, strict=True)) | numbers | stages)
@@ -274,12 +327,22 @@ def pretraining(runs: Iterable[Run], paths: Paths) -> pd.DataFrame:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         if lines:
             last = json.loads(lines[-1])
-            which = {"dataset": run.dataset, "arm": run.arm, "seed": run.seed, "epochs": len(lines)}
-            rows.append({key: last[key] for key in COLUMNS["pretraining"] if key in last} | which)
+            which = {
+                "dataset": run.dataset,
+                "arm": run.arm,
+                "seed": run.seed,
+                "epochs": len(lines),
+            }
+            rows.append(
+                {key: last[key] for key in COLUMNS["pretraining"] if key in last}
+                | which
+            )
     return _table("pretraining", rows)
 
 
-def headline_check(scores: Scores, headline: dict[str, float], arm: str = "supervised") -> pd.DataFrame:
+def headline_check(
+    scores: Scores, headline: dict[str, float], arm: str = "supervised"
+) -> pd.DataFrame:
     """Which ε the rule picks on validation records, beside the one that the params file names.
 
     The smallest ε at which the seed-mean shared AUROC of `arm` under PGD margin is at most 0.5, else the
@@ -291,25 +354,37 @@ def headline_check(scores: Scores, headline: dict[str, float], arm: str = "super
             grids.setdefault(key[:3], {})[key[3]] = list(group[arm].values())
     rows = []
     for key, grid in grids.items():
-        pick = min((e for e in grid if mean_macro(grid[e]) <= CHANCE), default=max(grid))
+        pick = min(
+            (e for e in grid if mean_macro(grid[e]) <= CHANCE), default=max(grid)
+        )
         for epsilon, sets in grid.items():
-            row = dict(zip(WHERE, (*key, epsilon), strict=True)) | {"auroc_shared": mean_macro(sets)}
-            row |= {"seeds": len(sets), "masking_ok": masking_flag(sets), "chosen": epsilon == pick}
+            row = dict(zip(WHERE, (*key, epsilon), strict=True)) | {
+                "auroc_shared": mean_macro(sets)
+            }
+            row |= {
+                "seeds": len(sets),
+                "masking_ok": masking_flag(sets),
+                "chosen": epsilon == pick,
+            }
             rows.append(row | {"in_params": epsilon == headline.get(target(*key[:2]))})
     return _table("headline_check", rows)
 
 
 def write_tables(
-    study: Study, paths: Paths, factors: pd.DataFrame, bases: dict[str, str], attack: str = ENSEMBLE
+    study: Study,
+    paths: Paths,
+    factors: pd.DataFrame,
+    bases: dict[str, str],
+    attack: str = ENSEMBLE,
 ) -> dict[str, pd.DataFrame]:
     """Compute every table of `study` from its stored scores and write ``tables/*.csv``, each whole.
 
     Parameters
     ----------
     factors
-        Booleans, one row an arm (`ecgstudy.factors.factor_table`).
+        Booleans, one row an arm (`ecgstudy.pretraining.suffixes.factor_table`).
     bases
-        Adaptive arm → the arm it is compared with (`ecgstudy.factors.bases`).
+        Adaptive arm → the arm it is compared with (`ecgstudy.pretraining.suffixes.bases`).
     attack
         Headline attack.
 
@@ -319,7 +394,9 @@ def write_tables(
         Name → table.
     """
     level = study.statistics.confidence
-    headline = {name: options.headline_epsilon_mv for name, options in study.datasets.items()}
+    headline = {
+        name: options.headline_epsilon_mv for name, options in study.datasets.items()
+    }
     scores, pairs = (
         read_scores(paths, study.runs()),
         [*bases.items(), *claimed_pairs(), *controlled(study.arms)],
@@ -330,7 +407,9 @@ def write_tables(
         "robust_auroc": robust_auroc(scores, level),
         "per_class": per_class(scores),
         "subgroups": subgroups(scores, attack),
-        "contrasts": contrasts(scores, pairs, headline, attack, level, study.statistics.primary),
+        "contrasts": contrasts(
+            scores, pairs, headline, attack, level, study.statistics.primary
+        ),
         "factor_effects": factor_effects(scores, factors, level),
         "masking_checks": masking_checks(scores),
         "perturbations": perturbations(scores),
@@ -350,4 +429,10 @@ def write_csv(tables: dict[str, pd.DataFrame], folder: Path) -> None:
     with whole_files() as new:
         for name, table in tables.items():
             partial = new(folder / f"{name}.csv")
-            table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
+            table.to_csv(
+                partial,
+                index=False,
+                float_format="%.6g",
+                lineterminator="\n",
+                encoding="utf-8",
+            )

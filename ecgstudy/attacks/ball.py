@@ -58,15 +58,23 @@ class Ball:
         if self.norm == "linf":
             return self._masked(gradient.sign())
         gradient = self._masked(gradient)
-        largest = gradient.abs().amax((1, 2), keepdim=True)  # squares of tiny gradients would vanish
+        largest = gradient.abs().amax(
+            (1, 2), keepdim=True
+        )  # squares of tiny gradients would vanish
         gradient = gradient / torch.where(largest > 0, largest, 1)
         return gradient / self._rms(gradient)
 
     def start(self, signals: Tensor, generator: Generator) -> Tensor:
         """A perturbation of each record, uniform in the ball."""
-        draw = {"generator": generator, "device": signals.device, "dtype": signals.dtype}
+        draw = {
+            "generator": generator,
+            "device": signals.device,
+            "dtype": signals.dtype,
+        }
         if self.norm == "linf":
-            return self._masked(self.epsilon_mv * (2 * torch.rand(signals.shape, **draw) - 1))
+            return self._masked(
+                self.epsilon_mv * (2 * torch.rand(signals.shape, **draw) - 1)
+            )
         noise = self._masked(torch.randn(signals.shape, **draw))
         radius = torch.rand((len(signals), 1, 1), **draw) ** (1 / self._count(signals))
         return self.epsilon_mv * radius * noise / self._rms(noise)
@@ -81,13 +89,19 @@ class Ball:
 
     def _count(self, like: Tensor) -> Tensor:
         """Samples of each record that may change, (records, 1, 1), at least 1."""
-        mask = torch.ones_like(like) if self.mask is None else self.mask.expand_as(like).to(like)
+        mask = (
+            torch.ones_like(like)
+            if self.mask is None
+            else self.mask.expand_as(like).to(like)
+        )
         return mask.sum((1, 2), keepdim=True).clamp(min=1)
 
     def _rms(self, delta: Tensor) -> Tensor:
         """Root mean square over the samples that may change, (records, 1, 1), above 0."""
         norm = torch.linalg.vector_norm(delta, dim=(1, 2), keepdim=True)
-        return (norm / self._count(delta).sqrt()).clamp(min=torch.finfo(delta.dtype).tiny)
+        return (norm / self._count(delta).sqrt()).clamp(
+            min=torch.finfo(delta.dtype).tiny
+        )
 
 
 def ascend(

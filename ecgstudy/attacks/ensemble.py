@@ -40,13 +40,19 @@ def combine(scores: Tensor, labels: Tensor, sweeps: int = 3) -> Tensor:
     """
     complete = (~scores.isnan()).all(2).all(1).nonzero()[:, 0]
     if not len(complete):
-        raise StudyError(f"none of the {len(scores)} attacks has scores of all {len(labels)} records")
-    aurocs = torch.stack([pairwise_auroc(labels, scores[member]) for member in complete])
+        raise StudyError(
+            f"none of the {len(scores)} attacks has scores of all {len(labels)} records"
+        )
+    aurocs = torch.stack(
+        [pairwise_auroc(labels, scores[member]) for member in complete]
+    )
     lowest, chosen = aurocs.min(), complete[aurocs.argmin()].repeat(len(labels))
     records = torch.arange(len(labels), device=labels.device)
     margins = (scores * auroc_targets(labels)).sum(2)
     for _ in range(sweeps):
-        losses = rank_losses(scores, scores[chosen, records], labels).nan_to_num(-torch.inf)
+        losses = rank_losses(scores, scores[chosen, records], labels).nan_to_num(
+            -torch.inf
+        )
         alike = losses >= losses.amax(0) - ROUNDING
         tried = margins.where(alike, -torch.inf).argmax(0)
         auroc = pairwise_auroc(labels, scores[tried, records])
@@ -72,7 +78,9 @@ def rank_losses(scores: Tensor, current: Tensor, labels: Tensor) -> Tensor:
         n_positive, n_negative = positive.sum(), (~positive).sum()
         above = 1 - _share_below(current[~positive, c], scores[:, :, c])
         below = _share_below(current[positive, c], scores[:, :, c])
-        total += torch.where(positive, above / n_positive, below / n_negative) / len(classes)
+        total += torch.where(positive, above / n_positive, below / n_negative) / len(
+            classes
+        )
     return torch.where(scores.isnan().any(2), torch.nan, total)
 
 

@@ -3,16 +3,18 @@
 import torch
 from torch import Generator, Tensor
 
+from ecgstudy.attacks.api import Best, Budget, Problem, first_best, settled
 from ecgstudy.attacks.ball import Ball, ascend
-from ecgstudy.attacks.problem import Best, Budget, Problem, first_best, settled
 
 
-def pgd(problem: Problem, budget: Budget, generator: Generator, *, random_start: bool = True) -> Tensor:
+def pgd(
+    problem: Problem, budget: Budget, generator: Generator, *, random_start: bool = True
+) -> Tensor:
     """Projected gradient descent (Madry et al. 2018), keeping each record's best δ of the whole budget.
 
     AUROC needs the *largest* change of every score, so nothing stops at a label flip. δ = 0 and the
     problem's start are candidates too: the objective never ends below either. Parameters and result as of
-    `ecgstudy.attacks.problem.Search`; without `random_start` every restart begins at δ = 0 (FGSM).
+    `ecgstudy.attacks.api.Search`; without `random_start` every restart begins at δ = 0 (FGSM).
     """
     met = "start" if problem.start is not None else None if random_start else "zero"
     first = first_best(problem, budget, met=met if problem.exact else None)
@@ -24,7 +26,9 @@ def pgd(problem: Problem, budget: Budget, generator: Generator, *, random_start:
     return settled(problem, budget, best, first)
 
 
-def _pgd_once(problem: Problem, rows: slice, start: Tensor, budget: Budget, best: Best) -> None:
+def _pgd_once(
+    problem: Problem, rows: slice, start: Tensor, budget: Budget, best: Best
+) -> None:
     clean, ball = problem.signals[rows], budget.ball.rows(rows, problem.signals)
 
     def value(x: Tensor) -> Tensor:
@@ -33,15 +37,29 @@ def _pgd_once(problem: Problem, rows: slice, start: Tensor, budget: Budget, best
     def visit(delta: Tensor, values: Tensor) -> None:
         best.visit(rows, delta, values)
 
-    last = ascend(value, clean, start, ball, steps=budget.steps, step_mv=budget.step_mv, visit=visit)
+    last = ascend(
+        value,
+        clean,
+        start,
+        ball,
+        steps=budget.steps,
+        step_mv=budget.step_mv,
+        visit=visit,
+    )
     with torch.no_grad():
         visit(last, value(clean + last))
 
 
-def _start(problem: Problem, ball: Ball, generator: Generator, restart: int, random: bool) -> Tensor:
+def _start(
+    problem: Problem, ball: Ball, generator: Generator, restart: int, random: bool
+) -> Tensor:
     if problem.start is not None and restart == 0:
         return ball.project(problem.start)
-    return ball.start(problem.signals, generator) if random else torch.zeros_like(problem.signals)
+    return (
+        ball.start(problem.signals, generator)
+        if random
+        else torch.zeros_like(problem.signals)
+    )
 
 
 MOMENTUM = 0.75
@@ -81,20 +99,38 @@ def checkpoints(steps: int) -> list[int]:
 
 def _apgd_once(problem: Problem, rows: slice, start: Tensor, budget: Budget) -> Best:
     clean, ball = problem.signals[rows], budget.ball.rows(rows, problem.signals)
-    here, before, step = start, start, clean.new_full((len(clean), 1, 1), 2 * ball.epsilon_mv)
+    here, before, step = (
+        start,
+        start,
+        clean.new_full((len(clean), 1, 1), 2 * ball.epsilon_mv),
+    )
     values, gradient = _value_and_gradient(problem, rows, clean, here)
-    best, uphill = Best(here, values), gradient.clone()  # `uphill`: the gradient at the best δ
-    rises, looked, known = torch.zeros_like(values), 0, values  # since the last checkpoint
+    best, uphill = (
+        Best(here, values),
+        gradient.clone(),
+    )  # `uphill`: the gradient at the best δ
+    rises, looked, known = (
+        torch.zeros_like(values),
+        0,
+        values,
+    )  # since the last checkpoint
     halved = torch.zeros_like(values, dtype=torch.bool)  # there
     for count in range(1, budget.steps + 1):
         ahead = ball.stepped(here, step, ball.direction(gradient))
         if count > 1:
-            last = torch.sub(here, before, out=before)  # `start` too is ours to overwrite
-            ahead = torch.lerp(here, ahead, MOMENTUM, out=ahead).add_(last, alpha=1 - MOMENTUM)
+            last = torch.sub(
+                here, before, out=before
+            )  # `start` too is ours to overwrite
+            ahead = torch.lerp(here, ahead, MOMENTUM, out=ahead).add_(
+                last, alpha=1 - MOMENTUM
+            )
         before, here = here, ball.project_(ahead)
         if count == budget.steps:
             break
-        old, (values, gradient) = values, _value_and_gradient(problem, rows, clean, here)
+        old, (values, gradient) = (
+            values,
+            _value_and_gradient(problem, rows, clean, here),
+        )
         rises += values > old
         better = best.visit(slice(None), here, values)
         torch.where(better[:, None, None], gradient, uphill, out=uphill)
@@ -102,15 +138,23 @@ def _apgd_once(problem: Problem, rows: slice, start: Tensor, budget: Budget) -> 
             idle = ~halved & (best.values == known)
             halved = (rises < IMPROVED * (count - looked)) | idle
             back = halved[:, None, None]
-            step, here = torch.where(back, step / 2, step), torch.where(back, best.delta, here)
-            gradient, values = torch.where(back, uphill, gradient), torch.where(halved, best.values, values)
+            step, here = (
+                torch.where(back, step / 2, step),
+                torch.where(back, best.delta, here),
+            )
+            gradient, values = (
+                torch.where(back, uphill, gradient),
+                torch.where(halved, best.values, values),
+            )
             rises, looked, known = torch.zeros_like(rises), count, best.values.clone()
     with torch.no_grad():
         best.visit(slice(None), here, problem.objective(clean + here, rows))
     return best
 
 
-def _value_and_gradient(problem: Problem, rows: slice, clean: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+def _value_and_gradient(
+    problem: Problem, rows: slice, clean: Tensor, delta: Tensor
+) -> tuple[Tensor, Tensor]:
     delta = delta.detach().requires_grad_()
     values = problem.objective(clean + delta, rows)
     (gradient,) = torch.autograd.grad(values.sum(), delta)

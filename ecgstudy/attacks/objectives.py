@@ -9,9 +9,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, softplus
+from torch.nn.functional import logsigmoid, softplus
 
-from ecgstudy.contrast import MASKED
 from ecgstudy.errors import StudyError
 
 Objective = Callable[[Tensor, Tensor], Tensor]
@@ -20,39 +19,9 @@ SMALLEST_SPREAD = 1e-12
 """Smallest denominator of the difference of logits ratio."""
 
 
-def class_scores(logits: Tensor, multilabel: bool) -> Tensor:
-    """Scores (records, classes) whose order gives each class's AUROC, from `logits` of the same shape.
-
-    If `multilabel` the logits themselves, else log(p_c / (1 − p_c)) of the softmax, in log space.
-    """
-    if multilabel:
-        return logits
-    classes = logits.shape[1]
-    itself = torch.eye(classes, dtype=torch.bool, device=logits.device)
-    others = logits[:, None, :].masked_fill(itself, MASKED)
-    return logits - torch.logsumexp(others, 2)
-
-
-def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of the true class (softmax), or summed binary cross-entropies (multi-label).
-
-    Both are the sum over true classes of softplus(−score) here: a softmax margin's sigmoid is the
-    class's probability. `targets` are multi-hot for multi-label and one-hot for single-label data;
-    NaN targets are left out of the sum.
-    """
-    counted = ~targets.isnan()
-    loss = binary_cross_entropy_with_logits(scores, targets.nan_to_num(), reduction="none")
-    return (loss * counted).sum(1)
-
-
 def signed_scores(scores: Tensor, targets: Tensor) -> Tensor:
     """Σ_c targets_c · score_c: with the targets of `auroc_targets` or `label_targets`."""
     return (scores * targets).sum(1)
-
-
-def cross_entropy_targets(labels: Tensor, multilabel: bool) -> Tensor:
-    """Targets of `cross_entropy`: multi-hot labels, or the true class alone (others NaN)."""
-    return labels if multilabel else torch.where(labels > 0, labels, torch.nan)
 
 
 def auroc_targets(labels: Tensor) -> Tensor:
@@ -106,14 +75,18 @@ def dlr(scores: Tensor, targets: Tensor) -> Tensor:
     logits: only differences enter.
     """
     first, _, third = logsigmoid(scores).topk(3).values.unbind(1)
-    return best_wrong_margin(scores, targets) / (first - third).clamp(min=SMALLEST_SPREAD)
+    return best_wrong_margin(scores, targets) / (first - third).clamp(
+        min=SMALLEST_SPREAD
+    )
 
 
 def targeted_dlr(scores: Tensor, targets: Tensor) -> Tensor:
     """−(z_y − z_t) / (z_π1 − (z_π3 + z_π4) / 2) (Croce & Hein 2020, equation 7); targets −1 at y, 1 at t."""
     log_p = logsigmoid(scores)
     first, _, third, fourth = log_p.topk(4).values.unbind(1)
-    return (log_p * targets).sum(1) / (first - (third + fourth) / 2).clamp(min=SMALLEST_SPREAD)
+    return (log_p * targets).sum(1) / (first - (third + fourth) / 2).clamp(
+        min=SMALLEST_SPREAD
+    )
 
 
 def check_classes(name: str, classes: int, multilabel: bool, least: int) -> None:
@@ -126,7 +99,9 @@ def check_classes(name: str, classes: int, multilabel: bool, least: int) -> None
 
 
 def _margin_even(labels: Tensor, multilabel: bool) -> tuple[Objective, Tensor]:
-    return (signed_scores, 1 - 2 * labels) if multilabel else (best_wrong_margin, labels)
+    return (
+        (signed_scores, 1 - 2 * labels) if multilabel else (best_wrong_margin, labels)
+    )
 
 
 def _dlr(labels: Tensor, multilabel: bool) -> tuple[Objective, Tensor]:
@@ -135,7 +110,10 @@ def _dlr(labels: Tensor, multilabel: bool) -> tuple[Objective, Tensor]:
 
 
 OBJECTIVES: dict[str, Callable[[Tensor, bool], tuple[Objective, Tensor]]] = {
-    "ce": lambda labels, multilabel: (one_against_rest if multilabel else true_class_loss, labels),
+    "ce": lambda labels, multilabel: (
+        one_against_rest if multilabel else true_class_loss,
+        labels,
+    ),
     # Every class against the rest, for single-label data too; for multi-label data the same as "ce".
     "bce": lambda labels, multilabel: (one_against_rest, labels),
     "margin": lambda labels, multilabel: (signed_scores, auroc_targets(labels)),

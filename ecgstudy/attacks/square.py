@@ -14,7 +14,7 @@ patch, falls from query to query. What time and leads change about it:
 import torch
 from torch import Generator, Tensor
 
-from ecgstudy.attacks.problem import Best, Budget, Problem, first_best
+from ecgstudy.attacks.api import Best, Budget, Problem, first_best
 from ecgstudy.errors import StudyError
 
 HORIZON = 500
@@ -38,8 +38,14 @@ def square(problem: Problem, budget: Budget, generator: Generator) -> Tensor:
         In an ℓ2 ball.
     """
     if budget.norm != "linf":
-        raise StudyError(f"Square searches corners of the ℓ∞ ball; norm {budget.norm!r} has none")
-    signals, epsilon, first = problem.signals, budget.epsilon_mv, first_best(problem, budget)
+        raise StudyError(
+            f"Square searches corners of the ℓ∞ ball; norm {budget.norm!r} has none"
+        )
+    signals, epsilon, first = (
+        problem.signals,
+        budget.epsilon_mv,
+        first_best(problem, budget),
+    )
     if budget.queries < 1:
         return first.delta
     free = torch.ones_like(signals, dtype=torch.bool)
@@ -62,7 +68,9 @@ def _stripes(signals: Tensor, generator: Generator) -> Tensor:
     return signs.repeat_interleave(length, dim=2)[:, :, :samples]
 
 
-def _patched(best: Tensor, free: Tensor, share: float, epsilon_mv: float, generator: Generator) -> Tensor:
+def _patched(
+    best: Tensor, free: Tensor, share: float, epsilon_mv: float, generator: Generator
+) -> Tensor:
     """`best` with ±ε in one random patch of each record."""
     patch = _patch(free, share, generator)
     signs = epsilon_mv * _signs((*best.shape[:2], 1), best, generator)
@@ -80,10 +88,17 @@ def _patch(free: Tensor, share: float, generator: Generator) -> Tensor:
     leads_free, samples_free = free.any(2), free.any(1)
     n_leads, n_samples = leads_free.sum(1), samples_free.sum(1)
     width = (share**0.5 * n_leads).round().clamp(min=1)
-    length = (share * n_leads * n_samples / width).round().clamp(min=1).minimum(n_samples)
-    rank = torch.rand(records, leads, generator=generator, device=device) + 2 * ~leads_free
+    length = (
+        (share * n_leads * n_samples / width).round().clamp(min=1).minimum(n_samples)
+    )
+    rank = (
+        torch.rand(records, leads, generator=generator, device=device) + 2 * ~leads_free
+    )
     chosen = rank.argsort(1).argsort(1) < width[:, None]
-    start = (torch.rand(records, generator=generator, device=device) * (n_samples - length + 1)).floor()
+    start = (
+        torch.rand(records, generator=generator, device=device)
+        * (n_samples - length + 1)
+    ).floor()
     place = samples_free.cumsum(1) - 1 - start[:, None]
     window = (place >= 0) & (place < length[:, None])
     return chosen[:, :, None] & window[:, None] & free

@@ -4,12 +4,18 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import one_hot
 
+from ecgstudy.attacks.api import Budget, Problem, Victim, first_best, known_scores
 from ecgstudy.attacks.gradient import apgd
 from ecgstudy.attacks.objectives import best_wrong_margin, check_classes, targeted_dlr
-from ecgstudy.attacks.problem import Budget, Problem, Victim, first_best, known_scores
 
 
-def targeted(victim: Victim, signals: Tensor, labels: Tensor, budget: Budget, generator: Generator) -> Tensor:
+def targeted(
+    victim: Victim,
+    signals: Tensor,
+    labels: Tensor,
+    budget: Budget,
+    generator: Generator,
+) -> Tensor:
     """APGD on the targeted DLR towards each wrong class, likeliest first (Croce & Hein 2020, APGD-T).
 
     Spends the whole budget on each target, and keeps per record the δ of the largest `best_wrong_margin`.
@@ -24,10 +30,17 @@ def targeted(victim: Victim, signals: Tensor, labels: Tensor, budget: Budget, ge
     best, scores = first_best(margin, budget), known_scores(victim, signals)
     if scores is None:
         with torch.no_grad():
-            scores = torch.cat([victim.scores(signals[rows]) for rows in margin.batches(budget.batch_size)])
+            scores = torch.cat(
+                [
+                    victim.scores(signals[rows])
+                    for rows in margin.batches(budget.batch_size)
+                ]
+            )
     order = scores.masked_fill(labels > 0, -torch.inf).argsort(1, descending=True)
     for wrong in order[:, :-1].unbind(1):
         targets = one_hot(wrong, labels.shape[1]) - labels
-        delta = apgd(Problem.of(victim, signals, targeted_dlr, targets), budget, generator)
+        delta = apgd(
+            Problem.of(victim, signals, targeted_dlr, targets), budget, generator
+        )
         best.visit(slice(None), delta, margin.values(delta, budget.batch_size))
     return best.delta

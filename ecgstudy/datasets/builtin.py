@@ -141,29 +141,49 @@ def load(
     StudyError
         Naming the parameter that is out of range.
     """
-    least = {"rng_seed": 0, "patients": 27, "records_per_patient": 1, "fs": 50, "seconds": 5}
+    least = {
+        "rng_seed": 0,
+        "patients": 27,
+        "records_per_patient": 1,
+        "fs": 50,
+        "seconds": 5,
+    }
     given = (rng_seed, patients, records_per_patient, fs, seconds)
     for (name, bound), value in zip(least.items(), given, strict=True):
         if not bound <= value < np.inf:
-            raise StudyError(f"builtin: {name} is {value}; it must be finite and at least {bound}")
+            raise StudyError(
+                f"builtin: {name} is {value}; it must be finite and at least {bound}"
+            )
     diseases = [(CLASSES[0], *CLASSES)[p % 9] for p in range(patients)]
     splits = _splits(diseases, np.random.default_rng([rng_seed, 0]))
-    signals = np.empty((patients * records_per_patient, 12, round(seconds * fs)), np.float32)
+    signals = np.empty(
+        (patients * records_per_patient, 12, round(seconds * fs)), np.float32
+    )
     labels, rows = np.empty(len(signals), np.int64), []
     for p, disease in enumerate(diseases):
         body = _patient(disease, np.random.default_rng([rng_seed, 1, p]))
         for r in range(records_per_patient):
             rng, row = np.random.default_rng([rng_seed, 2, p, r]), len(rows)
             condition = disease if r == 0 or rng.random() < 0.7 else CLASSES[0]
-            signals[row] = _record(body, condition, np.arange(signals.shape[2]) / fs, rng)
+            signals[row] = _record(
+                body, condition, np.arange(signals.shape[2]) / fs, rng
+            )
             labels[row] = CLASSES.index(condition)
             known_age = np.nan if p % 20 == 10 else round(body.age)
             attacked = splits[p] != "train"
-            rows.append((f"p{p:04d}-{r}", f"p{p:04d}", splits[p], attacked, known_age, body.sex))
-    table = pd.DataFrame(rows, columns=["record", "patient", "split", "attacked", "age", "sex"])
-    counts = dict(zip(CLASSES, np.bincount(labels, minlength=len(CLASSES)).tolist(), strict=True))
+            rows.append(
+                (f"p{p:04d}-{r}", f"p{p:04d}", splits[p], attacked, known_age, body.sex)
+            )
+    table = pd.DataFrame(
+        rows, columns=["record", "patient", "split", "attacked", "age", "sex"]
+    )
+    counts = dict(
+        zip(CLASSES, np.bincount(labels, minlength=len(CLASSES)).tolist(), strict=True)
+    )
     card = {**_CARD, "rng_seed": rng_seed, "counts": counts}
-    return EcgRecords("builtin", signals, float(fs), LEADS, labels, CLASSES, table, card)
+    return EcgRecords(
+        "builtin", signals, float(fs), LEADS, labels, CLASSES, table, card
+    )
 
 
 def _splits(diseases: list[str], rng: np.random.Generator) -> np.ndarray:
@@ -171,18 +191,29 @@ def _splits(diseases: list[str], rng: np.random.Generator) -> np.ndarray:
     splits = np.full(len(diseases), "train", dtype=object)
     for disease in CLASSES:
         members = rng.permutation(np.flatnonzero(np.array(diseases) == disease))
-        tests, validations = (max(1, round(share * len(members))) for share in (0.25, 0.15))
+        tests, validations = (
+            max(1, round(share * len(members))) for share in (0.25, 0.15)
+        )
         splits[members[:tests]] = "test"
         splits[members[tests : tests + validations]] = "validation"
     return splits
 
 
 def _patient(disease: str, rng: np.random.Generator) -> _Patient:
-    from scipy.spatial.transform import Rotation  # half a second that only simulation should wait for
+    from scipy.spatial.transform import (
+        Rotation,  # half a second that only simulation should wait for
+    )
 
-    age, sex = np.clip(rng.normal(_CONDITIONS[disease][1], 14), 25, 90), rng.choice(["female", "male"])
+    age, sex = (
+        np.clip(rng.normal(_CONDITIONS[disease][1], 14), 25, 90),
+        rng.choice(["female", "male"]),
+    )
     # Age lowers QRS and T and turns the axis to the left; women have a lower QRS, ST and T.
-    size = rng.lognormal(0, 0.15, len(_WAVES)) * rng.lognormal(0, 0.15) * (1 - 0.004 * (age - 55))
+    size = (
+        rng.lognormal(0, 0.15, len(_WAVES))
+        * rng.lognormal(0, 0.15)
+        * (1 - 0.004 * (age - 55))
+    )
     size *= np.where(_ATRIAL, 1, np.where(_LATE, 0.75, 0.9)) if sex == "female" else 1
     delay = _LATE * rng.normal(0, 10) - _ATRIAL * rng.gamma(4, 5)  # QT and PR interval
     angles = rng.normal((-0.4 * (age - 55), 0, 0), (14, 10, 6))
@@ -201,39 +232,55 @@ def _patient(disease: str, rng: np.random.Generator) -> _Patient:
     )
 
 
-def _record(body: _Patient, condition: str, times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _record(
+    body: _Patient, condition: str, times: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """One ECG, (12, samples) in mV; the limb leads are derived, noise and all, from I and II."""
     respiration = 2 * np.pi * (rng.uniform(0.19, 0.32) * times + rng.random())
     severity = rng.uniform(*_CONDITIONS[condition][2])
     beats, rr, ectopic = _rhythm(body, condition, respiration, times, rng)
-    minor = _wave_table(body, rng.choice(tuple(_CHANGES)[:4]), rng.triangular(0, 0, 0.35))
+    minor = _wave_table(
+        body, rng.choice(tuple(_CHANGES)[:4]), rng.triangular(0, 0, 0.35)
+    )
     waves = _wave_table(body, condition, severity) if condition in _CHANGES else minor
     normal = minor if condition == "ventricular ectopy" else waves
     if condition in ("ventricular ectopy", "atrial fibrillation"):
         waves[_ATRIAL, 2:] = 0  # no P wave
-    dipole = _dipole(beats, rr, np.where(ectopic[:, None, None], waves, normal), times, rng)
+    dipole = _dipole(
+        beats, rr, np.where(ectopic[:, None, None], waves, normal), times, rng
+    )
     if condition == "atrial fibrillation":
         dipole += _fibrillation(severity, times, rng)
     dipole *= 1 + rng.uniform(0.01, 0.06) * np.sin(respiration + 1)
-    return _DERIVE @ (body.torso @ dipole + _ELECTRODES @ _noise(respiration, times, rng))
+    return _DERIVE @ (
+        body.torso @ dipole + _ELECTRODES @ _noise(respiration, times, rng)
+    )
 
 
 def _wave_table(body: _Patient, condition: str, severity: float) -> np.ndarray:
     """The patient's (waves, 5) table: normal, moved by `severity` towards the condition's."""
     normal = np.array([_NORMAL[wave] for wave in _WAVES], dtype=float)
-    changed = np.array([_CHANGES[condition].get(wave, _NORMAL[wave]) for wave in _WAVES], dtype=float)
+    changed = np.array(
+        [_CHANGES[condition].get(wave, _NORMAL[wave]) for wave in _WAVES], dtype=float
+    )
     if condition == "ventricular ectopy":
         changed[:, 2:] = changed[:, 2:] @ body.focus.T
     table = normal + severity * (changed - normal)
     table[:, 0] += body.shift
     table[:, 1] *= body.width
-    vectors = table[:, 2:] + np.linalg.norm(table[:, 2:], axis=1, keepdims=True) * body.tilt
+    vectors = (
+        table[:, 2:] + np.linalg.norm(table[:, 2:], axis=1, keepdims=True) * body.tilt
+    )
     table[:, 2:] = body.size[:, None] * vectors @ body.axis.T
     return table
 
 
 def _rhythm(
-    body: _Patient, condition: str, respiration: np.ndarray, times: np.ndarray, rng: np.random.Generator
+    body: _Patient,
+    condition: str,
+    respiration: np.ndarray,
+    times: np.ndarray,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """R times and preceding RR intervals in s, and which beats are ventricular ectopics; (beats,) each."""
     mean, deviation, lowest, highest = _CONDITIONS[condition][0]
@@ -244,7 +291,9 @@ def _rhythm(
         variation = rng.uniform(0.08, 0.25) ** 2
         rr = np.maximum(period * rng.gamma(1 / variation, variation, n), 0.33)
     else:
-        depth = rng.uniform(0.4, 1) * 0.07 * (95 - body.age) / 60 * min(1, 70 / rate) ** 2
+        depth = (
+            rng.uniform(0.4, 1) * 0.07 * (95 - body.age) / 60 * min(1, 70 / rate) ** 2
+        )
         when = np.arange(n) * period
         slow = 0.6 * _sine(when, 0.09, 0.11, rng)
         breath = np.sin(np.interp(when, times, respiration))
@@ -255,14 +304,20 @@ def _rhythm(
         every = rng.choice([2, 3, 4, 6, 10, 20], p=[0.1, 0.1, 0.2, 0.2, 0.2, 0.2])
         ectopic[inside[rng.integers(min(every, len(inside))) :: every]] = True
         early = (1 - rng.uniform(0.58, 0.74)) * rr * ectopic
-        rr = rr - early + np.roll(early, 1)  # the compensatory pause: two sinus intervals in all
+        rr = (
+            rr - early + np.roll(early, 1)
+        )  # the compensatory pause: two sinus intervals in all
     elif rng.random() < 0.125:
         rr[rng.choice(inside, rng.integers(1, 4))] *= rng.uniform(0.65, 0.85)
     return start + np.cumsum(rr), rr, ectopic
 
 
 def _dipole(
-    beats: np.ndarray, rr: np.ndarray, tables: np.ndarray, times: np.ndarray, rng: np.random.Generator
+    beats: np.ndarray,
+    rr: np.ndarray,
+    tables: np.ndarray,
+    times: np.ndarray,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """Sum of all Gaussians of all beats: tables (beats, waves, 5) → (3, samples) in mV."""
     near = (beats > times[0] - 1) & (beats < times[-1] + 1)
@@ -274,29 +329,46 @@ def _dipole(
     return np.einsum("bwa,bwt->at", vectors, np.exp(-0.5 * scaled**2), optimize=True)
 
 
-def _sine(times: np.ndarray, low: float, high: float, rng: np.random.Generator, rows=()) -> np.ndarray:
+def _sine(
+    times: np.ndarray, low: float, high: float, rng: np.random.Generator, rows=()
+) -> np.ndarray:
     """Sines between `low` and `high` Hz at random phase, one a row of shape `rows`."""
     return np.sin(2 * np.pi * (rng.uniform(low, high, rows) * times + rng.random(rows)))
 
 
-def _fibrillation(severity: float, times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _fibrillation(
+    severity: float, times: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Fibrillatory waves, 5 to 8 Hz, largest in V1 and II; (3, samples) in mV."""
     waves = np.zeros((3, len(times)))
     for direction in ((-0.25, 0.5, -0.55), (0.2, 0.5, -0.2)):
         phase = 2 * np.pi * (rng.uniform(5, 8) * times + rng.random())
         phase += rng.uniform(0.3, 1.5) * _sine(times, 0.2, 0.7, rng)
         swell = 1 + 0.4 * _sine(times, 0.1, 0.5, rng)
-        waves += np.outer(direction, swell * (np.sin(phase) + 0.35 * np.sin(2 * phase + 1)))
+        waves += np.outer(
+            direction, swell * (np.sin(phase) + 0.35 * np.sin(2 * phase + 1))
+        )
     return 0.06 * severity * waves
 
 
-def _noise(respiration: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _noise(
+    respiration: np.ndarray, times: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Drift, respiration, muscle and mains at the electrodes RA, LA, LL, V1…V6; (9, samples) in mV."""
     spectrum = 1 / (1 + (np.fft.rfftfreq(len(times), times[1]) / 0.12) ** 2) + 0.004
     spectrum *= np.sqrt(len(times) / np.sum(spectrum**2) / 2)  # unit variance
-    drift = np.fft.irfft(np.fft.rfft(rng.normal(size=(9, len(times)))) * spectrum, len(times))
+    drift = np.fft.irfft(
+        np.fft.rfft(rng.normal(size=(9, len(times)))) * spectrum, len(times)
+    )
     breath = np.sin(respiration + rng.uniform(-0.7, 0.7, (9, 1)))
-    muscle = rng.normal(size=(9, len(times))) * (1 + 0.6 * _sine(times, 0.05, 0.3, rng, (9, 1)))
-    noise = 0.04 * rng.lognormal(0, 0.5) * drift + 0.02 * rng.lognormal(0, 0.5, (9, 1)) * breath
+    muscle = rng.normal(size=(9, len(times))) * (
+        1 + 0.6 * _sine(times, 0.05, 0.3, rng, (9, 1))
+    )
+    noise = (
+        0.04 * rng.lognormal(0, 0.5) * drift
+        + 0.02 * rng.lognormal(0, 0.5, (9, 1)) * breath
+    )
     noise += 0.009 * rng.lognormal(0, 0.5) * rng.lognormal(0, 0.3, (9, 1)) * muscle
-    return noise + 0.003 * rng.lognormal(0, 0.5, (9, 1)) * _sine(times, 49.95, 50.05, rng)
+    return noise + 0.003 * rng.lognormal(0, 0.5, (9, 1)) * _sine(
+        times, 49.95, 50.05, rng
+    )

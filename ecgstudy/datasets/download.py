@@ -11,7 +11,7 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
-from ecgstudy.datasets.reading import SUMS, read_sums
+from ecgstudy.datasets.wfdb_io import SUMS, read_sums
 from ecgstudy.errors import StudyError
 from ecgstudy.files import lock, lock_file, sha256
 
@@ -38,7 +38,9 @@ class Source:
 
 
 SOURCES = {
-    "mitdb": Source("https://physionet.org/files/mitdb/1.0.0/", r"\d{3}\.(hea|dat|atr)"),
+    "mitdb": Source(
+        "https://physionet.org/files/mitdb/1.0.0/", r"\d{3}\.(hea|dat|atr)"
+    ),
     "ptbxl": Source(
         "https://physionet.org/files/ptb-xl/1.0.3/",
         r"records100/\d{5}/\d{5}_lr\.(hea|dat)|ptbxl_database\.csv|scp_statements\.csv|LICENSE\.txt",
@@ -46,7 +48,9 @@ SOURCES = {
 }
 
 
-def fetch_dataset(name: str, folder: str | Path, source: Source | None = None, workers: int = 8) -> Path:
+def fetch_dataset(
+    name: str, folder: str | Path, source: Source | None = None, workers: int = 8
+) -> Path:
     """Complete the files of a data set in `folder`, and return it; whole files there are not fetched again.
 
     An interrupted file stays there as ``<file>.part`` and is resumed. `source`: instead of that in `SOURCES`.
@@ -59,7 +63,9 @@ def fetch_dataset(name: str, folder: str | Path, source: Source | None = None, w
     """
     folder, source = Path(folder), source or SOURCES[name]
     if not source.base.startswith(ADDRESSES):
-        raise StudyError(f"{name}: {source.base} is refused; data come from {' or '.join(ADDRESSES)}")
+        raise StudyError(
+            f"{name}: {source.base} is refused; data come from {' or '.join(ADDRESSES)}"
+        )
     with lock_file(folder / ".lock") as file:
         lock(file)  # another study may be fetching the same: wait for it
         _complete(name, folder, source, workers)
@@ -71,14 +77,24 @@ def _complete(name: str, folder: Path, source: Source, workers: int) -> None:
         with requests.Session() as session:
             problem = _fetch(session, source.base, SUMS, None, folder)
         if problem:
-            raise StudyError(f"{name}: {source.base}{SUMS} {problem}; run again, or set data_root")
+            raise StudyError(
+                f"{name}: {source.base}{SUMS} {problem}; run again, or set data_root"
+            )
     sums = read_sums(folder / SUMS)
-    needed = {file: digest for file, digest in sums.items() if re.fullmatch(source.needed, file)}
+    needed = {
+        file: digest
+        for file, digest in sums.items()
+        if re.fullmatch(source.needed, file)
+    }
     if not needed:
-        raise StudyError(f"{folder / SUMS} lists none of the files of {name}; delete it and run again")
+        raise StudyError(
+            f"{folder / SUMS} lists none of the files of {name}; delete it and run again"
+        )
     failed = _fetch_all(source, needed, folder, workers, name)
     if failed:
-        shown = "; ".join(f"{file} {problem}" for file, problem in sorted(failed.items())[:5])
+        shown = "; ".join(
+            f"{file} {problem}" for file, problem in sorted(failed.items())[:5]
+        )
         raise StudyError(
             f"{name}: {len(failed)} of {len(needed)} files failed: {shown}{'; …' * (len(failed) > 5)}; "
             f"run again to fetch what is missing in {folder}"
@@ -96,7 +112,9 @@ def _fetch_all(
     def fetch(item: tuple[str, str]) -> None:
         file, digest = item
         if not hasattr(local, "session"):
-            local.session = requests.Session()  # one connection a thread, kept alive: files are small
+            local.session = (
+                requests.Session()
+            )  # one connection a thread, kept alive: files are small
         if len(failed) >= GIVE_UP_AFTER:
             problem = "was not tried"
         elif sizes[0] > source.most:
@@ -113,7 +131,9 @@ def _fetch_all(
         for _ in tqdm(pool.map(fetch, needed.items()), name, len(needed), unit="file"):
             pass
     finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C only the files under way are finished
+        pool.shutdown(
+            cancel_futures=True
+        )  # after Ctrl-C only the files under way are finished
     return failed
 
 
@@ -123,12 +143,16 @@ def fetch_file(url: str, digest: str, target: Path, most: int) -> str | None:
         return _fetch_to(session, url, digest, target, most)
 
 
-def _fetch(session: requests.Session, base: str, file: str, digest: str | None, folder: Path) -> str | None:
+def _fetch(
+    session: requests.Session, base: str, file: str, digest: str | None, folder: Path
+) -> str | None:
     """Complete one file of a data set; return what went wrong, or None."""
     return _fetch_to(session, base + file, digest, folder / file, MAX_FILE_BYTES)
 
 
-def _fetch_to(session: requests.Session, url: str, digest: str | None, target: Path, most: int) -> str | None:
+def _fetch_to(
+    session: requests.Session, url: str, digest: str | None, target: Path, most: int
+) -> str | None:
     """Complete one file, in several attempts; return what went wrong, or None."""
     if target.exists() and digest == sha256(target):
         return None
@@ -153,12 +177,18 @@ def _fetch_to(session: requests.Session, url: str, digest: str | None, target: P
 def _transfer(session: requests.Session, url: str, part: Path, most: int) -> None:
     """Append what is missing to `part`; start over if the server does not resume."""
     have = part.stat().st_size if part.exists() else 0
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    headers = {"Accept-Encoding": "identity"} | (
+        {"Range": f"bytes={have}-"} if have else {}
+    )
     # No redirects: the data come from the named host or not at all.
-    with session.get(url, headers=headers, stream=True, timeout=TIMEOUT_S, allow_redirects=False) as answer:
+    with session.get(
+        url, headers=headers, stream=True, timeout=TIMEOUT_S, allow_redirects=False
+    ) as answer:
         status, span = answer.status_code, answer.headers.get("Content-Range", "")
         resumes = status == 206 and span.startswith(f"bytes {have}-")
-        if status == 416:  # `part` is as long as the file or longer, and yet was not taken
+        if (
+            status == 416
+        ):  # `part` is as long as the file or longer, and yet was not taken
             part.unlink()
         if status != 200 and not resumes:
             raise OSError(f"HTTP status {status}")

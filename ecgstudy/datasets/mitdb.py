@@ -14,7 +14,13 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from ecgstudy.datasets.reading import DAMAGE, count_classes, on_cores, read_leads, verify_checksums
+from ecgstudy.datasets.wfdb_io import (
+    DAMAGE,
+    count_classes,
+    on_cores,
+    read_leads,
+    verify_checksums,
+)
 from ecgstudy.errors import StudyError
 from ecgstudy.records import EcgRecords
 
@@ -28,8 +34,12 @@ AAMI = dict(zip("NLRejAaJSVEF", "NNNNNSSSSVVF", strict=True))
 UNCLASSIFIABLE = frozenset("/fQ")
 NOT_BEATS = frozenset("[!]x()ptu`'^|~+sT*D=\"@")
 """Rhythm, quality and waveform annotations of WFDB; they are passed over."""
-DS1 = tuple("101 106 108 109 112 114 115 116 118 119 122 124 201 203 205 207 208 209 215 220 223 230".split())  # noqa: SIM905
-DS2 = tuple("100 103 105 111 113 117 121 123 200 202 210 212 213 214 219 221 222 228 231 232 233 234".split())  # noqa: SIM905
+DS1 = tuple(
+    "101 106 108 109 112 114 115 116 118 119 122 124 201 203 205 207 208 209 215 220 223 230".split()
+)
+DS2 = tuple(
+    "100 103 105 111 113 117 121 123 200 202 210 212 213 214 219 221 222 228 231 232 233 234".split()
+)
 PACED = ("102", "104", "107", "217")
 VALIDATION = ("124", "203", "220", "223")
 SENSITIVITY = ("202",)
@@ -63,10 +73,15 @@ def load(
         Naming the record or file that is missing, damaged or not as it should be.
     """
     records = sorted(DS1 + DS2)
-    checksums = verify_checksums(root, (f"{r}.{suffix}" for r in records for suffix in ("hea", "dat", "atr")))
+    checksums = verify_checksums(
+        root, (f"{r}.{suffix}" for r in records for suffix in ("hea", "dat", "atr"))
+    )
     window = round(before_s * FS), round(after_s * FS)
     limits = max_train_per_class_and_record, attacked_per_class_and_record
-    read = on_cores(partial(_read_beats, window=window, limits=limits), [root / record for record in records])
+    read = on_cores(
+        partial(_read_beats, window=window, limits=limits),
+        [root / record for record in records],
+    )
     signals, annotated = zip(*read, strict=True)
     annotated = pd.concat(annotated, ignore_index=True)
     table = annotated[annotated["kept"]].reset_index(drop=True)
@@ -87,7 +102,9 @@ def _read_beats(
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Windows of the beats that are kept, and the table of all annotated beats, of one recording."""
     (lead,), comments = read_leads(stem, [LEAD], FS)
-    beats = _beats(stem.name, *_read_annotations(stem.with_suffix(".atr"))).assign(**_person(comments))
+    beats = _beats(stem.name, *_read_annotations(stem.with_suffix(".atr"))).assign(
+        **_person(comments)
+    )
     beats = _mark(beats, len(lead), window, *limits)
     return _cut(lead, beats.loc[beats["kept"], "sample"].to_numpy(), window), beats
 
@@ -115,18 +132,24 @@ def _read_annotations(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
     try:
         if path.read_bytes()[-2:] != b"\0\0":
-            raise ValueError("no end mark")  # wfdb reads a file cut at an even byte without complaint
+            raise ValueError(
+                "no end mark"
+            )  # wfdb reads a file cut at an even byte without complaint
         annotation = wfdb.rdann(str(path.with_suffix("")), path.suffix[1:])
         symbols = np.asarray(annotation.symbol, dtype=str)
         beat = ~np.isin(symbols, list(NOT_BEATS))
         if not beat.any():
             raise ValueError("no beats")
     except DAMAGE as error:
-        raise StudyError(f"{path}: missing or truncated annotations ({error}); download it again") from error
+        raise StudyError(
+            f"{path}: missing or truncated annotations ({error}); download it again"
+        ) from error
     unknown = set(symbols[beat]) - set(AAMI) - UNCLASSIFIABLE
     if unknown:
         known = " ".join([*AAMI, *sorted(UNCLASSIFIABLE)])
-        raise StudyError(f"{path}: unknown beat symbol {str(min(unknown))!r}; known beats: {known}")
+        raise StudyError(
+            f"{path}: unknown beat symbol {str(min(unknown))!r}; known beats: {known}"
+        )
     return symbols[beat], annotation.sample[beat].astype(np.int64)
 
 
@@ -155,12 +178,18 @@ def _ranks(record: str, labels: np.ndarray) -> np.ndarray:
     ranks = np.zeros(len(labels), dtype=np.int64)
     for label in np.unique(labels[labels >= 0]):
         rows = np.flatnonzero(labels == label)
-        ranks[rows] = np.random.default_rng([int(record), int(label)]).permutation(len(rows))
+        ranks[rows] = np.random.default_rng([int(record), int(label)]).permutation(
+            len(rows)
+        )
     return ranks
 
 
 def _mark(
-    beats: pd.DataFrame, length: int, window: tuple[int, int], max_train: int | None, attacked: int
+    beats: pd.DataFrame,
+    length: int,
+    window: tuple[int, int],
+    max_train: int | None,
+    attacked: int,
 ) -> pd.DataFrame:
     """Add `inside` (window within the recording of `length` samples), `kept` and `attacked`."""
     before, after = window
@@ -169,7 +198,9 @@ def _mark(
     place = beats["rank"].where(usable).groupby(beats["label"]).rank()
     training = beats["split"] == "train"
     kept = usable & ~(training & (place > (max_train or len(beats))))
-    return beats.assign(inside=inside, kept=kept, attacked=usable & ~training & (place <= attacked))
+    return beats.assign(
+        inside=inside, kept=kept, attacked=usable & ~training & (place <= attacked)
+    )
 
 
 def _cut(lead: np.ndarray, samples: np.ndarray, window: tuple[int, int]) -> np.ndarray:
@@ -183,7 +214,9 @@ def _cut(lead: np.ndarray, samples: np.ndarray, window: tuple[int, int]) -> np.n
 def _card(annotated: pd.DataFrame, window: tuple[int, int]) -> dict:
     def count(rows: pd.Series) -> dict:
         beats = annotated[rows & (annotated["label"] >= 0)]
-        return count_classes(beats["split"], np.eye(len(CLASSES), dtype=int)[beats["label"]], CLASSES)
+        return count_classes(
+            beats["split"], np.eye(len(CLASSES), dtype=int)[beats["label"]], CLASSES
+        )
 
     q = annotated.loc[annotated["label"] < 0, "split"].value_counts()
     return {

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from ecgstudy.datasets.reading import count_classes, read_records, verify_checksums
+from ecgstudy.datasets.wfdb_io import count_classes, read_records, verify_checksums
 from ecgstudy.errors import StudyError
 from ecgstudy.records import EcgRecords
 
@@ -26,7 +26,10 @@ DATABASE, STATEMENTS, SUBSET = "ptbxl_database.csv", "scp_statements.csv", "subs
 
 
 def load(
-    root: Path, *, task: Literal["superclass", "statements"] = "superclass", exclude: str = ""
+    root: Path,
+    *,
+    task: Literal["superclass", "statements"] = "superclass",
+    exclude: str = "",
 ) -> EcgRecords:
     """Read the records listed in ``ptbxl_database.csv``, which may be a part of PTB-XL.
 
@@ -51,8 +54,14 @@ def load(
     kept = labelled & ~database["record"].isin(exclude.split()).to_numpy()
     table, labels = database[kept].reset_index(drop=True), labels[kept]
     if task == "statements":
-        present = np.all([labels[table["split"] == s].any(axis=0) for s in ("train", "test")], axis=0)
-        labels, classes, unused = labels[:, present], classes[present], classes[~present]
+        present = np.all(
+            [labels[table["split"] == s].any(axis=0) for s in ("train", "test")], axis=0
+        )
+        labels, classes, unused = (
+            labels[:, present],
+            classes[present],
+            classes[~present],
+        )
     names = [f"{stem}.{suffix}" for stem in table["stem"] for suffix in ("hea", "dat")]
     card = {
         **_origin(root, table),
@@ -60,7 +69,9 @@ def load(
         "counts": count_classes(table["split"], labels, classes),
         "without_label": int((~labelled).sum()),
         "excluded": sorted(set(exclude.split()) & set(database["record"])),
-        "statements_absent_from_training_or_test": unused.tolist() if task == "statements" else [],
+        "statements_absent_from_training_or_test": unused.tolist()
+        if task == "statements"
+        else [],
         "checksums": verify_checksums(root, [DATABASE, STATEMENTS, *names]),
     }
     return EcgRecords(
@@ -84,7 +95,11 @@ def _read_tables(root: Path, task: str) -> tuple[pd.DataFrame, np.ndarray, np.nd
         if task == "statements":
             class_of = {code: code for code in statements.index}
         else:
-            class_of = statements["diagnostic_class"].where(statements["diagnostic"] == 1).to_dict()
+            class_of = (
+                statements["diagnostic_class"]
+                .where(statements["diagnostic"] == 1)
+                .to_dict()
+            )
         scp_codes = rows["scp_codes"]
     except (KeyError, ValueError) as error:
         raise StudyError(
@@ -94,7 +109,9 @@ def _read_tables(root: Path, task: str) -> tuple[pd.DataFrame, np.ndarray, np.nd
     labels = np.zeros((len(rows), len(classes)), dtype=np.float32)
     for row, (record, text) in enumerate(zip(table["record"], scp_codes, strict=True)):
         # Likelihood 0 means "unknown" in PTB-XL, so every listed code counts (as in its own example).
-        labels[row] = np.isin(classes, _classes_of(text, class_of, f"{root / DATABASE}: record {record}"))
+        labels[row] = np.isin(
+            classes, _classes_of(text, class_of, f"{root / DATABASE}: record {record}")
+        )
     return table, classes, labels
 
 
@@ -103,15 +120,21 @@ def _table(root: Path, rows: pd.DataFrame) -> pd.DataFrame:
     where = root / DATABASE
     repeated = rows["ecg_id"][rows["ecg_id"].duplicated()]
     if len(repeated):
-        raise StudyError(f"{where}: record {repeated.iloc[0]} occurs twice; keep one row")
+        raise StudyError(
+            f"{where}: record {repeated.iloc[0]} occurs twice; keep one row"
+        )
     outside = rows[~rows["strat_fold"].isin(range(1, 11))]
     if len(outside):
         record, fold = outside[["ecg_id", "strat_fold"]].iloc[0]
-        raise StudyError(f"{where}: record {record} has strat_fold {fold}; folds are 1 to 10")
+        raise StudyError(
+            f"{where}: record {record} has strat_fold {fold}; folds are 1 to 10"
+        )
     strange = rows[~rows["filename_lr"].astype(str).str.fullmatch(r"[\w-]+(/[\w-]+)*")]
     if len(strange):
         record, name = strange[["ecg_id", "filename_lr"]].iloc[0]
-        raise StudyError(f"{where}: record {record} has filename_lr {name!r}; it must be inside the data set")
+        raise StudyError(
+            f"{where}: record {record} has filename_lr {name!r}; it must be inside the data set"
+        )
     records = rows["ecg_id"].astype(str)
     split = rows["strat_fold"].map({9: "validation", 10: "test"}).fillna("train")
     return pd.DataFrame(
@@ -124,7 +147,9 @@ def _table(root: Path, rows: pd.DataFrame) -> pd.DataFrame:
             .astype(object),
             "split": split,
             "attacked": split != "train",
-            "age": rows["age"].astype(float).replace(300.0, 90.0),  # 300 stands for "over 89"
+            "age": rows["age"]
+            .astype(float)
+            .replace(300.0, 90.0),  # 300 stands for "over 89"
             "sex": rows["sex"].map({0: "male", 1: "female"}),
             "height": rows["height"].astype(float),
             "weight": rows["weight"].astype(float),
@@ -144,7 +169,9 @@ def _classes_of(text: str, class_of: dict, where: str) -> list[str]:
         ) from error
     unknown = [code for code in codes if code not in class_of]
     if unknown:
-        raise StudyError(f"{where}: unknown SCP code {unknown[0]!r}; {STATEMENTS} lists the known ones")
+        raise StudyError(
+            f"{where}: unknown SCP code {unknown[0]!r}; {STATEMENTS} lists the known ones"
+        )
     return [class_of[code] for code in codes]
 
 
@@ -159,12 +186,16 @@ def _check_published(root: Path, splits: pd.Series, n_records: int, task: str) -
 
 def _read_signals(root: Path, table: pd.DataFrame) -> np.ndarray:
     """float32 (records, leads, samples) in mV."""
-    signals = np.empty((len(table), len(LEADS), SAMPLES.stop - SAMPLES.start), dtype=np.float32)
+    signals = np.empty(
+        (len(table), len(LEADS), SAMPLES.stop - SAMPLES.start), dtype=np.float32
+    )
     unfit = []
     stems = [root / stem for stem in table["stem"]]
     for row, (leads, _) in enumerate(read_records(stems, LEADS, FS)):
         if leads.shape[1] < SAMPLES.stop:
-            raise StudyError(f"{stems[row]}.hea: {leads.shape[1]} samples a lead; it must be 1000")
+            raise StudyError(
+                f"{stems[row]}.hea: {leads.shape[1]} samples a lead; it must be 1000"
+            )
         signals[row] = leads[:, SAMPLES]
         if not (np.ptp(signals[row], axis=1) > 0).all():  # NaN compares false, too
             unfit.append(table["record"].iloc[row])
@@ -196,7 +227,11 @@ def _origin(root: Path, table: pd.DataFrame) -> dict:
     }
     if not (root / SUBSET).exists():
         return card
-    subset = pd.read_csv(root / SUBSET, dtype=str).set_index("ecg_id").reindex(table["record"])
+    subset = (
+        pd.read_csv(root / SUBSET, dtype=str)
+        .set_index("ecg_id")
+        .reindex(table["record"])
+    )
     part = {
         "resampled_from_500_hz": int((subset["signal"] == "resampled").sum()),
         "metadata_codes_only": int((subset["metadata"] == "codes-only").sum()),

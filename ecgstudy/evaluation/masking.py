@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from ecgstudy.attacks import BLACK_BOX, get_attack, split_leads
+from ecgstudy.attacks.api import Victim
 from ecgstudy.attacks.ball import Ball
 from ecgstudy.attacks.ensemble import combine
+from ecgstudy.attacks.named import get_attack
 from ecgstudy.attacks.objectives import auroc_targets, signed_scores
-from ecgstudy.attacks.problem import Victim
-from ecgstudy.evaluation.attacked import (
+from ecgstudy.evaluation.sample import (
     Sample,
     budget_of,
     label_scores,
@@ -20,13 +20,19 @@ from ecgstudy.evaluation.attacked import (
     victim_scores,
     worst_scores,
 )
+from ecgstudy.params import BLACK_BOX, split_leads
 from ecgstudy.study import ENSEMBLE, AttackOptions
 
 EXTREME_MV = 1.0
 """Extra budget at which a sound attack must have driven AUROC to about 0."""
 NO_GRADIENT = ("transfer", *BLACK_BOX)
 """Attacks that never see the attacked model's gradient."""
-NOT_APPLICABLE = {"check": "gradient masking", "value": None, "limit": None, "verdict": "not applicable"}
+NOT_APPLICABLE = {
+    "check": "gradient masking",
+    "value": None,
+    "limit": None,
+    "verdict": "not applicable",
+}
 """The only check of a model without gradients."""
 
 
@@ -52,8 +58,15 @@ def masking_checks(
         `check`, `value`, `limit`, `verdict` ("pass", "fail", or "no limit").
     """
     return [
-        {"check": name, "value": float(value), "limit": limit, "verdict": _verdict(float(value), limit)}
-        for name, value, limit in _measured_checks(victim, sample, options, headline, seed)
+        {
+            "check": name,
+            "value": float(value),
+            "limit": limit,
+            "verdict": _verdict(float(value), limit),
+        }
+        for name, value, limit in _measured_checks(
+            victim, sample, options, headline, seed
+        )
     ]
 
 
@@ -74,45 +87,71 @@ def _measured_checks(
 
     rows = spread(sample.labels, options.check_records)
     few = sample.part(rows)
-    extreme = label_scores(victim, few.signals, few.labels, options, EXTREME_MV, generator)
+    extreme = label_scores(
+        victim, few.signals, few.labels, options, EXTREME_MV, generator
+    )
     extreme = macro_auroc(few.labels, worst_scores([clean[rows], extreme], few.labels))
     yield f"per-label AUROC at {EXTREME_MV:g} mV", extreme, 0.05
 
     budget = budget_of(options, headline, options.check_steps, options.check_restarts)
     delta = get_attack("pgd-margin")(victim, few.signals, few.labels, budget, generator)
-    longer = macro_auroc(few.labels, victim_scores(victim, few.signals + delta, options))
+    longer = macro_auroc(
+        few.labels, victim_scores(victim, few.signals + delta, options)
+    )
     found = macro_auroc(few.labels, sample.scores(ENSEMBLE, headline)[rows])
-    name = f"gain of PGD-{budget.steps} with {budget.restarts} restarts over the ensemble"
+    name = (
+        f"gain of PGD-{budget.steps} with {budget.restarts} restarts over the ensemble"
+    )
     yield name, max(found - longer, 0.0), 0.02
 
     blind = _blind_gain(victim, sample, few, options, headline, generator)
     yield "gain of black-box over gradient attacks", blind, 0.01
 
-    records, samples = zero_gradients(victim, sample.signals, sample.labels, options.batch_size)
+    records, samples = zero_gradients(
+        victim, sample.signals, sample.labels, options.batch_size
+    )
     yield "share of records without input gradient", records, 0.01
     yield "share of samples without input gradient", samples, None
 
     noise = Ball(headline).start(sample.signals, generator)
-    noisy = macro_auroc(sample.labels, victim_scores(victim, sample.signals + noise, options))
+    noisy = macro_auroc(
+        sample.labels, victim_scores(victim, sample.signals + noise, options)
+    )
     yield "change of AUROC under noise of the headline ε", abs(noisy - curve[0]), 0.02
 
 
 def _blind_gain(
-    victim: Victim, sample: Sample, few: Sample, options: AttackOptions, headline: float, generator: Generator
+    victim: Victim,
+    sample: Sample,
+    few: Sample,
+    options: AttackOptions,
+    headline: float,
+    generator: Generator,
 ) -> float:
     """How much lower AUROC is under an attack that sees no gradient than under the best that does.
 
     The study's own black-box attacks and transfer are judged, on the records that they attacked; without
     any of them Square is run on `few`.
     """
-    names = [name for name in (*options.ensemble, *options.attacks) if _follows_gradient(name)]
+    names = [
+        name
+        for name in (*options.ensemble, *options.attacks)
+        if _follows_gradient(name)
+    ]
     seen = [sample.stored(name, headline)[1] for name in names]
     blind = [name for name in options.attacks if split_leads(name)[0] in NO_GRADIENT]
-    found = [sample.stored(name, headline) for name in blind if sample.stored(name, headline)]
+    found = [
+        sample.stored(name, headline) for name in blind if sample.stored(name, headline)
+    ]
     if not found:
         budget = budget_of(options, headline)
         delta = get_attack("square")(victim, few.signals, few.labels, budget, generator)
-        found = [(sample.index(few.columns), victim_scores(victim, few.signals + delta, options))]
+        found = [
+            (
+                sample.index(few.columns),
+                victim_scores(victim, few.signals + delta, options),
+            )
+        ]
     gains = [
         min(macro_auroc(sample.labels[rows], scores[rows]) for scores in seen)
         - macro_auroc(sample.labels[rows], blind)
@@ -140,7 +179,9 @@ def zero_gradients(
     targets, zero = auroc_targets(labels), []
     for rows in torch.arange(len(signals)).split(batch_size):
         leaf = signals[rows].clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(signed_scores(victim.scores(leaf), targets[rows]).sum(), leaf)
+        (gradient,) = torch.autograd.grad(
+            signed_scores(victim.scores(leaf), targets[rows]).sum(), leaf
+        )
         zero.append(gradient == 0)
     zero = torch.cat(zero)
     return float(zero.flatten(1).all(1).float().mean()), float(zero.float().mean())

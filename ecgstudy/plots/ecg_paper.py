@@ -22,7 +22,11 @@ MM_PER_S, MM_PER_MV = 25.0, 10.0
 LABEL_MM, MARGIN_MM = 5.0, 10.0
 SPECTRUM_MM = 40.0
 INK, ATTACKED, DELTA = "#1a1a1a", "#0072B2", "#D55E00"
-STANDARD_LAYOUT = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6"))
+STANDARD_LAYOUT = (
+    ("I", "aVR", "V1", "V4"),
+    ("II", "aVL", "V2", "V5"),
+    ("III", "aVF", "V3", "V6"),
+)
 
 
 class Trace(NamedTuple):
@@ -68,11 +72,15 @@ def draw_ecg(
     """
     signals = np.asarray(signals, dtype=float)
     if signals.ndim != 2 or len(signals) != len(leads):
-        raise StudyError(f"signals of shape {signals.shape} do not fit the {len(leads)} leads {tuple(leads)}")
+        raise StudyError(
+            f"signals of shape {signals.shape} do not fit the {len(leads)} leads {tuple(leads)}"
+        )
     if perturbation is None:
         sheets = [("", signals, INK, 1.0)]
     elif np.shape(perturbation) != signals.shape:
-        raise StudyError(f"perturbation {np.shape(perturbation)} and signals {signals.shape} differ in shape")
+        raise StudyError(
+            f"perturbation {np.shape(perturbation)} and signals {signals.shape} differ in shape"
+        )
     else:
         delta = np.asarray(perturbation, dtype=float)
         peak, gain = np.abs(delta).max(), _magnification(delta)
@@ -98,16 +106,22 @@ def draw_perturbations(
     The lead on which most of their energy lies is drawn, `seconds` from the record's middle; spectra are of
     all leads and the whole record. `signal` and each attack's perturbation are (leads, samples) in mV.
     """
-    energy = sum((np.square(delta).sum(1) for delta in deltas.values()), np.zeros(len(leads)))
+    energy = sum(
+        (np.square(delta).sum(1) for delta in deltas.values()), np.zeros(len(leads))
+    )
     lead, length = int(energy.argmax()), min(signal.shape[1], round(seconds * fs))
     shown = slice((signal.shape[1] - length) // 2, (signal.shape[1] + length) // 2)
     rows = [("ECG", signal, INK, 1.0)]
-    rows += [(name, delta, DELTA, _magnification(delta)) for name, delta in deltas.items()]
+    rows += [
+        (name, delta, DELTA, _magnification(delta)) for name, delta in deltas.items()
+    ]
     sheets = []
     for name, values, colour, gain in rows:
         scaled = f" × {gain:g}: 5 mm = {500 / gain:g} µV, max |δ| = {1000 * np.abs(values).max():.3g} µV"
         scaled *= values is not signal
-        traces, height = _traces([[(values[lead, shown], 0.0, f"{name}{scaled}")]], colour, gain)
+        traces, height = _traces(
+            [[(values[lead, shown], 0.0, f"{name}{scaled}")]], colour, gain
+        )
         sheets.append(("", traces, (MM_PER_S * length / fs, height)))
     figure = _figure(sheets, fs, f"{title}, lead {leads[lead]}", right=SPECTRUM_MM)
     for axes, (_, values, colour, _) in zip(list(figure.axes), rows, strict=True):
@@ -128,7 +142,9 @@ def typical_records(records: EcgRecords, limit: int = 200) -> np.ndarray:
         alone = candidates[labels[candidates].sum(1) == 1]
         chosen = (alone if len(alone) else candidates)[:limit]
         if not len(chosen):
-            raise StudyError(f"{records.name}: class {records.classes[column]!r} has no record to draw")
+            raise StudyError(
+                f"{records.name}: class {records.classes[column]!r} has no record to draw"
+            )
         amplitude = np.asarray(records.signals[chosen]).std(axis=2).mean(1)
         rows.append(chosen[np.argsort(amplitude)[len(chosen) // 2]])
     return np.array(rows)
@@ -136,16 +152,25 @@ def typical_records(records: EcgRecords, limit: int = 200) -> np.ndarray:
 
 def record_amplitudes(records: EcgRecords) -> pd.DataFrame:
     """Per record, in mV: standard deviation and peak-to-peak amplitude, each the median over leads."""
-    blocks = (np.asarray(records.signals[i : i + 2048]) for i in range(0, len(records), 2048))
-    spread = [np.median([block.std(2), np.ptp(block, axis=2)], axis=2).T for block in blocks]
-    return pd.DataFrame(np.concatenate(spread), columns=["std_mv", "peak_to_peak_mv"]).assign(
-        record=records.table["record"].to_numpy()
+    blocks = (
+        np.asarray(records.signals[i : i + 2048]) for i in range(0, len(records), 2048)
     )
+    spread = [
+        np.median([block.std(2), np.ptp(block, axis=2)], axis=2).T for block in blocks
+    ]
+    return pd.DataFrame(
+        np.concatenate(spread), columns=["std_mv", "peak_to_peak_mv"]
+    ).assign(record=records.table["record"].to_numpy())
 
 
-def _draw_sheets(sheets: list[tuple], fs: float, leads: tuple[str, ...], title: str) -> Figure:
+def _draw_sheets(
+    sheets: list[tuple], fs: float, leads: tuple[str, ...], title: str
+) -> Figure:
     samples = sheets[0][1].shape[1]
-    standard = set(leads) >= {lead for row in STANDARD_LAYOUT for lead in row} and samples / fs >= 5
+    standard = (
+        set(leads) >= {lead for row in STANDARD_LAYOUT for lead in row}
+        and samples / fs >= 5
+    )
     drawn = []
     for heading, signals, colour, gain in sheets:
         rows = (_standard_rows if standard else _strip_rows)(signals, leads, fs)
@@ -154,15 +179,23 @@ def _draw_sheets(sheets: list[tuple], fs: float, leads: tuple[str, ...], title: 
     return _figure(drawn, fs, title)
 
 
-def _strip_rows(signals: np.ndarray, leads: tuple[str, ...], fs: float) -> list[list[tuple]]:
+def _strip_rows(
+    signals: np.ndarray, leads: tuple[str, ...], fs: float
+) -> list[list[tuple]]:
     return [[(signal, 0.0, lead)] for signal, lead in zip(signals, leads, strict=True)]
 
 
-def _standard_rows(signals: np.ndarray, leads: tuple[str, ...], fs: float) -> list[list[tuple]]:
+def _standard_rows(
+    signals: np.ndarray, leads: tuple[str, ...], fs: float
+) -> list[list[tuple]]:
     quarter, by_name = signals.shape[1] // 4, dict(zip(leads, signals, strict=True))
     rows = [
         [
-            (by_name[lead][i * quarter : (i + 1) * quarter], MM_PER_S * i * quarter / fs, lead)
+            (
+                by_name[lead][i * quarter : (i + 1) * quarter],
+                MM_PER_S * i * quarter / fs,
+                lead,
+            )
             for i, lead in enumerate(names)
         ]
         for names in STANDARD_LAYOUT
@@ -170,7 +203,9 @@ def _standard_rows(signals: np.ndarray, leads: tuple[str, ...], fs: float) -> li
     return [*rows, [(by_name["II"], 0.0, "II")]]
 
 
-def _traces(rows: list[list[tuple]], colour: str = INK, gain: float = 1.0) -> tuple[list[Trace], float]:
+def _traces(
+    rows: list[list[tuple]], colour: str = INK, gain: float = 1.0
+) -> tuple[list[Trace], float]:
     """Stack rows of (samples, x, label): each as high as its amplitude and its label need."""
     traces, top, scale = [], 0.0, MM_PER_MV * gain
     for row in rows:
@@ -178,7 +213,10 @@ def _traces(rows: list[list[tuple]], colour: str = INK, gain: float = 1.0) -> tu
         high = max(scale * samples.max() for samples, _, _ in row)
         height = 5 * math.ceil(max(15.0, high - low + LABEL_MM + 2) / 5)
         baseline = top - (height + LABEL_MM) / 2 - (low + high) / 2
-        traces += [Trace(samples, x, baseline, top, label, colour, gain) for samples, x, label in row]
+        traces += [
+            Trace(samples, x, baseline, top, label, colour, gain)
+            for samples, x, label in row
+        ]
         top -= height
     return traces, -top
 
@@ -191,16 +229,26 @@ def _magnification(delta: np.ndarray) -> float:
 
 
 def _figure(
-    sheets: list[tuple[str, list[Trace], tuple[float, float]]], fs: float, title: str, right: float = 0.0
+    sheets: list[tuple[str, list[Trace], tuple[float, float]]],
+    fs: float,
+    title: str,
+    right: float = 0.0,
 ) -> Figure:
     """Sheets (heading, traces, (width, height) in mm) above one another, everything to scale.
 
     `right` leaves so many mm free beside them.
     """
     width = max(size[0] for _, _, size in sheets) + MARGIN_MM + 5 + right
-    scale = min(3.0, max(1.0, 180 / width))  # short strips are enlarged, the aspect is kept
+    scale = min(
+        3.0, max(1.0, 180 / width)
+    )  # short strips are enlarged, the aspect is kept
     above, footer = [6 / scale * bool(heading) for heading, _, _ in sheets], 5 / scale
-    height = (7 / scale if title else 0) + sum(above) + sum(size[1] for _, _, size in sheets) + footer
+    height = (
+        (7 / scale if title else 0)
+        + sum(above)
+        + sum(size[1] for _, _, size in sheets)
+        + footer
+    )
     figure = plt.figure(figsize=(width * scale / 25.4, height * scale / 25.4))
     plt.close(figure)
     bottom = footer + sum(above) + sum(size[1] for _, _, size in sheets)
@@ -213,9 +261,17 @@ def _figure(
         for trace in traces:
             _draw_trace(axes, trace, fs)
         axes.set_title(heading, loc="left", fontsize=9, color=traces[0].colour, pad=3)
-    figure.suptitle(title, x=0, y=1, ha="left", va="top", fontsize=10, fontweight="bold")
+    figure.suptitle(
+        title, x=0, y=1, ha="left", va="top", fontsize=10, fontweight="bold"
+    )
     figure.text(
-        1 - right / width, 0, "25 mm/s   10 mm/mV", ha="right", va="bottom", fontsize=7, color="#666666"
+        1 - right / width,
+        0,
+        "25 mm/s   10 mm/mV",
+        ha="right",
+        va="bottom",
+        fontsize=7,
+        color="#666666",
     )
     return figure
 
@@ -224,9 +280,16 @@ def _draw_spectrum(sheet: Axes, values: np.ndarray, fs: float, colour: str) -> A
     """Mean energy of all leads by frequency, right of `sheet`, on a scale of its own."""
     frequency, power = periodogram(values, fs, detrend=False, axis=1)
     edges = np.arange(0, fs / 2 + 1, max(1.0, fs / 100))
-    energy, count = (np.histogram(frequency, edges, weights=w)[0] for w in (power.sum(0), None))
-    box, mm = sheet.get_position(), sheet.get_position().width / np.ptp(sheet.get_xlim())
-    axes = sheet.figure.add_axes((box.x1 + 4 * mm, box.y0, (SPECTRUM_MM - 6) * mm, 0.85 * box.height))
+    energy, count = (
+        np.histogram(frequency, edges, weights=w)[0] for w in (power.sum(0), None)
+    )
+    box, mm = (
+        sheet.get_position(),
+        sheet.get_position().width / np.ptp(sheet.get_xlim()),
+    )
+    axes = sheet.figure.add_axes(
+        (box.x1 + 4 * mm, box.y0, (SPECTRUM_MM - 6) * mm, 0.85 * box.height)
+    )
     axes.stairs(energy / count.clip(min=1), edges, fill=True, color=colour, alpha=0.7)
     axes.set(xlim=(0, fs / 2), yticks=[])
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -239,7 +302,11 @@ def _paper(axes: Axes, line: float) -> None:
     for step, colour, width in ((1, "#f8dcdc", line), (5, "#eeb4b4", 2 * line)):
         xs, ys = np.arange(x0, x1 + 0.1, step), np.arange(y0, y1 + 0.1, step)
         grid = [((x, y0), (x, y1)) for x in xs] + [((x0, y), (x1, y)) for y in ys]
-        axes.add_collection(LineCollection(grid, colors=colour, linewidths=width, zorder=0, clip_on=False))
+        axes.add_collection(
+            LineCollection(
+                grid, colors=colour, linewidths=width, zorder=0, clip_on=False
+            )
+        )
     axes.set_axis_off()
 
 
@@ -247,10 +314,17 @@ def _calibration(axes: Axes, trace: Trace) -> None:
     """The usual mark: 1 mV high (0.5 / gain mV for a magnified curve) and 0.2 s long."""
     high = MM_PER_MV if trace.gain == 1 else 5.0
     x, y = np.array([-8, -7, -7, -2, -2, -1]), np.array([0, 0, high, high, 0, 0])
-    axes.plot(x, np.clip(trace.y, axes.get_ylim()[0] + 1, -high - 1) + y, color=trace.colour, lw=0.9)
+    axes.plot(
+        x,
+        np.clip(trace.y, axes.get_ylim()[0] + 1, -high - 1) + y,
+        color=trace.colour,
+        lw=0.9,
+    )
 
 
 def _draw_trace(axes: Axes, trace: Trace, fs: float) -> None:
     x = trace.x + MM_PER_S * np.arange(len(trace.samples)) / fs
-    axes.plot(x, trace.y + MM_PER_MV * trace.gain * trace.samples, color=trace.colour, lw=0.9)
+    axes.plot(
+        x, trace.y + MM_PER_MV * trace.gain * trace.samples, color=trace.colour, lw=0.9
+    )
     axes.text(trace.x + 1, trace.top - 1, trace.label, fontsize=8, va="top", color=INK)

@@ -18,17 +18,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ecgstudy.checkpoints import load_tensors
+from ecgstudy.analysis.scores import read_scores
 from ecgstudy.errors import StudyError, command
-from ecgstudy.evaluation.scores import read_scores
-from ecgstudy.factors import get_arm
-from ecgstudy.files import ROOT, write_json
-from ecgstudy.robustness import evaluate
+from ecgstudy.evaluation.runner import evaluate
+from ecgstudy.files import ROOT, read_json, write_json
+from ecgstudy.models.checkpoints import load_tensors
+from ecgstudy.pretraining.suffixes import get_arm
 from ecgstudy.running.engine import study_lock
-from ecgstudy.running.provenance import git_commit, is_done, read_json, settings
-from ecgstudy.running.workflow import Step, evaluate_step, plan, prepared_records, pretrain_step
+from ecgstudy.running.launch import pretrain
+from ecgstudy.running.provenance import git_commit, is_done, settings
+from ecgstudy.running.workflow import (
+    Step,
+    evaluate_step,
+    plan,
+    prepared_records,
+    pretrain_step,
+)
 from ecgstudy.study import Paths, Run, Study, derived_seed, load_study
-from ecgstudy.training import pretrain
 
 FILES = ("encoder.safetensors", "encoder.json", "history.jsonl")
 """A finished encoder."""
@@ -42,7 +48,9 @@ class Result:
     protocol: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.run.arm} seed {self.run.seed}" + (f" {self.protocol}" if self.protocol else "")
+        return f"{self.run.arm} seed {self.run.seed}" + (
+            f" {self.protocol}" if self.protocol else ""
+        )
 
     def step(self, paths: Paths) -> Step:
         """As the study asks for it now."""
@@ -65,12 +73,21 @@ class Result:
         step = self.step(paths)
         done, wanted = read_json(step.folder / "provenance.json"), step.content()
         there = all((step.folder / name).exists() for name in step.feeds)
-        same = there and done.get("settings") == settings(wanted) and done["stamp"] != wanted["stamp"]
-        sound = (is_done(r.step(paths).folder) or r.only_code_changed(paths) for r in self.rests_on)
+        same = (
+            there
+            and done.get("settings") == settings(wanted)
+            and done["stamp"] != wanted["stamp"]
+        )
+        sound = (
+            is_done(r.step(paths).folder) or r.only_code_changed(paths)
+            for r in self.rests_on
+        )
         return same and all(sound)
 
 
-def adopt(study: Study, paths: Paths, checks: int, tolerance: float = 0.0) -> dict[str, float]:
+def adopt(
+    study: Study, paths: Paths, checks: int, tolerance: float = 0.0
+) -> dict[str, float]:
     """Adopt what is out of date because of code alone, if `checks` encoders and as many evaluations agree.
 
     Parameters
@@ -92,14 +109,24 @@ def adopt(study: Study, paths: Paths, checks: int, tolerance: float = 0.0) -> di
         Naming the result that came out differently; then none of its kind is adopted.
     """
     if checks < 1:
-        raise StudyError(f"checks is {checks}; at least one result of each kind must be recomputed")
+        raise StudyError(
+            f"checks is {checks}; at least one result of each kind must be recomputed"
+        )
     torch.set_num_threads(1)  # as in the study: sums in another order round differently
     runs = list(study.runs())
     kinds = [
         ([Result(run) for run in runs], _encoder_difference, 0.0),
-        ([Result(run, p) for run in runs for p in run.protocols], _auroc_difference, tolerance),
+        (
+            [Result(run, p) for run in runs for p in run.protocols],
+            _auroc_difference,
+            tolerance,
+        ),
     ]
-    return {what: gap for kind in kinds for what, gap in _adopt_kind(study, paths, checks, *kind).items()}
+    return {
+        what: gap
+        for kind in kinds
+        for what, gap in _adopt_kind(study, paths, checks, *kind).items()
+    }
 
 
 def _adopt_kind(
@@ -114,7 +141,9 @@ def _adopt_kind(
     waiting = [result for result in results if result.only_code_changed(paths)]
     if not waiting:
         return {}
-    drawn = np.random.default_rng(derived_seed("adopt")).permutation(len(waiting))[:checks]
+    drawn = np.random.default_rng(derived_seed("adopt")).permutation(len(waiting))[
+        :checks
+    ]
     found = {}
     for result in (waiting[i] for i in sorted(drawn)):
         found[str(result)] = gap = _recomputed(study, result, paths, difference)
@@ -126,12 +155,17 @@ def _adopt_kind(
             )
     for result in waiting:
         _take(result.step(paths), {"commit": git_commit(ROOT), "recomputed": found})
-    print(f"{len(waiting)} {'evaluations' if waiting[0].protocol else 'encoders'} adopted")
+    print(
+        f"{len(waiting)} {'evaluations' if waiting[0].protocol else 'encoders'} adopted"
+    )
     return found
 
 
 def _recomputed(
-    study: Study, result: Result, paths: Paths, difference: Callable[[Result, Paths, Paths], float]
+    study: Study,
+    result: Result,
+    paths: Paths,
+    difference: Callable[[Result, Paths, Paths], float],
 ) -> float:
     """Difference between the stored result and one that is computed anew, beside copies of what it needs."""
     run, protocol = result.run, result.protocol
@@ -154,19 +188,28 @@ def _recomputed(
 def _encoder_difference(result: Result, paths: Paths, anew: Paths) -> float:
     run = result.run
     states = [
-        load_tensors(p.run(run.dataset, run.arm, run.seed) / "encoder.safetensors")[0] for p in (paths, anew)
+        load_tensors(p.run(run.dataset, run.arm, run.seed) / "encoder.safetensors")[0]
+        for p in (paths, anew)
     ]
     if states[0].keys() != states[1].keys():
         return np.inf
-    gaps = [(value.double() - states[1][name].double()).abs().max() for name, value in states[0].items()]
+    gaps = [
+        (value.double() - states[1][name].double()).abs().max()
+        for name, value in states[0].items()
+    ]
     return float(max(gaps))
 
 
 def _auroc_difference(result: Result, paths: Paths, anew: Paths) -> float:
     """Largest over the attacks, views, ε and splits; infinite where one of the two lacks some."""
     macros = [
-        {(s.split, s.attack, s.view, s.epsilon_mv, s.severity): s.macro for s in found.sets}
-        for found in (read_scores(p, [result.run], [result.protocol]) for p in (paths, anew))
+        {
+            (s.split, s.attack, s.view, s.epsilon_mv, s.severity): s.macro
+            for s in found.sets
+        }
+        for found in (
+            read_scores(p, [result.run], [result.protocol]) for p in (paths, anew)
+        )
     ]
     if macros[0].keys() != macros[1].keys():
         return np.inf
@@ -178,10 +221,16 @@ def _take(step: Step, why: dict) -> None:
     wanted, done = step.content(), read_json(step.folder / "provenance.json")
     form = read_json(step.folder / "encoder.json")
     if "stamp" in form.get("run", {}):
-        write_json(step.folder / "encoder.json", {**form, "run": {**form["run"], "stamp": wanted["stamp"]}})
+        write_json(
+            step.folder / "encoder.json",
+            {**form, "run": {**form["run"], "stamp": wanted["stamp"]}},
+        )
     write_json(step.folder / "run.json", wanted)
     history = [*done.get("adopted", []), {"was": done["stamp"], **why}]
-    write_json(step.folder / "provenance.json", {**done, "stamp": wanted["stamp"], "adopted": history})
+    write_json(
+        step.folder / "provenance.json",
+        {**done, "stamp": wanted["stamp"], "adopted": history},
+    )
 
 
 @command
@@ -191,8 +240,12 @@ def main(arguments: list[str] | None) -> None:
         prog="python -m ecgstudy.running.adopt", description=__doc__.splitlines()[0]
     )
     parser.add_argument("params", type=Path)
-    parser.add_argument("--checks", type=int, default=2, help="encoders, and evaluations, to recompute")
-    parser.add_argument("--tolerance", type=float, default=0.0, help="of a recomputed macro AUROC")
+    parser.add_argument(
+        "--checks", type=int, default=2, help="encoders, and evaluations, to recompute"
+    )
+    parser.add_argument(
+        "--tolerance", type=float, default=0.0, help="of a recomputed macro AUROC"
+    )
     chosen = parser.parse_args(arguments)
     study = load_study(chosen.params)
     with study_lock(Paths(study.study)):

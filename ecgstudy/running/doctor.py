@@ -47,13 +47,24 @@ def examine() -> list[Finding]:
 
 def _python() -> Iterator[Finding]:
     good = sys.version_info >= (3, 11)
-    yield Finding("Python", platform.python_version(), good, "install Python 3.11 or later, then " + INSTALL)
+    yield Finding(
+        "Python",
+        platform.python_version(),
+        good,
+        "install Python 3.11 or later, then " + INSTALL,
+    )
 
 
 def _packages(lock: Path = ROOT / "requirements.lock") -> Iterator[Finding]:
     """One line if every package is as pinned, or most of them are missing; else one for each that is not."""
-    pins = dict(re.findall(r"^([\w.-]+)==([^\s;]+)", lock.read_text(encoding="utf-8"), re.MULTILINE))
-    wrong = {name: found for name, pin in pins.items() if (found := _version(name)) != pin}
+    pins = dict(
+        re.findall(
+            r"^([\w.-]+)==([^\s;]+)", lock.read_text(encoding="utf-8"), re.MULTILINE
+        )
+    )
+    wrong = {
+        name: found for name, pin in pins.items() if (found := _version(name)) != pin
+    }
     if not wrong:
         yield Finding("packages", f"all {len(pins)} as in {lock.name}")
     if len(wrong) > FEW or wrong.get("torch", "") is None:
@@ -61,7 +72,9 @@ def _packages(lock: Path = ROOT / "requirements.lock") -> Iterator[Finding]:
         yield Finding("packages", found, False, INSTALL)
         return
     for name, found in wrong.items():
-        yield Finding(name, f"{found or 'missing'}; pinned is {pins[name]}", False, INSTALL)
+        yield Finding(
+            name, f"{found or 'missing'}; pinned is {pins[name]}", False, INSTALL
+        )
 
 
 def _version(name: str) -> str | None:
@@ -73,7 +86,11 @@ def _version(name: str) -> str | None:
 
 
 def _device() -> Iterator[Finding]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count()
+    )
     yield Finding("processor", f"{cores} cores, {platform.machine()}", None)
     if _version("torch") is None:
         return
@@ -83,13 +100,20 @@ def _device() -> Iterator[Finding]:
 
     device = pick_device("auto")
     precision = pick_precision("auto", device)
-    gpus, listed = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())], _listed_gpus()
+    gpus, listed = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        _listed_gpus(),
+    )
     if listed and not torch.cuda.is_available():
         found = f"nvidia-smi lists {', '.join(listed)}, but torch {torch.__version__} finds none"
         mend = f"{INSTALL} without PIP_EXTRA_INDEX_URL, or a newer driver, or make study PROFILE=local"
         yield Finding("GPU", found, False, mend)
     else:
-        yield Finding("GPU", ", ".join(gpus) or "none that torch finds; studies run on the CPU", None)
+        yield Finding(
+            "GPU",
+            ", ".join(gpus) or "none that torch finds; studies run on the CPU",
+            None,
+        )
     yield Finding("training precision", f"{precision} on {device.type}", None)
 
 
@@ -118,16 +142,35 @@ def _data() -> Iterator[Finding]:
             yield Finding(name, "not on disk", None, mend)
             continue
         count = sum(1 for _ in folder.glob(pattern))
-        mend = "" if count >= complete else f"`make study STUDY={name}` uses what is there"
-        yield Finding(name, f"{count:,} of {complete:,} records in {folder}", None if count else False, mend)
+        mend = (
+            "" if count >= complete else f"`make study STUDY={name}` uses what is there"
+        )
+        yield Finding(
+            name,
+            f"{count:,} of {complete:,} records in {folder}",
+            None if count else False,
+            mend,
+        )
 
 
 def _disk() -> Iterator[Finding]:
     free = shutil.disk_usage(ROOT).free / 1e9
     needed = NEEDED_GB + PACKAGES_GB * (_version("torch") is None)
-    yield Finding("disk", f"{free:.0f} GB free", free >= needed, f"free {needed} GB, or clone elsewhere")
-    writable = os.access(ROOT / "outputs" if (ROOT / "outputs").exists() else ROOT, os.W_OK)
-    yield Finding("outputs", "writable" if writable else "read-only", writable, "clone where you may write")
+    yield Finding(
+        "disk",
+        f"{free:.0f} GB free",
+        free >= needed,
+        f"free {needed} GB, or clone elsewhere",
+    )
+    writable = os.access(
+        ROOT / "outputs" if (ROOT / "outputs").exists() else ROOT, os.W_OK
+    )
+    yield Finding(
+        "outputs",
+        "writable" if writable else "read-only",
+        writable,
+        "clone where you may write",
+    )
 
 
 def _checkout() -> Iterator[Finding]:

@@ -29,7 +29,9 @@ def study_lock(paths: Paths) -> Iterator[None]:
         file.seek(0)
         if not free:
             who = file.read().strip()
-            raise StudyError(f"study {paths.study!r} is being run by process {who}; wait for it or stop it")
+            raise StudyError(
+                f"study {paths.study!r} is being run by process {who}; wait for it or stop it"
+            )
         file.truncate()
         file.write(str(os.getpid()))
         file.flush()
@@ -46,7 +48,10 @@ def await_left_over_jobs(home: Path) -> None:
     StudyError
         When SLURM does not answer, or the study's folder cannot be written.
     """
-    if any(home.glob(".snakemake/locks/*")) and (home / ".snakemake/slurm_logs").exists():
+    if (
+        any(home.glob(".snakemake/locks/*"))
+        and (home / ".snakemake/slurm_logs").exists()
+    ):
         cancel_left_over_jobs(home)
     await_jobs(home / "logs")
 
@@ -62,8 +67,12 @@ def profile_folder(name: str) -> Path:
     for folder in (ROOT / "profiles" / name, Path(name).resolve()):
         if (folder / "config.yaml").is_file():
             return folder
-    known = ", ".join(sorted(path.parent.name for path in ROOT.glob("profiles/*/config.yaml")))
-    raise StudyError(f"profile {name!r} is neither one of {known} nor a folder with a config.yaml")
+    known = ", ".join(
+        sorted(path.parent.name for path in ROOT.glob("profiles/*/config.yaml"))
+    )
+    raise StudyError(
+        f"profile {name!r} is neither one of {known} nor a folder with a config.yaml"
+    )
 
 
 def job_prefix(home: Path) -> str:
@@ -82,30 +91,52 @@ def cancel_left_over_jobs(home: Path) -> None:
     queue = ["squeue", "--me", "--noheader", "--format", "%i %j"]
     try:
         while True:
-            jobs = subprocess.run(queue, check=True, capture_output=True, text=True, timeout=60).stdout
-            left = [job.split()[0] for job in jobs.splitlines() if f" {job_prefix(home)}_" in job]
+            jobs = subprocess.run(
+                queue, check=True, capture_output=True, text=True, timeout=60
+            ).stdout
+            left = [
+                job.split()[0]
+                for job in jobs.splitlines()
+                if f" {job_prefix(home)}_" in job
+            ]
             if not left:
                 return
             subprocess.run(["scancel", *left], capture_output=True, timeout=60)
             time.sleep(1)
     except (OSError, subprocess.SubprocessError) as error:
-        raise StudyError(f"{home}: a killed run may have left jobs in SLURM, but: {error}") from error
+        raise StudyError(
+            f"{home}: a killed run may have left jobs in SLURM, but: {error}"
+        ) from error
 
 
-def snakemake(home: Path, params: Path, *, profile: str, cores: int | None, arguments: list[str]) -> int:
+def snakemake(
+    home: Path, params: Path, *, profile: str, cores: int | None, arguments: list[str]
+) -> int:
     """Run Snakemake in the study's folder `home`, whose lock the caller holds; returns its exit status.
 
     `cores` replaces the profile's; `arguments` are targets (paths inside `home`) and further options.
     """
     params = params.resolve()
-    inside = params.is_relative_to(ROOT)  # relative paths keep committed files free of ours
+    inside = params.is_relative_to(
+        ROOT
+    )  # relative paths keep committed files free of ours
     where = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(home)]
-    where += ["--workflow-profile", str(profile_folder(profile)), *(["--cores", str(cores)] if cores else [])]
+    where += [
+        "--workflow-profile",
+        str(profile_folder(profile)),
+        *(["--cores", str(cores)] if cores else []),
+    ]
     how = ["--rerun-triggers", "mtime", "--rerun-incomplete", "--keep-going"]
     how += ["--slurm-jobname-prefix", job_prefix(home)]
     config = ["--config", f"params={params.relative_to(ROOT) if inside else params}"]
     call = [sys.executable, "-m", "snakemake"]
-    if any(home.glob(".snakemake/locks/*")):  # of a killed process: no live one holds the study
-        subprocess.run([*call, "--unlock", *where, *config], check=True, capture_output=True)
+    if any(
+        home.glob(".snakemake/locks/*")
+    ):  # of a killed process: no live one holds the study
+        subprocess.run(
+            [*call, "--unlock", *where, *config], check=True, capture_output=True
+        )
     with at_work(home / "logs") as held:
-        return subprocess.run([*call, *arguments, *where, *how, *config], pass_fds=[held]).returncode
+        return subprocess.run(
+            [*call, *arguments, *where, *how, *config], pass_fds=[held]
+        ).returncode

@@ -17,10 +17,8 @@ from pathlib import Path
 from typing import TextIO
 
 from ecgstudy.errors import StudyError, command
-from ecgstudy.files import lock
+from ecgstudy.files import HELD, lock
 
-HELD = "ECGSTUDY_GPUS"
-"""Environment variable with the GPUs that a job holds; `ecgstudy.devices.pick_device` insists on them."""
 SLOTS = Path("/dev/shm") / f"ecgstudy-gpus-{os.getuid()}"
 """Where the slots are: on this machine in every case, unlike home and temporary folders of clusters."""
 
@@ -29,7 +27,9 @@ def listed_gpus() -> dict[str, str]:
     """Number → UUID of the machine's GPUs, as ``nvidia-smi`` lists them; none where that does not run."""
     query = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
     try:
-        listed = subprocess.run(query, check=True, capture_output=True, text=True, timeout=60).stdout
+        listed = subprocess.run(
+            query, check=True, capture_output=True, text=True, timeout=60
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return {}
     return dict(line.split(", ", 1) for line in listed.splitlines() if ", " in line)
@@ -59,7 +59,9 @@ def visible_gpus() -> list[str]:
     return gpus
 
 
-def claim(gpus: list[str], jobs_per_gpu: int, wanted: int, folder: Path) -> dict[str, list[TextIO]]:
+def claim(
+    gpus: list[str], jobs_per_gpu: int, wanted: int, folder: Path
+) -> dict[str, list[TextIO]]:
     """Take a slot of the emptiest GPU, or for several wanted GPUs all slots of each; empty if they are taken.
 
     Parameters
@@ -87,7 +89,10 @@ def claim(gpus: list[str], jobs_per_gpu: int, wanted: int, folder: Path) -> dict
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open(folder / "choosing", "w") as choosing:
         lock(choosing)  # one at a time, so that nobody takes what another looks at
-        free = {gpu: _free_slots(folder / gpu.replace("/", "_"), jobs_per_gpu) for gpu in gpus}
+        free = {
+            gpu: _free_slots(folder / gpu.replace("/", "_"), jobs_per_gpu)
+            for gpu in gpus
+        }
         each = 1 if wanted == 1 else jobs_per_gpu
         emptiest = sorted(gpus, key=lambda gpu: -len(free[gpu]))[:wanted]
         enough = all(len(free[gpu]) >= each for gpu in emptiest)

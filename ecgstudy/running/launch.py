@@ -20,30 +20,84 @@ import numpy as np
 import torch
 
 from ecgstudy.devices import pick_device
-from ecgstudy.distributed import join
 from ecgstudy.errors import StudyError
 from ecgstudy.files import ROOT, write_json
+from ecgstudy.pretraining import loop
+from ecgstudy.pretraining.distributed import join
 from ecgstudy.records import EcgRecords, load_records, save_records
+from ecgstudy.registry import ARMS
 from ecgstudy.study import Run, Study, load_plugins
 
 
+def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
+    """Pretrain one run's encoder, here or in as many processes as the study asks for.
+
+    Parameters
+    ----------
+    run, records
+        The run, and the prepared records of its data set.
+    folder
+        Where encoder, history and checkpoint go.
+
+    Returns
+    -------
+    list of dict
+        One entry an epoch; none for an arm on engineered features.
+    """
+    folder = Path(folder)
+    if (history := loop.finished_history(run, folder)) is not None:
+        return history
+    if ARMS.find(run.arm).features:
+        from ecgstudy.evaluation.blackbox import store_features  # seconds to import
+
+        store_features(run, records, folder, loop.asked_of(run, folder))
+        return []
+    if run.processes > 1:
+        pretrain_in_processes(run, records, folder)
+        return loop.read_history(folder)
+    return loop.pretrain(run, records, folder)
+
+
 def pretrain_in_processes(run: Run, records: EcgRecords, folder: Path) -> None:
-    """`ecgstudy.training.pretrain` in `run.processes` processes of this machine.
+    """`ecgstudy.pretraining.loop.pretrain` in `run.processes` processes of this machine.
 
     Raises
     ------
     StudyError
         When there are fewer GPUs than processes, or a process fails: with its error.
     """
-    gpus = torch.cuda.device_count() if pick_device(run.study.device).type == "cuda" else run.processes
+    gpus = (
+        torch.cuda.device_count()
+        if pick_device(run.study.device).type == "cuda"
+        else run.processes
+    )
     if gpus < run.processes:
-        raise StudyError(f"processes is {run.processes}, but torch finds only {gpus} GPUs; use {gpus}")
+        raise StudyError(
+            f"processes is {run.processes}, but torch finds only {gpus} GPUs; use {gpus}"
+        )
     with tempfile.TemporaryDirectory() as job:
         _hand_over(run, records, folder, Path(job))
-        how = ["--standalone", f"--nproc-per-node={run.processes}", "--local-ranks-filter=0"]
-        command = [sys.executable, "-m", "torch.distributed.run", *how, "-m", "ecgstudy.running.launch", job]
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}  # Snakemake sets it to the job's threads: all processes'
-        with subprocess.Popen(command, env=env, cwd=ROOT, stdin=subprocess.PIPE) as running:
+        how = [
+            "--standalone",
+            f"--nproc-per-node={run.processes}",
+            "--local-ranks-filter=0",
+        ]
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            *how,
+            "-m",
+            "ecgstudy.running.launch",
+            job,
+        ]
+        env = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+        }  # Snakemake sets it to the job's threads: all processes'
+        with subprocess.Popen(
+            command, env=env, cwd=ROOT, stdin=subprocess.PIPE
+        ) as running:
             failed = running.wait()
         if failed:
             raise StudyError(_reason(run, Path(job) / "error.json"))
@@ -51,10 +105,19 @@ def pretrain_in_processes(run: Run, records: EcgRecords, folder: Path) -> None:
 
 def _hand_over(run: Run, records: EcgRecords, folder: Path, job: Path) -> None:
     """Put what the processes need into the folder `job`; prepared signals are linked, not copied."""
-    asked = {"dataset": run.dataset, "arm": run.arm, "seed": run.seed, "folder": str(folder.resolve())}
+    asked = {
+        "dataset": run.dataset,
+        "arm": run.arm,
+        "seed": run.seed,
+        "folder": str(folder.resolve()),
+    }
     write_json(job / "job.json", {**asked, "study": run.study.model_dump(mode="json")})
     file = getattr(records.signals, "filename", None)
-    if file is None or np.load(file, mmap_mode="r", allow_pickle=False).shape != records.signals.shape:
+    if (
+        file is None
+        or np.load(file, mmap_mode="r", allow_pickle=False).shape
+        != records.signals.shape
+    ):
         return save_records(records, job)
     save_records(replace(records, signals=records.signals[:, :, :0]), job)
     (job / "signals.npy").unlink()
@@ -83,7 +146,9 @@ def main(job: Path) -> None:
         write_json(ours, [type(error).__name__, str(error), traceback.format_exc()])
         with suppress(FileExistsError):
             os.link(ours, job / "error.json")
-        os._exit(1)  # at once: the group's orderly end could wait for the others, which wait for this process
+        os._exit(
+            1
+        )  # at once: the group's orderly end could wait for the others, which wait for this process
 
 
 def _end_with_starter() -> None:
@@ -92,14 +157,14 @@ def _end_with_starter() -> None:
 
 
 def _pretrain(job: Path) -> None:
-    from ecgstudy.training import pretrain  # which imports this module
-
     load_plugins(os.environ.get("ECGSTUDY_PLUGINS", ""))
     asked = json.loads((job / "job.json").read_text(encoding="utf-8"))
     study = Study.model_validate(asked["study"])
     join(pick_device(study.device))
-    pretrain(
-        Run(study, asked["dataset"], asked["arm"], asked["seed"]), load_records(job), Path(asked["folder"])
+    loop.pretrain(
+        Run(study, asked["dataset"], asked["arm"], asked["seed"]),
+        load_records(job),
+        Path(asked["folder"]),
     )
     torch.distributed.destroy_process_group()
 

@@ -17,20 +17,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
-from ecgstudy import datasets as datasets_package
-from ecgstudy import encoders, losses, weighting
-from ecgstudy.attacks import get_attack, objectives
+from ecgstudy.attacks.corruptions import get_corruption
+from ecgstudy.attacks.named import get_attack
+from ecgstudy.datasets import prepare as datasets_package
 from ecgstudy.errors import StudyError, command
-from ecgstudy.evaluation.corruptions import get_corruption
-from ecgstudy.factors import get_arm
-from ecgstudy.files import write_json, write_text
-from ecgstudy.foundation.pretrained import encoder_code
-from ecgstudy.foundation.weights import check_weights
-from ecgstudy.options import method
+from ecgstudy.files import read_json, stamp, write_json, write_text
+from ecgstudy.models import encoders
+from ecgstudy.models.released.adapter import encoder_code
+from ecgstudy.models.released.weights import check_weights
+from ecgstudy.params import method
+from ecgstudy.pretraining import losses, weighting
+from ecgstudy.pretraining.suffixes import get_arm
 from ecgstudy.records import EcgRecords, load_records, save_records
 from ecgstudy.running import engine, gpus
-from ecgstudy.running.own_data import DOWNLOADS, files_stamp, own_files
-from ecgstudy.running.provenance import is_done, read_json, stamp
+from ecgstudy.running.custom_cache import DOWNLOADS, files_stamp, own_files
+from ecgstudy.running.provenance import is_done
 from ecgstudy.study import PLUGIN, Paths, Run, Study, load_study
 
 
@@ -40,23 +41,17 @@ def _modules(names: str) -> tuple[str, ...]:
 
 
 PRETRAIN_CODE = (
-    *_modules("encoders contrast views training objective losses datasets.risk supervised attacks.ball"),
-    objectives.class_scores,
-    objectives.cross_entropy,
-    objectives.cross_entropy_targets,
+    *_modules(
+        "models.encoders pretraining.contrast pretraining.augment pretraining.loop pretraining.step pretraining.losses datasets.clinical_risk models.heads attacks.ball"
+    ),
     weighting.uniform,
 )
 EVALUATE_CODE = _modules(
-    "robustness evaluation.attacked evaluation.corruptions evaluation.masking evaluation.geometry"
-    " evaluation.profiles attacks attacks.ball attacks.ensemble attacks.gradient attacks.objectives"
-    " attacks.problem attacks.shaped attacks.square attacks.targeted attacks.one_for_all attacks.unlabelled"
-    " supervised encoders"
+    "evaluation.runner evaluation.sample attacks.corruptions evaluation.masking evaluation.embedding evaluation.energy attacks.named attacks.ball attacks.ensemble attacks.gradient attacks.objectives attacks.api attacks.smooth_band attacks.square attacks.targeted attacks.universal attacks.label_free models.heads models.encoders"
 )
-FEATURES_CODE = _modules("evaluation.features evaluation.blackbox")
+FEATURES_CODE = _modules("datasets.features evaluation.blackbox")
 FIGURES_CODE = _modules(
-    "statistics evaluation.scores analysis.groups analysis.effects factors analysis.sensitivity"
-    " analysis.tables analysis.claims plots.comparisons plots.heatmaps plots.displays plots.plotting"
-    " plots.alt_texts"
+    "analysis.statistics analysis.scores analysis.contrasts analysis.effects pretraining.suffixes analysis.sensitivity analysis.tables analysis.claims plots.comparisons plots.heatmaps plots.tables_html plots.style plots.alt_texts"
 )
 LONG_AGO = 946684800
 """1 January 2000: the time given to the ``run.json`` of steps that are up to date."""
@@ -85,9 +80,12 @@ def prepare_step(study: Study, dataset: str, paths: Paths) -> Step:
     form = {key: options[key] for key in ("leads", "fs") if options[key] is not None}
     parameters = {"dataset": dataset, "options": options["options"], **form}
     loader = sys.modules[datasets_package.get_loader(dataset).__module__]
-    code = (loader, *_modules("datasets.reading datasets.common_form" if form else "datasets.reading"))
+    code = (
+        loader,
+        *_modules("datasets.wfdb_io datasets.resample" if form else "datasets.wfdb_io"),
+    )
     if loader.__name__.startswith(PLUGIN):
-        code = (*code, *_modules("datasets.own"))
+        code = (*code, *_modules("datasets.custom"))
         parameters |= own_files(study, dataset, paths)
     return Step(paths.data(dataset), parameters, code, ("card.json",), True)
 
@@ -100,20 +98,29 @@ def pretrain_step(run: Run, paths: Paths) -> Step:
     chosen = run.study.encoder
     home = sys.modules[encoders.get_encoder(chosen.name).__module__]
     network = encoder_code(chosen.name, chosen.options, home)
-    parameters = {**run.parameters(), "data": prepare_step(run.study, run.dataset, paths).content()}
+    parameters = {
+        **run.parameters(),
+        "data": prepare_step(run.study, run.dataset, paths).content(),
+    }
     if arm.needs:
         needed = pretrain_step(replace(run, arm=arm.needs), paths)
         parameters["needs"] = {"arm": arm.needs, "stamp": needed.content()["stamp"]}
     folder = paths.run(run.dataset, run.arm, run.seed)
     feeds = ("encoder.safetensors", "encoder.json")
-    code = FEATURES_CODE if arm.features else (*PRETRAIN_CODE, *network, *schemes, *terms)
-    code += _modules("distributed") if run.processes > 1 else ()
+    code = (
+        FEATURES_CODE if arm.features else (*PRETRAIN_CODE, *network, *schemes, *terms)
+    )
+    code += _modules("pretraining.distributed") if run.processes > 1 else ()
     return Step(folder, parameters, code, feeds)
 
 
 def evaluate_step(run: Run, protocol: str, paths: Paths) -> Step:
     """Evaluation of one run under one protocol; of the settings of protocols, its own alone count."""
-    study, how, tested = run.study.model_dump(mode="json"), method(protocol), run.tested_on(protocol)
+    study, how, tested = (
+        run.study.model_dump(mode="json"),
+        method(protocol),
+        run.tested_on(protocol),
+    )
     own = "probe" if how == "slf" else how
     parameters = {
         "dataset": run.dataset, "arm": run.arm, "seed": run.seed, "protocol": protocol,
@@ -122,29 +129,42 @@ def evaluate_step(run: Run, protocol: str, paths: Paths) -> Step:
         "headline_epsilon_mv": tested.headline_epsilon_mv,
     }  # fmt: skip
     if tested != run:
-        parameters["target"] = prepare_step(run.study, tested.dataset, paths).content()["stamp"]
+        parameters["target"] = prepare_step(run.study, tested.dataset, paths).content()[
+            "stamp"
+        ]
     if run.attack_source:
         source = pretrain_step(replace(run, arm=run.attack_source), paths)
-        parameters["source"] = {"arm": run.attack_source, "stamp": source.content()["stamp"]}
+        parameters["source"] = {
+            "arm": run.attack_source,
+            "stamp": source.content()["stamp"],
+        }
     folder = paths.protocol(run.dataset, run.arm, run.seed, protocol)
     code = EVALUATE_CODE + FEATURES_CODE if get_arm(run.arm).features else EVALUATE_CODE
-    code += () if how == "slf" else _modules("finetune")
-    return Step(folder, parameters, (*code, *_own_attacks(run.study)), ("scores.parquet",))
+    code += () if how == "slf" else _modules("evaluation.finetune")
+    return Step(
+        folder, parameters, (*code, *_own_attacks(run.study)), ("scores.parquet",)
+    )
 
 
 def _own_attacks(study: Study) -> list[ModuleType]:
     """Plugins that the study's attacks and corruptions come from."""
     options = study.evaluation
-    used = [get_attack(name) for name in (*options.ensemble, *options.attacks) if name != "transfer"]
+    used = [
+        get_attack(name)
+        for name in (*options.ensemble, *options.attacks)
+        if name != "transfer"
+    ]
     used += [get_corruption(name) for name in options.corruptions]
     names = {part.__module__ for function in used for part in _parts_of(function)}
     return [sys.modules[name] for name in sorted(names) if name.startswith(PLUGIN)]
 
 
 def _parts_of(function: Callable) -> Iterator[Callable]:
-    """A function and those it was made from (`functools.partial`, `ecgstudy.attacks.on_scores`)."""
+    """A function and those it was made from (`functools.partial`, `ecgstudy.attacks.named.on_scores`)."""
     yield function
-    cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    cells = [
+        cell.cell_contents for cell in getattr(function, "__closure__", None) or ()
+    ]
     for part in (getattr(function, "func", None), *cells):
         if callable(part):
             yield from _parts_of(part)
@@ -153,9 +173,15 @@ def _parts_of(function: Callable) -> Iterator[Callable]:
 def figures_step(study: Study, paths: Paths) -> Step:
     """Tables and figures of the whole study."""
     evaluated = [
-        evaluate_step(run, p, paths).content()["stamp"] for run in study.runs() for p in run.protocols
+        evaluate_step(run, p, paths).content()["stamp"]
+        for run in study.runs()
+        for p in run.protocols
     ]
-    parameters = {"study": study.study, "statistics": study.statistics.model_dump(), "evaluated": evaluated}
+    parameters = {
+        "study": study.study,
+        "statistics": study.statistics.model_dump(),
+        "evaluated": evaluated,
+    }
     return Step(paths.tables, parameters, FIGURES_CODE)
 
 
@@ -181,7 +207,9 @@ def plan(study: Study, paths: Paths) -> int:
         if read_json(step.folder / "run.json") != wanted:
             write_json(step.folder / "run.json", wanted)
         done = is_done(step.folder)
-        times = {"run.json": LONG_AGO + 2 * order if done or step.on_demand else time.time()}
+        times = {
+            "run.json": LONG_AGO + 2 * order if done or step.on_demand else time.time()
+        }
         if step.on_demand and not done:
             for name in step.feeds:
                 (step.folder / name).unlink(missing_ok=True)
@@ -203,9 +231,12 @@ def prepared_records(study: Study, dataset: str, paths: Paths) -> EcgRecords:
         When the data cannot be found, fetched or read.
     """
     files_stamp.cache_clear()
-    folder, wanted = paths.data(dataset), prepare_step(study, dataset, paths).content()["stamp"]
+    folder, wanted = (
+        paths.data(dataset),
+        prepare_step(study, dataset, paths).content()["stamp"],
+    )
     if read_json(folder / "card.json").get("stamp") != wanted:
-        from ecgstudy.evaluation import profiles  # loads scipy's signals
+        from ecgstudy.evaluation import energy as profiles  # loads scipy's signals
 
         records = datasets_package.prepare(dataset, study.datasets[dataset], DOWNLOADS)
         records = profiles.with_r_peaks(records)
@@ -215,7 +246,12 @@ def prepared_records(study: Study, dataset: str, paths: Paths) -> EcgRecords:
 
 
 def run_study(
-    study: Study, params: Path, *, arguments: list[str], profile: str = "local", cores: int | None = None
+    study: Study,
+    params: Path,
+    *,
+    arguments: list[str],
+    profile: str = "local",
+    cores: int | None = None,
 ) -> None:
     """Bring the study up to date with Snakemake: only what is missing or out of date is run.
 
@@ -234,7 +270,9 @@ def run_study(
         plan(study, paths)
         if "--allowed-rules" not in arguments:
             _check_weights(study, paths)
-        status = engine.snakemake(paths.home, params, profile=profile, cores=cores, arguments=arguments)
+        status = engine.snakemake(
+            paths.home, params, profile=profile, cores=cores, arguments=arguments
+        )
     if status:
         raise StudyError(
             f"study {study.study!r} is not finished: see the errors above; what was done is kept"
@@ -244,25 +282,35 @@ def run_study(
 def _check_weights(study: Study, paths: Paths) -> None:
     """Released weights that pretraining will ask for, before its data are fetched and prepared."""
     asked = study.encoder.options if study.encoder.name == "pretrained" else {}
-    done = all(is_done(paths.run(run.dataset, run.arm, run.seed)) for run in study.runs())
+    done = all(
+        is_done(paths.run(run.dataset, run.arm, run.seed)) for run in study.runs()
+    )
     if "weights" in asked and not done:
         check_weights(asked["weights"], asked.get("sha256"))
 
 
-def choose_headline(study: Study, params: Path, **where: str | int | None) -> dict[str, float]:
+def choose_headline(
+    study: Study, params: Path, **where: str | int | None
+) -> dict[str, float]:
     """Choose each data set's headline ε on validation records and write it into the params file.
 
     The smallest ε of the grid at which the seed-mean shared AUROC of the arm that sets it
     (`supervised`) under PGD margin is at most 0.5; if there is none, the largest.
     """
-    from ecgstudy import robustness  # and with it all that evaluation needs
+    from ecgstudy.evaluation import (
+        runner as robustness,  # and with it all that evaluation needs
+    )
 
     paths = Paths(study.study)
     runs = [run for run in study.runs() if get_arm(run.arm).sets_headline]
     if not runs:
-        raise StudyError(f"{params}: no arm of the study sets the headline ε; add 'supervised' to its arms")
+        raise StudyError(
+            f"{params}: no arm of the study sets the headline ε; add 'supervised' to its arms"
+        )
     folders = [paths.run(run.dataset, run.arm, run.seed) for run in runs]
-    targets = [str((folder / "encoder.json").relative_to(paths.home)) for folder in folders]
+    targets = [
+        str((folder / "encoder.json").relative_to(paths.home)) for folder in folders
+    ]
     run_study(study, params, arguments=targets, **where)
     chosen, text = {}, params.read_text(encoding="utf-8")
     for dataset in study.pretrained:
@@ -272,8 +320,13 @@ def choose_headline(study: Study, params: Path, **where: str | int | None) -> di
             for run, folder in zip(runs, folders, strict=True)
             if run.dataset == dataset
         ]
-        mean = {epsilon: sum(c[epsilon] for c in curves) / len(curves) for epsilon in sorted(curves[0])}
-        chosen[dataset] = next((epsilon for epsilon, auroc in mean.items() if auroc <= 0.5), max(mean))
+        mean = {
+            epsilon: sum(c[epsilon] for c in curves) / len(curves)
+            for epsilon in sorted(curves[0])
+        }
+        chosen[dataset] = next(
+            (epsilon for epsilon, auroc in mean.items() if auroc <= 0.5), max(mean)
+        )
         print(f"{dataset}: {mean} -> {chosen[dataset]} mV")
         text = re.sub(
             rf"(^  {re.escape(dataset)}:.*?headline_epsilon_mv: )[0-9.e-]+",
@@ -285,8 +338,23 @@ def choose_headline(study: Study, params: Path, **where: str | int | None) -> di
 
 COMMANDS = {
     "study": [],
-    "figures": ["report/index.html", "--forcerun", "figures", "--allowed-rules", "figures", "page", "index"],
-    "report": ["report/index.html", "--forcerun", "index", "--allowed-rules", "page", "index"],
+    "figures": [
+        "report/index.html",
+        "--forcerun",
+        "figures",
+        "--allowed-rules",
+        "figures",
+        "page",
+        "index",
+    ],
+    "report": [
+        "report/index.html",
+        "--forcerun",
+        "index",
+        "--allowed-rules",
+        "page",
+        "index",
+    ],
     "pages": ["pages"],
     "explore": ["report/05_explore.html", "--forcerun", "explore"],
 }
@@ -304,9 +372,13 @@ def main(arguments: list[str] | None) -> None:
         added = commands.add_parser(name)
         added.add_argument("params", type=Path)
         added.add_argument(
-            "--profile", default="local", help="where jobs run: a folder of profiles/ or a path"
+            "--profile",
+            default="local",
+            help="where jobs run: a folder of profiles/ or a path",
         )
-        added.add_argument("--cores", type=int, help="jobs at a time, instead of the profile's")
+        added.add_argument(
+            "--cores", type=int, help="jobs at a time, instead of the profile's"
+        )
     chosen = parser.parse_args(arguments)
     _on_study(chosen.command, chosen.params, profile=chosen.profile, cores=chosen.cores)
 
@@ -320,7 +392,9 @@ def _on_study(command: str, params: Path, **where: str | int | None) -> None:
         choose_headline(study, params, **where)
     else:
         run_study(study, params, arguments=COMMANDS[command], **where)
-        print(f"Report: {paths.report / ('05_explore.html' if command == 'explore' else 'index.html')}")
+        print(
+            f"Report: {paths.report / ('05_explore.html' if command == 'explore' else 'index.html')}"
+        )
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ dataset = "builtin"
 import pandas as pd
 from IPython.display import display
 
-from ecgstudy import figures
 from ecgstudy.plots import alt_texts, ecg_paper
+from ecgstudy.plots import single_run as figures
 from ecgstudy.records import count_classes
 from ecgstudy.running.workflow import prepared_records
 from ecgstudy.study import Paths, load_study

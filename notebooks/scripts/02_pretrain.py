@@ -29,13 +29,13 @@ seed = 0
 import pandas as pd
 from IPython.display import display
 
-from ecgstudy import figures
 from ecgstudy.evaluation import diagnostics
-from ecgstudy.factors import described, get_arm
 from ecgstudy.plots import alt_texts
+from ecgstudy.plots import single_run as figures
+from ecgstudy.pretraining.suffixes import described, get_arm
+from ecgstudy.running.launch import pretrain
 from ecgstudy.running.workflow import prepared_records
 from ecgstudy.study import Paths, Run, load_study
-from ecgstudy.training import pretrain
 
 plan = load_study(study)
 paths, run = Paths(plan.study), Run(plan, dataset, arm, seed)

@@ -37,14 +37,14 @@ import json
 import pandas as pd
 from IPython.display import display
 
-from ecgstudy import figures
-from ecgstudy.analysis import tables
-from ecgstudy.evaluation import diagnostics, scores
-from ecgstudy.factors import get_arm
+from ecgstudy.analysis import scores, tables
+from ecgstudy.evaluation import diagnostics
+from ecgstudy.evaluation.runner import evaluate
 from ecgstudy.plots import alt_texts, ecg_paper
-from ecgstudy.plots.displays import readable
-from ecgstudy.plots.plotting import at_headline, corrupted
-from ecgstudy.robustness import evaluate
+from ecgstudy.plots import single_run as figures
+from ecgstudy.plots.style import at_headline, corrupted
+from ecgstudy.plots.tables_html import readable
+from ecgstudy.pretraining.suffixes import get_arm
 from ecgstudy.running.workflow import prepared_records
 from ecgstudy.study import ENSEMBLE, Paths, Run, load_study
 

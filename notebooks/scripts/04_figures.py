@@ -27,12 +27,13 @@ study = "params/quick.yaml"
 # %%
 from IPython.display import display
 
-from ecgstudy import figures
 from ecgstudy.analysis.tables import write_tables
-from ecgstudy.datasets import is_synthetic
-from ecgstudy.factors import bases, factor_table
-from ecgstudy.plots import alt_texts, comparisons, heatmaps, plotting
-from ecgstudy.plots.displays import readable, readable_claims, verdict_counts
+from ecgstudy.datasets.prepare import is_synthetic
+from ecgstudy.plots import alt_texts, comparisons, heatmaps
+from ecgstudy.plots import single_run as figures
+from ecgstudy.plots import style as plotting
+from ecgstudy.plots.tables_html import readable, readable_claims, verdict_counts
+from ecgstudy.pretraining.suffixes import bases, factor_table
 from ecgstudy.study import ENSEMBLE, Paths, load_study
 
 plan = load_study(study)

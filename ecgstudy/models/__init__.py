@@ -1,0 +1,1 @@
+"""Backbones, encoders, heads, checkpoints and released encoders."""

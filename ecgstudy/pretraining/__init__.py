@@ -1,0 +1,1 @@
+"""Arms, weighting, the contrastive loss and the training loop."""

@@ -1,0 +1,100 @@
+"""What params files name: weightings, arms, encoders, data sets, attacks, corruptions.
+
+Names are known without importing what stands behind them (torch, scikit-learn), so
+that a params file is checked at once. A user's own are added by one decorator each.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Generic, TypeVar
+
+from ecgstudy.errors import StudyError
+
+T = TypeVar("T")
+
+
+class Registry(dict[str, T], Generic[T]):
+    """Things of one kind by name.
+
+    Parameters
+    ----------
+    kind
+        What error messages call one of them.
+    modules
+        Modules that register this package's own, separated by blanks; imported when
+        one of these is first asked for.
+    own
+        Names of this package's own, separated by blanks.
+    derive
+        Makes one that is not listed from its name (arms with suffixes).
+    """
+
+    def __init__(self, kind: str, modules: str, own: str):
+        super().__init__()
+        self.kind, self.modules, self.own = kind, modules.split(), own.split()
+        self.derive: Callable[[str], T] | None = None
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator that adds what it decorates under `name`."""
+
+        def add(thing: T) -> T:
+            self[name] = thing
+            return thing
+
+        return add
+
+    def names(self) -> list[str]:
+        """All names, this package's own first."""
+        return list(dict.fromkeys([*self.own, *self]))
+
+    def check(self, name: str) -> None:
+        """Raise a `StudyError` that lists the known names unless `name` is one."""
+        if name not in self.own and name not in self:
+            known = ", ".join(self.names())
+            raise StudyError(f"unknown {self.kind} {name!r}; known: {known}")
+
+    def find(self, name: str) -> T:
+        """What is registered as `name`; a `StudyError` if nothing is."""
+        if name not in self:
+            for module in self.modules:
+                import_module(module)
+        if name not in self and self.derive is not None:
+            return self.derive(name)
+        self.check(name)
+        return self[name]
+
+
+WEIGHTINGS: Registry = Registry(
+    "weighting scheme",
+    "ecgstudy.pretraining.weighting",
+    "hard-negatives inferior-positives clinical-risk hard-positive-logits labels"
+    " hard-positives leaked-local shuffled",
+)
+ARMS: Registry = Registry(
+    "arm",
+    "ecgstudy.pretraining.arms ecgstudy.pretraining.suffixes",
+    "random supervised pgd-at trades mart features-lr features-tree features-forest"
+    " simclr simclr-long supcon dclw clef clef-original rocl rocl-long acl advcl clae"
+    " clae-supcon clae-hcl swaro claf dynacl deacl adv-supcon adv-supcon-labels"
+    " adv-supcon-noise supcon-margin anchor ascl",
+)
+ENCODERS: Registry = Registry(
+    "encoder",
+    "ecgstudy.models.backbones ecgstudy.models.released.adapter",
+    "resnet1d xresnet1d cnn lstm vit1d pretrained",
+)
+DATASETS: Registry = Registry(
+    "data set", "ecgstudy.datasets.prepare", "builtin mitdb ptbxl"
+)
+ATTACKS: Registry = Registry(
+    "attack",
+    "ecgstudy.attacks.named",
+    "noise fgsm pgd-ce pgd-margin apgd-ce apgd-margin apgd-bce apgd-margin-even"
+    " apgd-dlr apgd-dlr-targeted pgd-l2 apgd-l2 square sap band-low band-mid band-high"
+    " universal label-free",
+)
+CORRUPTIONS: Registry = Registry(
+    "corruption",
+    "ecgstudy.attacks.corruptions",
+    "baseline-wander muscle electrode-motion powerline lead-loss lead-swap",
+)

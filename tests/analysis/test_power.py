@@ -1,0 +1,168 @@
+"""Seeds and patients needed, against closed forms, simulated studies and the study's own test."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from ecgstudy.analysis import power as pw
+from ecgstudy.analysis import statistics as st
+from ecgstudy.errors import StudyError
+from ecgstudy.study import Paths, Study
+
+NONE = pw.Components(patients=0.0, seeds=0.0, models=0.0, df_patients=21, pilot_seeds=3)
+
+
+def study_of(rng, patients, seeds, sd):
+    """(by_seed, left_out) of means over `patients` with effects of patient, of seed and of both."""
+    values = rng.normal(0, sd[0], patients) + rng.normal(0, sd[1], (seeds, 1))
+    values = values + rng.normal(0, sd[2], (seeds, patients))
+    return values.mean(axis=1), (values.sum(axis=1, keepdims=True) - values) / (
+        patients - 1
+    )
+
+
+def test_components_are_unbiased_for_known_variances():
+    rng = np.random.default_rng(0)
+    found = [
+        pw.components(*study_of(rng, 400, 8, (0.5, 0.05, 0.4)), 399) for _ in range(400)
+    ]
+    mean = [
+        np.mean([getattr(c, name) for c in found])
+        for name in ("patients", "seeds", "models")
+    ]
+    np.testing.assert_allclose(mean, [0.25 / 400, 0.0025, 0.16 / 400], rtol=0.1)
+
+
+def test_seeds_needed_without_patients_variance_are_those_of_the_paired_t_test():
+    found = replace(NONE, seeds=0.02**2)
+    n = pw.seeds_needed(found, 0.02)
+
+    def of_t_test(n, alpha=0.05):
+        critical, shift = stats.t.ppf(1 - alpha / 2, n - 1), np.sqrt(n)
+        return stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(
+            -critical, n - 1, shift
+        )
+
+    assert of_t_test(n - 1) < 0.8 <= of_t_test(n)
+    assert n == 10  # Cohen's d = 1: tables of the paired t-test
+    assert pw.power(found, 0.02, 15, alpha=0.01) == pytest.approx(of_t_test(15, 0.01))
+
+
+@pytest.mark.parametrize("df", [1.7, 4.0, 60.0, 1e5])
+def test_the_noncentral_t_is_right_and_has_no_holes(df):
+    shifts = np.linspace(0, 60, 301)
+    for critical in (2.0, 4.3, 12.0):
+        ours = np.array([pw.outside(critical, df, shift) for shift in shifts])
+        scipys = stats.nct.sf(critical, df, shifts) + stats.nct.cdf(
+            -critical, df, shifts
+        )
+        known = np.isfinite(scipys)
+        np.testing.assert_allclose(ours[known], scipys[known], atol=2e-5)
+        assert (np.diff(ours) > -1e-12).all()
+        assert ours[-1] > 0.99
+
+
+def test_patients_variance_alone_can_forbid_an_effect_at_any_number_of_seeds():
+    found = replace(NONE, patients=0.01**2, df_patients=1000)
+    z = stats.norm.ppf(0.975) + stats.norm.ppf(0.8)
+    assert pw.seeds_needed(found, 0.01) == np.inf
+    assert pw.patients_needed(found, 0.01) == pytest.approx(z**2, rel=0.01)
+    assert pw.seeds_needed(found, 0.03) == st.MIN_SEEDS
+    assert pw.patients_needed(found, 0.03) == 1
+
+
+def test_seeds_variance_can_forbid_an_effect_at_any_number_of_patients():
+    found = replace(NONE, seeds=1.0)
+    assert pw.patients_needed(found, 0.01) == np.inf
+    assert np.isfinite(pw.seeds_needed(replace(NONE, seeds=0.1**2), 0.01))
+
+
+def test_noise_of_models_falls_with_seeds_and_with_patients_alike():
+    found = replace(NONE, models=0.03**2, df_patients=1e9)
+    assert pw.power(found, 0.01, 400) == pytest.approx(
+        pw.power(found, 0.01, 100, patients=4), abs=0.002
+    )
+
+
+def test_no_variance_finds_any_effect_with_the_fewest_seeds():
+    assert pw.seeds_needed(NONE, 0.01) == st.MIN_SEEDS
+    assert pw.patients_needed(NONE, 0.01) == 1
+
+
+def test_more_seeds_and_larger_effects_are_found_more_often_and_adjustment_costs_seeds():
+    found = pw.Components(0.004**2, 0.015**2, 0.01**2, df_patients=21, pilot_seeds=3)
+    by_seeds = [pw.power(found, 0.015, n) for n in (3, 5, 10, 50, np.inf)]
+    assert (np.diff(by_seeds) > 0).all()
+    assert pw.seeds_needed(found, 0.02) < pw.seeds_needed(found, 0.02, 0.05 / 8)
+    assert pw.seeds_needed(found, 0.02) < pw.seeds_needed(found.at_limit(0.9), 0.02)
+
+
+def test_the_upper_end_of_the_variance_between_seeds_holds_nine_times_in_ten():
+    rng = np.random.default_rng(1)
+    truth = 0.02**2
+    between = truth * rng.chisquare(2, 4000) / 2  # three seeds
+    upper = [replace(NONE, seeds=one).at_limit(0.9).seeds for one in between]
+    assert np.mean(np.array(upper) > truth) == pytest.approx(0.9, abs=0.02)
+
+
+def test_planned_power_is_that_of_the_studys_own_interval():
+    rng, sd, found = np.random.default_rng(2), (0.04, 0.01, 0.05), []
+    planned = pw.Components(
+        sd[0] ** 2 / 40, sd[1] ** 2, sd[2] ** 2 / 40, df_patients=39, pilot_seeds=3
+    )
+    for _ in range(1500):
+        by_seed, left_out = study_of(rng, 40, 12, sd)
+        found.append(st.two_way_t(by_seed + 0.02, left_out + 0.02, 39).p < 0.05)
+    assert np.mean(found) == pytest.approx(pw.power(planned, 0.02, 12), abs=0.04)
+
+
+def sample_of(patients, records):
+    return type(
+        "Sample", (), {"names": np.arange(patients), "y": np.zeros((records, 1))}
+    )()
+
+
+def test_the_page_states_numbers_that_follow_from_the_components():
+    found = {
+        "rocl-ip − rocl": replace(NONE, seeds=0.02**2),
+        "rocl-hn − rocl": replace(NONE, patients=0.01**2),
+    }
+    text = pw.page(
+        [pw.Pilot("mitdb", 0.02, sample_of(22, 500), found)], "`params/mitdb.yaml`"
+    )
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if "|" in line]
+    row = next(r for r in rows if r[:2] == ["rocl-ip − rocl", "0.02"])
+    assert row[2] == "10"
+    assert row[4] == str(pw.seeds_needed(found["rocl-ip − rocl"], 0.02, 0.05 / 8))
+    row = next(r for r in rows if r[:2] == ["rocl-hn − rocl", "0.01"])
+    assert row[2] == row[4] == pw.NEVER
+    factor = pw.patients_needed(found["rocl-hn − rocl"], 0.01)
+    assert row[6] == str(int(np.ceil(22 * factor)))
+    low, high = 0.02 / np.sqrt(
+        stats.chi2.ppf([0.9, 0.1], 2)
+    )  # s² (seeds − 1) / χ², for half of 0.02²
+    assert [
+        "mean variances",
+        "0.0071",
+        "0.0141",
+        f"{low:.4f} to {high:.4f}",
+        "0.0000",
+    ] in rows
+    assert "22 test patients, 500 records, ε = 0.02 mV" in text
+
+
+def test_a_study_without_the_primary_contrasts_is_named(tmp_path):
+    study = Study(
+        study="small",
+        title="No scores",
+        datasets={"mitdb": {"headline_epsilon_mv": 0.02}},
+        arms=["rocl"],
+        seeds=[0],
+        training={"epochs": 1},
+    )
+    with pytest.raises(
+        StudyError, match="study 'small' has no scores under 'ensemble'"
+    ):
+        pw.pilot(study, Paths("small", tmp_path))

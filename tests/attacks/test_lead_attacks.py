@@ -1,0 +1,118 @@
+"""Attacks whose name says which leads they may change."""
+
+import numpy as np
+import pytest
+import torch
+from toy import toy_records, toy_run
+from victims import fitted
+
+from ecgstudy.attacks.named import ATTACKS, get_attack
+from ecgstudy.errors import StudyError
+from ecgstudy.evaluation.sample import Attacker, Sample, StepCounter
+from ecgstudy.params import split_leads
+from ecgstudy.study import AttackOptions, Study
+
+
+def attacked(names, **options):
+    """Sample and perturbations of the toy records under the attacks `names` at 0.1 mV."""
+    sample, seen = (
+        Sample.of(toy_records(multilabel=True), "slf", torch.device("cpu")),
+        {},
+    )
+    options = AttackOptions(steps=3, queries=3, **options)
+    attacker = Attacker(fitted()[0], sample, options, ("toy",), StepCounter())
+    watch = lambda name, rows, delta: seen.__setitem__(name, delta)  # noqa: E731
+    attacker.epsilon(0.1, names, label_view=False, adc_mv=None, watch=watch)
+    return sample, seen
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("apgd-margin", ("apgd-margin", ())),
+        ("apgd-margin[II]", ("apgd-margin", ("II",))),
+        ("sap[V1+aVF+MLII]", ("sap", ("V1", "aVF", "MLII"))),
+    ],
+)
+def test_leads_stand_in_brackets_behind_the_attack(name, parts):
+    assert split_leads(name) == parts
+    assert get_attack(name) is ATTACKS[parts[0]]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fgsm[]",
+        "fgsm[II",
+        "fgsm[I+]",
+        "fgsm[+I]",
+        "fgsm[I]x",
+        "fgsm[I][II]",
+        "[I]",
+        "slow[I]",
+        "fgsm[[I]]",
+    ],
+)
+def test_a_name_that_cannot_be_read_is_an_error(name):
+    with pytest.raises(
+        StudyError, match=r"unknown attack .*known: noise, .*'apgd-margin\[V1\+V2\]'"
+    ):
+        get_attack(name)
+    content = toy_run("simclr").study.model_dump(mode="json")
+    with pytest.raises(StudyError, match="unknown attack"):
+        Study.model_validate({**content, "evaluation": {"attacks": [name]}})
+
+
+def test_a_study_may_name_leads():
+    content = toy_run("simclr").study.model_dump(mode="json")
+    study = Study.model_validate(
+        {**content, "evaluation": {**content["evaluation"], "attacks": ["sap[I+II]"]}}
+    )
+    assert study.evaluation.attacks == ["sap[I+II]"]
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        "noise",
+        "fgsm",
+        "apgd-margin",
+        "square",
+        "sap",
+        "band-mid",
+        "universal",
+        "label-free",
+    ],
+)
+def test_the_other_leads_stay_as_they_were(base):
+    sample, seen = attacked([f"{base}[II]", "noise"], query_records=None)
+    delta = seen[f"{base}[II]"]
+    assert (delta[:, 0] == 0).all()
+    assert 0 < delta[:, 1].abs().max() <= torch.tensor(0.1)
+    stored = sample.scores(f"{base}[II]", 0.1)
+    np.testing.assert_allclose(
+        stored, fitted()[0].scores(sample.signals + delta), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_all_leads_by_name_are_no_restriction():
+    _, seen = attacked(["fgsm[I+II]"])
+    _, whole = attacked(["fgsm"])
+    assert torch.equal(seen["fgsm[I+II]"], whole["fgsm"])
+
+
+def test_queries_are_spent_on_few_records_on_some_leads_too():
+    _, seen = attacked(["square[I]", "noise"], query_records=7)
+    assert len(seen["square[I]"]) == 7
+
+
+def test_a_part_of_the_sample_knows_its_leads():
+    sample = Sample.of(toy_records(), "slf", torch.device("cpu"))
+    assert sample.part(torch.tensor([1, 4])).leads == ("I", "II")
+
+
+def test_an_unknown_lead_is_an_error_that_names_those_there_are():
+    with pytest.raises(
+        StudyError, match="no lead 'V7' to attack; leads of the records: I, II"
+    ):
+        attacked(["fgsm[I+V7]"])

@@ -1,0 +1,289 @@
+"""Released weights: what is read, and what is refused."""
+
+import hashlib
+import os
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from networks import noise
+from safetensors.torch import save_file
+from test_download import site  # noqa: F401 (a fixture)
+from torch import nn
+
+from ecgstudy.errors import StudyError
+from ecgstudy.files import ROOT, write_json
+from ecgstudy.models.released import weights as module
+from ecgstudy.models.released.weights import (
+    check_weights,
+    fit_weights,
+    released_weights,
+)
+from ecgstudy.running import engine, workflow
+from ecgstudy.study import Paths, load_study
+
+STATE = {"a.weight": noise(3, 4), "a.bias": noise(3)}
+
+
+def digest(file):
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def pickled(tmp_path):
+    """A checkpoint as PyTorch Lightning writes it: weights beside a step and an optimiser."""
+    file = tmp_path / "net.ckpt"
+    torch.save(
+        {"state_dict": STATE, "epoch": 3, "optimizer_states": [{"lr": 0.1}]}, file
+    )
+    return file
+
+
+def test_a_pickled_checkpoint_is_read_once_and_kept_as_safetensors(pickled, tmp_path):
+    checksum, cache = digest(pickled), tmp_path / "cache"
+    found = released_weights(str(pickled), checksum, cache)
+    assert {name: t.tolist() for name, t in found.items()} == {
+        n: t.tolist() for n, t in STATE.items()
+    }
+    assert [file.name for file in cache.iterdir()] == [f"{checksum}.safetensors"]
+    pickled.unlink()
+    again = released_weights(str(pickled), checksum, cache)
+    assert again.keys() == STATE.keys()
+    assert torch.equal(again["a.weight"], STATE["a.weight"])
+
+
+def test_safetensors_are_read_as_they_are(tmp_path):
+    file = tmp_path / "net.safetensors"
+    save_file(STATE, file)
+    assert torch.equal(
+        released_weights(str(file), digest(file).upper(), tmp_path / "cache")["a.bias"],
+        STATE["a.bias"],
+    )
+    assert not (tmp_path / "cache").exists()
+
+
+class Hostile:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (self.marker,)
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_runs_none(tmp_path):
+    marker, file = tmp_path / "ran", tmp_path / "hostile.pt"
+    torch.save({"state_dict": STATE, "extra": Hostile(str(marker))}, file)
+    with pytest.raises(
+        StudyError,
+        match=r"hostile\.pt: not read: .* more than tensors, which could run code",
+    ):
+        released_weights(str(file), digest(file), tmp_path / "cache")
+    assert not marker.exists()
+    assert not (tmp_path / "cache").exists()
+    torch.load(file, weights_only=False)  # it was hostile
+    assert marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("rename", "added", "readable"),
+    [
+        (lambda name: name, "../../evil", False),
+        (
+            lambda name: name,
+            "net/../../../evil",
+            True,
+        ),  # not one that weights are looked for in
+        (lambda name: f"../{name}", None, False),
+        (lambda name: name.replace("data/0", "data/../../../evil"), None, False),
+    ],
+)
+def test_an_archive_with_paths_out_of_it_writes_nothing_outside(
+    tmp_path, rename, added, readable
+):
+    plain, file = tmp_path / "net.pt", tmp_path / "a" / "b" / "c" / "evil.pt"
+    torch.save(STATE, plain)
+    file.parent.mkdir(parents=True)
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(file, "w") as new:
+        for member in old.namelist():
+            new.writestr(rename(member), old.read(member))
+        if added:
+            new.writestr(added, b"evil")
+    assert any(".." in name for name in zipfile.ZipFile(file).namelist())
+    before, cache = set(tmp_path.rglob("*")), tmp_path / "a" / "cache"
+    if readable:
+        assert torch.equal(
+            released_weights(str(file), digest(file), cache)["a.bias"], STATE["a.bias"]
+        )
+    else:
+        with pytest.raises(StudyError, match=r"evil\.pt: not read: it is damaged"):
+            released_weights(str(file), digest(file), cache)
+    kept = {cache, cache / f"{digest(file)}.safetensors"} if readable else set()
+    assert set(tmp_path.rglob("*")) - before == kept
+
+
+def test_damaged_and_empty_files_are_named(tmp_path):
+    file = tmp_path / "net.pt"
+    file.write_bytes(b"<html>please log in</html>")
+    with pytest.raises(StudyError, match=r"net\.pt: not read: it is damaged"):
+        released_weights(str(file), digest(file), tmp_path)
+    torch.save([1, 2], file)
+    with pytest.raises(StudyError, match=r"net\.pt: holds no weights by name"):
+        released_weights(str(file), digest(file), tmp_path)
+    plain = tmp_path / "net.safetensors"
+    plain.write_bytes(b"short")
+    with pytest.raises(
+        StudyError, match=r"net\.safetensors: not a readable safetensors file"
+    ):
+        released_weights(str(plain), digest(plain), tmp_path)
+
+
+@pytest.mark.parametrize("wrong", ["0" * 64, "", None, "../../evil"])
+def test_a_wrong_or_missing_checksum_is_an_error_that_gives_the_true_one(
+    pickled, tmp_path, wrong
+):
+    with pytest.raises(
+        StudyError, match=rf"net\.ckpt: has the SHA-256 {digest(pickled)}, not"
+    ):
+        released_weights(str(pickled), wrong, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_missing_weights_are_said_to_be_outside_the_repository(tmp_path):
+    with pytest.raises(
+        StudyError,
+        match=r"no file .*gone\.pt; released weights are not part of this repos",
+    ):
+        released_weights(str(tmp_path / "gone.pt"), "0" * 64, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://zenodo.org/x.pt",
+        "https://zenodo.org.evil.example/x.pt",
+        "https://huggingface.co/x.pt",
+    ],
+)
+def test_other_hosts_and_bare_http_are_refused(url, tmp_path):
+    with pytest.raises(
+        StudyError, match=r"nothing is fetched from .*, only from https://zenodo"
+    ):
+        released_weights(url, "0" * 64, tmp_path)
+
+
+def test_nothing_is_fetched_without_a_checksum(tmp_path):
+    with pytest.raises(
+        StudyError, match=r"encoder\.sha256: '' is no SHA-256 of https://zenodo"
+    ):
+        released_weights("https://zenodo.org/records/1/files/x.pt", None, tmp_path)
+
+
+def test_weights_are_fetched_checked_and_kept(site, pickled, tmp_path, monkeypatch):  # noqa: F811
+    site.files["net.ckpt"] = pickled.read_bytes()
+    monkeypatch.setattr(module, "HOSTS", (site.source.base,))
+    cache, url = tmp_path / "cache", f"{site.source.base}net.ckpt"
+    assert released_weights(url, digest(pickled), cache).keys() == STATE.keys()
+    site.log.clear()
+    assert released_weights(url, digest(pickled), cache).keys() == STATE.keys()
+    assert site.log == []
+    with pytest.raises(
+        StudyError, match=r"net\.ckpt has a wrong checksum; without network download"
+    ):
+        released_weights(url, "0" * 64, cache)
+    monkeypatch.setattr(module, "MAX_WEIGHTS_BYTES", 100)
+    with pytest.raises(StudyError, match=r"could not be fetched \(over 100 bytes\)"):
+        released_weights(url, "1" * 64, cache)
+
+
+def test_of_jobs_that_need_the_same_weights_one_fetches_them_and_the_others_wait(
+    site,  # noqa: F811
+    pickled,
+    tmp_path,
+    monkeypatch,
+):
+    site.files["net.ckpt"] = pickled.read_bytes()
+    monkeypatch.setattr(module, "HOSTS", (site.source.base,))
+    ask = (f"{site.source.base}net.ckpt", digest(pickled), tmp_path / "cache")
+    with ThreadPoolExecutor(
+        4
+    ) as jobs:  # jobs are processes; locks keep threads apart as well
+        files = list(jobs.map(lambda _: module._fetched(*ask), range(4)))
+    assert [file.read_bytes() for file in files] == 4 * [pickled.read_bytes()]
+    assert site.log == [("net.ckpt", None)]
+
+
+def test_weights_are_checked_without_being_fetched_or_read(pickled, tmp_path):
+    cache, checksum, released = (
+        tmp_path / "cache",
+        digest(pickled),
+        "https://zenodo.org/records/1/files/x.pt",
+    )
+    check_weights(str(pickled), checksum.upper(), cache)
+    check_weights(
+        released, "0" * 64, cache
+    )  # will be fetched by the first job that needs it
+    assert not cache.exists()
+    for weights, wrong, why in (
+        (str(pickled), "0" * 64, rf"net\.ckpt: has the SHA-256 {checksum}, not '0000"),
+        (str(pickled), None, rf"net\.ckpt: has the SHA-256 {checksum}, not ''"),
+        (str(tmp_path / "gone.pt"), checksum, r"no file .*gone\.pt"),
+        (released, "abc", r"encoder\.sha256: 'abc' is no SHA-256 of https://zenodo"),
+        (
+            "https://example.org/x.pt",
+            checksum,
+            "nothing is fetched from https://example",
+        ),
+    ):
+        with pytest.raises(StudyError, match=why):
+            check_weights(weights, wrong, cache)
+    released_weights(str(pickled), checksum, cache)
+    check_weights("gone.pt", checksum, cache)  # what was read once is kept
+
+
+def test_a_study_without_its_weights_is_stopped_before_any_job_but_not_its_figures(
+    monkeypatch, tmp_path
+):
+    params, asked = ROOT / "params/foundation.yaml", []
+    monkeypatch.setattr(workflow, "Paths", lambda study: Paths(study, tmp_path))
+    monkeypatch.setattr(
+        engine, "snakemake", lambda *_, arguments, **__: asked.append(arguments)
+    )
+    study = load_study(params)
+    weights = {**study.encoder.options, "weights": str(tmp_path / "gone.ckpt")}
+    study = study.model_copy(
+        update={"encoder": study.encoder.model_copy(update={"options": weights})}
+    )
+    with pytest.raises(
+        StudyError, match=r"encoder\.weights: there is no file .*gone\.ckpt"
+    ):
+        workflow.run_study(study, params, arguments=[])
+    assert asked == []
+    workflow.run_study(study, params, arguments=workflow.COMMANDS["figures"])
+    for step in workflow.steps(study, Paths("foundation", tmp_path)):
+        if step.folder.name.startswith("seed"):
+            write_json(
+                step.folder / "provenance.json", {"stamp": step.content()["stamp"]}
+            )
+    workflow.run_study(
+        study, params, arguments=[]
+    )  # encoders are there: released weights are not needed
+    assert len(asked) == 2
+
+
+def test_weights_that_do_not_fit_are_named():
+    net = nn.ModuleDict({"a": nn.Linear(4, 3), "b": nn.Linear(2, 2)})
+    with pytest.raises(
+        StudyError,
+        match=r"x\.pt: 2 weights .*\(b\.bias is missing; b\.weight is missing\)",
+    ):
+        fit_weights(net, STATE, lambda name: name, "x.pt")
+    del net["b"]
+    fit_weights(net, STATE, lambda name: name, "x.pt")
+    assert torch.equal(net["a"].bias, STATE["a.bias"])
+    with pytest.raises(
+        StudyError, match=r"a\.weight has the shape \(2, 4\), not \(3, 4\)"
+    ):
+        fit_weights(net, STATE | {"a.weight": noise(2, 4)}, lambda name: name, "x.pt")
+    with pytest.raises(StudyError, match=r"1 weights .*\(c is unknown\)"):
+        fit_weights(net, STATE | {"c": noise(1)}, lambda name: name, "x.pt")

@@ -1,0 +1,83 @@
+"""Every arm learns: a linear probe on its encoder beats one on an untrained encoder (slow, half an hour)."""
+
+import numpy as np
+import pytest
+import torch
+
+from ecgstudy.analysis import statistics
+from ecgstudy.datasets.prepare import prepare
+from ecgstudy.evaluation.blackbox import features_victim
+from ecgstudy.evaluation.runner import linear_probe
+from ecgstudy.evaluation.sample import in_batches
+from ecgstudy.models.checkpoints import load_encoder
+from ecgstudy.pretraining.loop import pretrain
+from ecgstudy.pretraining.suffixes import arm_names, get_arm
+from ecgstudy.study import ROOT, Run, load_study
+
+CPU = torch.device("cpu")
+EPOCHS = {"dynacl": 100}
+"""Its momentum encoder of rate 0.99 has hardly left its start after 40 epochs of 15 steps."""
+
+
+@pytest.fixture(scope="module")
+def study():
+    """The quick study with 400 patients, 40 epochs and a probe that is trained to its end."""
+    quick = load_study(ROOT / "params/quick.yaml")
+    data = quick.datasets["builtin"]
+    options = {"patients": 400, "records_per_patient": 4}
+    return quick.model_copy(update={
+        "datasets": {"builtin": data.model_copy(update={"options": options})},
+        "training": quick.training.model_copy(update={"epochs": 40}),
+        "probe": quick.probe.model_copy(update={"epochs": 300}),
+    })  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def records(study, tmp_path_factory):
+    return prepare(
+        "builtin", study.datasets["builtin"], tmp_path_factory.mktemp("data")
+    )
+
+
+@pytest.fixture(scope="module")
+def auroc(study, records, tmp_path_factory):
+    """Arm → clean macro AUROC on test records of a linear probe, or of the model on engineered features."""
+    root = tmp_path_factory.mktemp("runs")
+
+    def train(name):
+        if needed := get_arm(name).needs:
+            train(needed)
+        training = study.training.model_copy(
+            update={"epochs": EPOCHS.get(name, study.training.epochs)}
+        )
+        run = Run(study.model_copy(update={"training": training}), "builtin", name, 0)
+        pretrain(run, records, root / name / "seed0")
+        return run, root / name / "seed0"
+
+    def measured(name):
+        run, folder = train(name)
+        if get_arm(name).features:
+            scores = in_batches(
+                features_victim(run, records, folder).scores, test.signals, CPU
+            )
+        else:
+            encoder, _, _ = load_encoder(folder)
+            head = linear_probe(run, encoder, records, CPU)
+            scores = in_batches(
+                lambda signals: head(encoder(signals)), test.signals, CPU
+            )
+        return np.nanmean(statistics.auroc(test.multi_hot(), scores.numpy()))
+
+    test = records.split("test")
+    return measured
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in arm_names() if name != "random"])
+def test_every_arm_beats_an_untrained_encoder(name, auroc, untrained):
+    assert auroc(name) > untrained
+
+
+@pytest.fixture(scope="module")
+def untrained(auroc):
+    return auroc("random")
