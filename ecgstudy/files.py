@@ -171,6 +171,78 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+SUMS = "SHA256SUMS"
+"""File in a result's folder: SHA-256 and name of each of its files, as `sha256sum`
+writes and checks them (``sha256sum -c SHA256SUMS``)."""
+
+
+@contextmanager
+def write_result(folder: str | Path) -> Iterator[Callable[[str], Path]]:
+    """Write the files of one result: all appear, with their SHA-256, or none does.
+
+    Yields a function from a file's name to the path to write it to. Files of other
+    results in `folder` keep their lines in `SUMS`, which is placed last: as long as it
+    is missing, the result is not there.
+
+    Raises
+    ------
+    StudyError
+        When the file system refuses.
+    """
+    folder, partials = Path(folder), {}
+    with ExitStack() as files:
+        sums = files.enter_context(whole_file(folder / SUMS))  # entered first: last out
+
+        def new(name: str) -> Path:
+            partials[name] = files.enter_context(whole_file(folder / name))
+            return partials[name]
+
+        yield new
+        known = read_sums(folder / SUMS)
+        known |= {name: sha256(path) for name, path in partials.items()}
+        lines = [f"{digest}  {name}\n" for name, digest in sorted(known.items())]
+        sums.write_text("".join(lines), encoding="utf-8")
+        (folder / SUMS).unlink(missing_ok=True)
+
+
+def read_sums(path: Path) -> dict[str, str]:
+    """File name → SHA-256 of a file such as `SUMS`; empty when there is none.
+
+    Raises
+    ------
+    StudyError
+        Naming the file and the line that is no checksum.
+    """
+    if not path.exists():
+        return {}
+    sums = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        digest, _, name = line.strip().partition(" ")
+        if len(digest) != 64 or not name:
+            raise StudyError(
+                f"{path}: {line[:80]!r} is not '<sha256> <file>'; delete it and run again"
+            )
+        sums[name.strip().removeprefix("*")] = digest
+    return sums
+
+
+def check_sum(path: Path) -> Path:
+    """`path`, if its content has the SHA-256 that `SUMS` beside it says, if any.
+
+    Raises
+    ------
+    StudyError
+        When the file is damaged.
+    """
+    expected = read_sums(path.parent / SUMS).get(path.name)
+    if expected is not None and path.exists() and sha256(path) != expected:
+        raise StudyError(
+            f"{path}: damaged, its SHA-256 is not the one in {SUMS}; "
+            "`ecgstudy study` makes it again"
+        )
+    return path
+
+
 @cache
 def plain_source(code: ModuleType | Callable | str) -> str:
     """Source of a module or function without comments, docstrings and blank lines.

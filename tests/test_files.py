@@ -8,7 +8,17 @@ import subprocess
 import pytest
 
 from ecgstudy.errors import StudyError
-from ecgstudy.files import lock, lock_file, sha256, whole_file, write_json, write_text
+from ecgstudy.files import (
+    SUMS,
+    check_sum,
+    lock,
+    lock_file,
+    sha256,
+    whole_file,
+    write_json,
+    write_result,
+    write_text,
+)
 
 
 def names(folder):
@@ -137,3 +147,43 @@ def test_a_file_system_without_locks_is_named_and_not_taken_for_another_run(
         pytest.raises(StudyError, match=r"\.lock cannot be locked \("),
     ):
         lock(file, wait=wait)
+
+
+def test_a_result_appears_with_checksums_that_sha256sum_accepts(tmp_path):
+    with write_result(tmp_path / "run") as new:
+        new("a.txt").write_text("one")
+        new("b.bin").write_bytes(bytes(range(256)))
+        assert not (tmp_path / "run" / "a.txt").exists()
+    assert names(tmp_path / "run") == [SUMS, "a.txt", "b.bin"]
+    check = subprocess.run(["sha256sum", "-c", SUMS], cwd=tmp_path / "run")
+    assert check.returncode == 0
+
+
+def test_results_of_one_folder_keep_each_others_checksums(tmp_path):
+    for name, text in (("a.txt", "one"), ("b.txt", "two"), ("a.txt", "three")):
+        with write_result(tmp_path) as new:
+            new(name).write_text(text)
+    assert len((tmp_path / SUMS).read_text().splitlines()) == 2
+    assert check_sum(tmp_path / "a.txt").read_text() == "three"
+    assert check_sum(tmp_path / "b.txt").read_text() == "two"
+
+
+def test_a_result_that_fails_leaves_the_earlier_one(tmp_path):
+    with write_result(tmp_path) as new:
+        new("a.txt").write_text("one")
+    with pytest.raises(ZeroDivisionError), write_result(tmp_path) as new:
+        new("a.txt").write_text("two")
+        raise ZeroDivisionError
+    assert check_sum(tmp_path / "a.txt").read_text() == "one"
+    assert names(tmp_path) == [SUMS, "a.txt"]
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_one_flipped_bit_is_found(bit, tmp_path):
+    with write_result(tmp_path) as new:
+        new("a.bin").write_bytes(b"weights")
+    content = bytearray(b"weights")
+    content[3] ^= 1 << bit
+    (tmp_path / "a.bin").write_bytes(content)
+    with pytest.raises(StudyError, match=r"a\.bin: damaged"):
+        check_sum(tmp_path / "a.bin")

@@ -11,9 +11,9 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
-from ecgstudy.datasets.wfdb_io import SUMS, read_sums
+from ecgstudy.datasets.wfdb_io import SUMS
 from ecgstudy.errors import StudyError
-from ecgstudy.files import lock, lock_file, sha256
+from ecgstudy.files import lock, lock_file, read_sums, sha256
 
 ADDRESSES = ("https://physionet.org/",)
 """Data come from here, over TLS, and from nowhere else: redirects are not followed."""

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from ecgstudy.errors import StudyError
-from ecgstudy.files import sha256
+from ecgstudy.files import read_sums, sha256
 
 SUMS = "SHA256SUMS.txt"
 DAMAGE = (
@@ -171,25 +171,6 @@ def _quick_headers() -> None:
             setattr(_header, name, SimpleNamespace(index=list(table.index), loc=cells))
 
 
-def read_sums(path: Path) -> dict[str, str]:
-    """File name → SHA-256 from a ``SHA256SUMS.txt``.
-
-    Raises
-    ------
-    StudyError
-        Naming the file and the line that is no checksum.
-    """
-    sums = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        digest, _, name = line.strip().partition(" ")
-        if len(digest) != 64 or not name:
-            raise StudyError(
-                f"{path}: {line[:80]!r} is not '<sha256> <file>'; delete it and run again"
-            )
-        sums[name.strip().removeprefix("*")] = digest
-    return sums
-
-
 def verify_checksums(root: Path, names: Iterable[str]) -> dict[str, object]:
     """Compare the files `names` with ``SHA256SUMS.txt`` in `root`, where that exists and lists them.
 
@@ -204,7 +185,7 @@ def verify_checksums(root: Path, names: Iterable[str]) -> dict[str, object]:
         Naming the file that is missing or differs.
     """
     listed = root / SUMS
-    sums = read_sums(listed) if listed.exists() else {}
+    sums = read_sums(listed)
     names, verified = list(names), 0
     for name in names:
         if not (root / name).is_file():
