@@ -1,3 +1,47 @@
-"""Does adaptive weighting make contrastively pretrained ECG encoders more robust?"""
+"""Does adaptive weighting make contrastively pretrained ECG encoders more robust?
 
-__version__ = "0.1.0"
+``import ecgstudy as es`` gives all that notebooks and users need; what stands behind a
+name is imported when it is first used, so that reading a params file imports no torch.
+"""
+
+from importlib import import_module
+
+__version__ = "0.2.0"
+
+_HOMES = {
+    "load_study": "api",
+    "Study": "api",
+    "Run": "api",
+    "weighting": "api",
+    "arm": "api",
+    "encoder": "api",
+    "dataset": "api",
+    "attack": "api",
+    "corruption": "api",
+    "StudyError": "errors",
+    "EcgRecords": "records",
+    "from_arrays": "datasets.custom",
+    "from_wfdb": "datasets.custom",
+    "load_encoder": "models.checkpoints",
+    "load_classifier": "models.checkpoints",
+    "Adversary": "pretraining.arms",
+    "Arm": "pretraining.arms",
+    "Loss": "pretraining.arms",
+}
+"""Public name → the module it comes from."""
+_MODULES = ("plots",)
+"""Public subpackages."""
+
+__all__ = ["__version__", *_HOMES, *_MODULES]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(f"ecgstudy.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"ecgstudy.{name}")
+    raise AttributeError(f"module 'ecgstudy' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -302,13 +302,15 @@ class Paths:
         return self.home / "report"
 
 
-def load_study(path: str | Path) -> Study:
+def load_study(path: str | Path, kind: type[Study] = Study) -> Study:
     """Read and check a params file.
 
     Parameters
     ----------
     path
         A relative one that is not there is looked for in the checkout.
+    kind
+        `Study`, or `ecgstudy.api.Study`, which adds verbs.
 
     Raises
     ------
@@ -330,7 +332,7 @@ def load_study(path: str | Path) -> Study:
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: not a readable params file: {error}") from error
     try:
-        return Study.model_validate(read_yaml(text))
+        return kind.model_validate(read_yaml(text))
     except StudyError as error:
         raise StudyError(f"{path}: {error}") from None
     except ValidationError as error:

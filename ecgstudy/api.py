@@ -1,0 +1,195 @@
+"""What users call: a study, its runs, their scores, and decorators for one's own parts.
+
+    import ecgstudy as es
+
+    study = es.load_study("params/ptbxl.yaml")
+    run = study.run("ptbxl", "rocl-hn", seed=0)
+    run.pretrain()
+    scores = run.evaluate("slf")
+    es.plots.epsilon_curve(scores)
+
+Everything here hands over to the modules that do the work. They are imported where they
+are needed, because a params file should be read without waiting for torch.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from ecgstudy import registry
+from ecgstudy import study as studies
+from ecgstudy.errors import StudyError
+from ecgstudy.files import check_sum
+from ecgstudy.study import Paths
+
+if TYPE_CHECKING:
+    from ecgstudy.analysis.scores import Scores
+    from ecgstudy.evaluation.diagnostics import AttackedEcg
+    from ecgstudy.records import EcgRecords
+
+weighting = registry.WEIGHTINGS.register
+arm = registry.ARMS.register
+encoder = registry.ENCODERS.register
+dataset = registry.DATASETS.register
+attack = registry.ATTACKS.register
+corruption = registry.CORRUPTIONS.register
+
+
+class Run(studies.Run):
+    """One encoder of a study: a data set, an arm and a seed."""
+
+    @property
+    def paths(self) -> Paths:
+        """Where the study's outputs are."""
+        return Paths(self.study.study)
+
+    @property
+    def folder(self) -> Path:
+        """Where encoder, history and evaluations of this run are."""
+        return self.paths.run(self.dataset, self.arm, self.seed)
+
+    def records(self, protocol: str = "slf") -> "EcgRecords":
+        """The prepared records that `protocol` tests on, prepared now if need be."""
+        from ecgstudy.running.workflow import prepared_records
+
+        tested = self.tested_on(protocol).dataset
+        return prepared_records(self.study, tested, self.paths)
+
+    def pretrain(self) -> pd.DataFrame:
+        """Pretrain, continue, or return what is there: one row an epoch."""
+        from ecgstudy.running import launch
+
+        return pd.DataFrame(launch.pretrain(self, self.records(), self.folder))
+
+    def evaluate(self, protocol: str = "slf", recompute: bool = False) -> "Scores":
+        """Stored scores of this run under `protocol`; attacked now if there are none.
+
+        Parameters
+        ----------
+        protocol
+            One of the study's protocols, such as ``"slf"`` or ``"slf@mitdb"``.
+        recompute
+            Attack again even if scores are stored, and replace them.
+        """
+        from ecgstudy.analysis.scores import read_scores
+
+        folder = self.folder / self._known(protocol)
+        if recompute or not (folder / "scores.parquet").exists():
+            from ecgstudy.evaluation import runner
+
+            runner.evaluate(self, self.records(protocol), folder, protocol)
+        return read_scores(self.paths, [self], [protocol])
+
+    def evaluation(self, protocol: str = "slf") -> dict:
+        """Masking checks, costs and geometry stored beside the scores."""
+        path = self.folder / self._known(protocol) / "evaluation.json"
+        if not path.exists():
+            raise StudyError(f"{path}: no such file; evaluate this run first")
+        return json.loads(check_sum(path).read_text(encoding="utf-8"))
+
+    def inspect_batch(self, size: int = 256) -> pd.DataFrame:
+        """Similarities and weights of all pairs of one batch, as the loss sees it."""
+        from ecgstudy.evaluation.diagnostics import inspect_batch
+
+        return inspect_batch(self, self.records(), self.folder, size)
+
+    def embedding_plane(self) -> pd.DataFrame:
+        """Features of test records on their first two principal components."""
+        from ecgstudy.evaluation.diagnostics import embedding_plane
+
+        device = self.study.device
+        return embedding_plane(self.records(), self.folder, device=device)
+
+    def most_fragile(self, protocol: str = "slf") -> "AttackedEcg":
+        """The test ECG whose true classes lose most under the headline attack."""
+        from ecgstudy.evaluation.diagnostics import most_fragile
+
+        folder = self.folder / self._known(protocol)
+        scores = pd.read_parquet(check_sum(folder / "scores.parquet"))
+        tested = self.tested_on(protocol)
+        return most_fragile(tested, self.records(protocol), folder, scores)
+
+    def _known(self, protocol: str) -> str:
+        if protocol not in self.protocols:
+            known = ", ".join(self.protocols)
+            raise StudyError(f"protocol {protocol!r} is not one of this run's: {known}")
+        return protocol
+
+
+class Study(studies.Study):
+    """One study: its params, its runs and its outputs."""
+
+    @property
+    def paths(self) -> Paths:
+        """Where the study's outputs are."""
+        return Paths(self.study)
+
+    def run(self, dataset: str, arm: str, seed: int = 0) -> Run:
+        """One run of the study.
+
+        Parameters
+        ----------
+        dataset, arm, seed
+            Each one that the params file names.
+
+        Raises
+        ------
+        StudyError
+            When the study has no such data set, arm or seed.
+        """
+        choices = {
+            "dataset": (dataset, self.pretrained),
+            "arm": (arm, self.arms),
+            "seed": (seed, self.seeds),
+        }
+        for kind, (value, known) in choices.items():
+            if value not in known:
+                listed = ", ".join(map(str, known))
+                raise StudyError(
+                    f"study {self.study!r} has no {kind} {value!r}; it has {listed}"
+                )
+        return Run(self, dataset, arm, seed)
+
+    def runs(self) -> Iterator[Run]:
+        """Every run of the study, in the params file's order."""
+        for run in super().runs():
+            yield Run(self, run.dataset, run.arm, run.seed)
+
+    def records(self, dataset: str) -> "EcgRecords":
+        """The prepared records of one data set, prepared now if need be."""
+        from ecgstudy.running.workflow import prepared_records
+
+        if dataset not in self.datasets:
+            known = ", ".join(self.datasets)
+            raise StudyError(
+                f"study {self.study!r} has no dataset {dataset!r}; it has {known}"
+            )
+        return prepared_records(self, dataset, self.paths)
+
+    def write_tables(self) -> dict[str, pd.DataFrame]:
+        """Compute every table from the stored scores; they are written as CSV, too."""
+        from ecgstudy.analysis.tables import write_tables
+        from ecgstudy.pretraining.suffixes import bases, factor_table
+
+        arms = self.arms
+        return write_tables(self, self.paths, factor_table(arms), bases(arms))
+
+
+def load_study(path: str | Path) -> Study:
+    """Read and check a params file.
+
+    Parameters
+    ----------
+    path
+        Of the params file; a relative one that is not there is looked for in the
+        checkout, so that notebooks find it wherever they are started.
+
+    Raises
+    ------
+    StudyError
+        Naming the file and each key that is unknown, missing or ill-typed.
+    """
+    return studies.load_study(path, Study)
