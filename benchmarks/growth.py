@@ -11,7 +11,7 @@ from benchmarks.shapes import Case, case
 from benchmarks.timing import Row, peak_mb, row, side_by_side
 from ecgstudy.attacks.api import Budget
 from ecgstudy.attacks.named import get_attack
-from ecgstudy.pretraining.loop import _step
+from ecgstudy.pretraining.loop import train_step
 
 RECORDS, BATCHES, STEPS, LEADS = (
     (256, 512, 1024, 2048),
@@ -77,7 +77,7 @@ def _attack(
 def _train(shapes: Case, device: torch.device, batch: int) -> Callable[[], object]:
     state, data = shapes.training("rocl-ip-hn", device)
     index = torch.arange(batch, device=device) % len(data.signals)
-    return lambda: _step(state, data, index, 1e-4)
+    return lambda: train_step(state, data, index, 1e-4)
 
 
 def _first_leads(shapes: Case, leads: int) -> Case:

@@ -13,7 +13,7 @@ from ecgstudy.files import ROOT
 from ecgstudy.models.encoders import build_encoder, folded
 from ecgstudy.models.heads import Classifier
 from ecgstudy.pretraining.state import Data, State
-from ecgstudy.pretraining.step import prepared
+from ecgstudy.pretraining.step import prepare_training
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import DatasetOptions, Run, Study, load_study
 
@@ -43,7 +43,7 @@ class Case:
             "device": str(device),
         }
         run = Run(self.study.model_copy(update=changed), self.dataset, arm, 0)
-        return prepared(run, self.records, Path("unused"))
+        return prepare_training(run, self.records, Path("unused"))
 
     def victim(self, device: torch.device) -> Victim:
         """The study's encoder with a random head, frozen and folded as for evaluation."""

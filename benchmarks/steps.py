@@ -10,9 +10,9 @@ from benchmarks.shapes import STUDIES, Case, case
 from benchmarks.timing import Row, compared, side_by_side
 from ecgstudy.attacks.api import Budget, Victim
 from ecgstudy.attacks.named import get_attack
-from ecgstudy.pretraining.loop import _step
+from ecgstudy.pretraining.loop import train_step
 from ecgstudy.pretraining.state import Data, State
-from ecgstudy.pretraining.step import evaluating
+from ecgstudy.pretraining.step import evaluation_mode
 
 ATTACKS = ("pgd-margin", "apgd-margin")
 ARMS = ("supervised", "pgd-at", "simclr", "clef", "rocl", "rocl-ip-hn", "acl")
@@ -50,7 +50,7 @@ def training_step(
     index = torch.arange(size, device=device)
     calls = {
         "bare": bare_step(state, data, index),
-        "ours": lambda: _step(state, data, index, 1e-4),
+        "ours": lambda: train_step(state, data, index, 1e-4),
     }
     return f"{shapes.name} {arm}, batch {size}", calls
 
@@ -80,7 +80,7 @@ def bare_step(state: State, data: Data, index: Tensor) -> Callable[[], None]:
         out = lambda features, _: state.model["head"](features.float())  # noqa: E731
 
     def step() -> None:
-        with evaluating(state.model):
+        with evaluation_mode(state.model):
             if held:
                 with torch.no_grad():
                     out(state.features(signals.repeat(held, 1, 1), False), False)

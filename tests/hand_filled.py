@@ -23,7 +23,7 @@ from toy import toy_records, toy_run
 from ecgstudy.pretraining import step as objective
 from ecgstudy.pretraining.contrast import Rows
 from ecgstudy.pretraining.state import Batch, Data
-from ecgstudy.pretraining.step import arm_loss, new_state
+from ecgstudy.pretraining.step import arm_loss, make_state
 from ecgstudy.pretraining.suffixes import get_arm
 
 CPU = torch.device("cpu")
@@ -36,7 +36,7 @@ def state_of(name, multilabel=False, loss="shared"):
     records = toy_records(multilabel=multilabel)
     data = Data.of(records, CPU)
     data.pseudo_labels = torch.stack([torch.arange(80) % 2, torch.arange(80) % 3], 1)
-    state = new_state(toy_run(name, loss=loss), data, records)
+    state = make_state(toy_run(name, loss=loss), data, records)
     stream = torch.Generator().manual_seed(3)
     state.model.double()
     heads = [*state.model["head"].parameters()] if "head" in state.model else []
@@ -258,7 +258,7 @@ class Case:
 
 def package_loss(case, monkeypatch):
     """`arm_loss` on the batch of `case`, in place of one that the encoder embeds."""
-    monkeypatch.setattr(objective, "embedded_batch", lambda *given: case.batch())
+    monkeypatch.setattr(objective, "embed_batch", lambda *given: case.batch())
     return arm_loss(case.state, None, None)[0]
 
 
@@ -295,10 +295,10 @@ def fresh(name, multilabel=False, **options):
     data = Data.of(toy_records(multilabel=multilabel), CPU)
     data.pseudo_labels = torch.stack([torch.arange(80) % 2, torch.arange(80) % 3], 1)
     records = toy_records(multilabel=multilabel)
-    state = new_state(toy_run(name, **options), data, records)
+    state = make_state(toy_run(name, **options), data, records)
     if get_arm(name).needs:
         state.teacher = (
-            new_state(toy_run("simclr", seed=1), data, records).model["encoder"].eval()
+            make_state(toy_run("simclr", seed=1), data, records).model["encoder"].eval()
         )
     stream = torch.Generator().manual_seed(4)
     for part in ("head", "clusters"):

@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 from benchmarks import growth, loss, plot, steps, timing
 from benchmarks.shapes import case
 from ecgstudy.pretraining.contrast import Rows, weighted_contrastive_loss
-from ecgstudy.pretraining.loop import _step
+from ecgstudy.pretraining.loop import train_step
 from ecgstudy.pretraining.weighting import compose
 
 CPU = torch.device("cpu")
@@ -78,7 +78,7 @@ def test_the_bare_step_passes_as_many_signals_through_the_encoder_as_ours(arm):
     steps.bare_step(state, data, index)()
     bare = sorted(seen)
     seen.clear()
-    _step(state, data, index, 1e-4)
+    train_step(state, data, index, 1e-4)
     assert bare == sorted(seen)
 
 

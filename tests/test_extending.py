@@ -29,7 +29,7 @@ from ecgstudy.models.encoders import build_encoder, folded
 from ecgstudy.params import DatasetOptions
 from ecgstudy.pretraining import arms, losses, weighting
 from ecgstudy.pretraining.contrast import Rows, weighted_contrastive_loss
-from ecgstudy.pretraining.step import arm_loss, prepared
+from ecgstudy.pretraining.step import arm_loss, prepare_training
 from ecgstudy.pretraining.suffixes import factor_table, get_arm
 from ecgstudy.pretraining.weighting import compose, uniform
 from ecgstudy.running import custom_cache as own_data
@@ -108,7 +108,7 @@ def test_own_encoder_is_folded_for_attacks_and_trains(plugin, tmp_path):
     run = type(run)(
         run.study.model_copy(update={"encoder": form}), run.dataset, run.arm, run.seed
     )
-    state, data = prepared(run, toy_records(), tmp_path)
+    state, data = prepare_training(run, toy_records(), tmp_path)
     arm_loss(state, data, torch.arange(16))[0].backward()
     assert all(
         p.grad.abs().sum() > 0

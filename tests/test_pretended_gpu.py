@@ -29,8 +29,8 @@ from ecgstudy.models.released.adapter import Adapted
 from ecgstudy.models.released.hubert import hubert_ecg
 from ecgstudy.models.released.net1d import clef
 from ecgstudy.pretraining import loop as training
-from ecgstudy.pretraining.loop import _step, pretrain
-from ecgstudy.pretraining.step import arm_loss, prepared
+from ecgstudy.pretraining.loop import pretrain, train_step
+from ecgstudy.pretraining.step import arm_loss, prepare_training
 from ecgstudy.pretraining.suffixes import arm_names, get_arm
 
 HUBERT = pytest.param(hubert_ecg, marks=needs_transformers)
@@ -155,7 +155,7 @@ def test_every_arm_has_the_same_loss_and_gradient_there(arm, multilabel, teacher
 
     def found_on(device):
         folder = teachers[multilabel] / arm / "seed0"
-        state, data = prepared(on(device, toy_run(arm)), records, folder)
+        state, data = prepare_training(on(device, toy_run(arm)), records, folder)
         value, log = arm_loss(state, data, torch.arange(16, device=data.device))
         value.backward()
         gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
@@ -229,11 +229,11 @@ def test_a_run_interrupted_there_ends_with_the_weights_of_the_cpu(tmp_path, prec
 def test_a_training_step_waits_only_to_list_the_pairs_that_pull(arm, losses):
     """Once for each contrastive loss, and once for each inner attack on one."""
     with pretended_gpu() as gpu:
-        state, data = prepared(on("cuda", toy_run(arm)), toy_records(), ROOT)
+        state, data = prepare_training(on("cuda", toy_run(arm)), toy_records(), ROOT)
         index = torch.arange(16, device=CUDA)
-        _step(state, data, index, 1e-3)
+        train_step(state, data, index, 1e-3)
         gpu.waits.clear()
-        _step(state, data, index, 1e-3)
+        train_step(state, data, index, 1e-3)
         assert gpu.waits == ({"nonzero": losses} if losses else {})
 
 

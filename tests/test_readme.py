@@ -12,7 +12,7 @@ from ecgstudy.attacks.named import ATTACKS
 from ecgstudy.models.backbones import ENCODERS
 from ecgstudy.models.encoders import build_encoder, count_parameters
 from ecgstudy.params import ResourceOptions
-from ecgstudy.pretraining.suffixes import arm_names, described, get_arm
+from ecgstudy.pretraining.suffixes import arm_names, describe_arm, get_arm
 from ecgstudy.study import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -22,7 +22,8 @@ def test_arms_table_has_every_arm_with_its_idea_source_and_factors():
     for name in arm_names():
         arm = get_arm(name)
         assert (
-            f"| `{name}` | {arm.idea} | {arm.source} | `{described(name)}` |" in README
+            f"| `{name}` | {arm.idea} | {arm.source} | `{describe_arm(name)}` |"
+            in README
         )
 
 

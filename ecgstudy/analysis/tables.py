@@ -26,7 +26,7 @@ from ecgstudy.analysis.scores import Scores, ScoreSet, read_scores
 from ecgstudy.analysis.sensitivity import contrast_sensitivity, sensitivity
 from ecgstudy.files import whole_files
 from ecgstudy.params import target
-from ecgstudy.pretraining.suffixes import controlled
+from ecgstudy.pretraining.suffixes import control_pairs
 from ecgstudy.study import ENSEMBLE, Paths, Run, Study
 
 EQUAL_CLEAN = -0.01
@@ -399,7 +399,7 @@ def write_tables(
     }
     scores, pairs = (
         read_scores(paths, study.runs()),
-        [*bases.items(), *claimed_pairs(), *controlled(study.arms)],
+        [*bases.items(), *claimed_pairs(), *control_pairs(study.arms)],
     )
     by_arm = sensitivity(scores, headline, attack, study.statistics.resamples, level)
     by_contrast = contrast_sensitivity(scores, headline, attack, level)

@@ -23,7 +23,7 @@ from ecgstudy.pretraining.arms import Adversary
 from ecgstudy.pretraining.contrast import Pairs, Weights
 from ecgstudy.pretraining.loop import load_trained
 from ecgstudy.pretraining.state import Batch, Data, State
-from ecgstudy.pretraining.step import embedded_batch, evaluating
+from ecgstudy.pretraining.step import embed_batch, evaluation_mode
 from ecgstudy.pretraining.weighting import compose
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import ENSEMBLE, Run
@@ -65,8 +65,8 @@ def inspect_batch(
 def inspected(state: State, data: Data, index: Tensor) -> Batch:
     """`VIEWS` of some records with their features and unit vectors, in evaluation mode and float32."""
     state.precision = "float32"
-    with evaluating(state.model):
-        batch = embedded_batch(state, data, index, VIEWS, Adversary("1* 2"))
+    with evaluation_mode(state.model):
+        batch = embed_batch(state, data, index, VIEWS, Adversary("1* 2"))
     batch.features = {
         view: features.detach() for view, features in batch.features.items()
     }

@@ -31,7 +31,7 @@ from ecgstudy.params import AffOptions, AlfOptions, method
 from ecgstudy.pretraining.arms import ARMS, Adversary, Arm, Loss
 from ecgstudy.pretraining.losses import LOSSES
 from ecgstudy.pretraining.state import Batch, Data, State
-from ecgstudy.pretraining.step import attacked_views
+from ecgstudy.pretraining.step import attack_views
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import Run, derived_seed
 
@@ -183,7 +183,7 @@ def tuning_loss(state: State, data: Data, index: Tensor) -> Tensor:
     """The protocol's loss on the chosen training records, attacked as its row says."""
     signals, labels = {"0": data.take(index)}, data.labels[index]
     batch = Batch(index, data.rows[index], labels, data.multilabel, signals)
-    batch.signals |= attacked_views(state, batch, state.arm.adversary)
+    batch.signals |= attack_views(state, batch, state.arm.adversary)
     for view in dict.fromkeys(view for loss in state.arm.losses for view in loss.names):
         batch.features[view] = state.features(
             batch.signals[view], adversarial=True

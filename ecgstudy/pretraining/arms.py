@@ -206,7 +206,7 @@ CE, CE_ATTACKED, ON_LABELS = (
     Adversary("1*", "labels"),
 )
 ALL, BOTH = {"denominator": "all"}, {"detach_candidates": False}
-# RoCL adds NT-Xent/256 to a loss of twice our scale (two positives are summed there, averaged here).
+# RoCL adds NT-Xent/256 to a loss of twice our scale (two positives are sum_over_processes there, averaged here).
 ROCL = {
     "losses": (*THREE, _contrast("2 1*", 1 / 512, plain=True)),
     "adversary": Adversary("1* 2"),

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import grid_sample
 
-from ecgstudy.pretraining.distributed import drawn
+from ecgstudy.pretraining.distributed import draw
 from ecgstudy.study import ViewOptions
 
 STRENGTHS = (
@@ -20,7 +20,7 @@ STRENGTHS = (
 
 
 @dataclass(frozen=True)
-class Chance:
+class ViewNoise:
     """The random numbers of one view, of each record: uniform in [0, 1) or, where said, in [−1, 1).
 
     Attributes
@@ -54,12 +54,12 @@ class Chance:
     @staticmethod
     def of(
         signals: Tensor, fs: float, options: ViewOptions, generator: Generator
-    ) -> "Chance":
+    ) -> "ViewNoise":
         """Drawn for a view of `signals` (records, leads, samples) at `fs` Hz; which options, changes none."""
         records, leads, _ = signals.shape
 
         def uniform(*shape: int) -> Tensor:
-            return drawn(torch.rand, (records, *shape), signals, generator)
+            return draw(torch.rand, (records, *shape), signals, generator)
 
         def signed(*shape: int) -> Tensor:
             return 2 * uniform(*shape) - 1
@@ -69,12 +69,12 @@ class Chance:
 
         window, amplitude = (signed(1), signed(1), signed(1)), signed(1, 1)
         shape = (records, leads, _length(signals, fs, options))
-        noise, level = drawn(torch.randn, shape, signals, generator), uniform(1, 1)
+        noise, level = draw(torch.randn, shape, signals, generator), uniform(1, 1)
         silence = hum(), hum(), uniform(1, 1), uniform(1, 1), uniform(leads, 1)
-        return Chance(*window, amplitude, noise, level, *silence)
+        return ViewNoise(*window, amplitude, noise, level, *silence)
 
 
-def view(
+def draw_view(
     signals: Tensor,
     fs: float,
     options: ViewOptions,
@@ -92,16 +92,16 @@ def view(
     strength
         Factor of every strength of `options` but the crop; 0 gives a crop and nothing else.
     """
-    return rendered(
-        signals, fs, options, Chance.of(signals, fs, options, generator), strength
+    return render_view(
+        signals, fs, options, ViewNoise.of(signals, fs, options, generator), strength
     )
 
 
-def rendered(
+def render_view(
     signals: Tensor,
     fs: float,
     options: ViewOptions,
-    chance: Chance,
+    chance: ViewNoise,
     strength: float = 1.0,
 ) -> Tensor:
     """The view that `chance` stands for, parameters as of `view`; the numbers in `chance` are used up."""
@@ -116,7 +116,7 @@ def rendered(
     return _drop(x, options, chance)
 
 
-def fast_part(signals: Tensor, fs: float, above_hz: float = 10.0) -> Tensor:
+def high_pass(signals: Tensor, fs: float, above_hz: float = 10.0) -> Tensor:
     """The part of `signals` (records, leads, samples) at `fs` Hz above `above_hz`, along time.
 
     AdvCL's high-frequency view (Fan et al. 2021).
@@ -134,7 +134,7 @@ def _length(signals: Tensor, fs: float, options: ViewOptions) -> int:
 
 
 def _crop_and_stretch(
-    signals: Tensor, fs: float, options: ViewOptions, chance: Chance
+    signals: Tensor, fs: float, options: ViewOptions, chance: ViewNoise
 ) -> Tensor:
     """A window of each record, shifted and stretched in time, by linear interpolation."""
     samples, length = signals.shape[2], _length(signals, fs, options)
@@ -156,7 +156,9 @@ def _crop_and_stretch(
     ).squeeze(2)
 
 
-def _disturbances(x: Tensor, fs: float, options: ViewOptions, chance: Chance) -> Tensor:
+def _disturbances(
+    x: Tensor, fs: float, options: ViewOptions, chance: ViewNoise
+) -> Tensor:
     """Baseline wander, mains hum and white noise, in mV, of random strength per record."""
     time = torch.arange(x.shape[2], device=x.device, dtype=x.dtype) / fs
 
@@ -177,7 +179,7 @@ def _disturbances(x: Tensor, fs: float, options: ViewOptions, chance: Chance) ->
     return hum(0.05, 0.5, options.wander_mv, *chance.wander).add_(mains).add_(noise)
 
 
-def _drop(x: Tensor, options: ViewOptions, chance: Chance) -> Tensor:
+def _drop(x: Tensor, options: ViewOptions, chance: ViewNoise) -> Tensor:
     """Silence a stretch of time in all leads, and whole leads, with the given probabilities."""
     samples = x.shape[2]
     if options.timeout:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ecgstudy.errors import StudyError
-from ecgstudy.pretraining.distributed import own_range, summed
+from ecgstudy.pretraining.distributed import own_range, sum_over_processes
 
 Denominator = Literal["own", "all", "mean", "none"]
 Similarity = Literal["cosine", "chebyshev"]
@@ -117,7 +117,7 @@ class Weights:
         """Pull weights multiplied by `factor`."""
         return replace(self, pull=self.pull * factor)
 
-    def redistributed(self, factor: Tensor) -> "Weights":
+    def redistribute_pull(self, factor: Tensor) -> "Weights":
         """Pull weights multiplied by `factor` >= 0, each row scaled back to its sum if any is left."""
         pull, total = self.pull * factor, self.pull.sum(1, keepdim=True)
         left = pull.sum(1, keepdim=True)
@@ -143,7 +143,7 @@ Weighting = Callable[[Tensor, Pairs], Weights]
 """(similarities S (A, C) without gradient, pairs) -> weights."""
 
 
-def unchanging(weighting: Weighting) -> Weighting:
+def keep_weights(weighting: Weighting) -> Weighting:
     """`weighting`, which does not look at similarities, computed once for the rows of an inner attack.
 
     Weights of more rows than are taken at once are not kept: memory would grow with their square.
@@ -260,7 +260,7 @@ def weighted_contrastive_loss(
     else:
         parts = [checkpoint(part, *each, use_reentrant=False) for each in blocks]
         found = [sum(each) for each in zip(*parts, strict=True)]
-    terms, pull, sums = (summed(each) for each in found)
+    terms, pull, sums = (sum_over_processes(each) for each in found)
     log = sums.detach()[:, 0] / sums.detach()[:, 1].clamp(min=1)
     return terms / pull.clamp(min=1e-12), dict(
         zip(LOGGED if logged else (), log, strict=True)
@@ -275,7 +275,7 @@ def _sums(
     denominator: str,
     logged: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Over a block of anchors: the summed loss and its weight, and numerators and denominators of the log."""
+    """Over a block of anchors: the sum_over_processes loss and its weight, and numerators and denominators of the log."""
     pull, eligible, where = weights.pull, weights.eligible, weights.positives
     log_push, count = weights.scaled_push
     if tau_plus > 0 or denominator in ("all", "mean"):

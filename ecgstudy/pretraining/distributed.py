@@ -71,7 +71,7 @@ def all_rows(rows: Tensor, batch: int) -> Tensor:
     return parts.transpose(0, 1).flatten(0, 2)
 
 
-def drawn(
+def draw(
     sample: Callable, shape: tuple[int, ...], like: Tensor, generator: torch.Generator
 ) -> Tensor:
     """Random numbers (records, …) for one's own records: every process draws those of all."""
@@ -103,12 +103,12 @@ def own_range(count: int) -> range:
     )
 
 
-def summed(value: Tensor) -> Tensor:
+def sum_over_processes(value: Tensor) -> Tensor:
     """Sum over the processes, with gradient."""
     return value if processes() == 1 else _Gather.apply(value).sum(0)
 
 
-def agreed(value: Tensor) -> Tensor:
+def broadcast_first(value: Tensor) -> Tensor:
     """The first process's `value`, for what could come out differently on another device."""
     if processes() > 1:
         group.broadcast(value, 0)

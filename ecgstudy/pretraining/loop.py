@@ -21,7 +21,7 @@ from ecgstudy.models.checkpoints import (
 from ecgstudy.models.encoders import count_parameters
 from ecgstudy.pretraining.distributed import is_first, parallel
 from ecgstudy.pretraining.state import Data, Log, State
-from ecgstudy.pretraining.step import arm_loss, follow, prepared
+from ecgstudy.pretraining.step import arm_loss, follow, prepare_training
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import Run, TrainingOptions
 
@@ -50,15 +50,15 @@ def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
         When there are fewer training records than one batch, the loss stops being finite, the
         checkpoint is damaged or of another run, or one of several processes fails.
     """
-    if (finished := finished_history(run, Path(folder))) is not None:
+    if (finished := read_finished(run, Path(folder))) is not None:
         return finished
-    state, data = prepared(run, records, Path(folder))
+    state, data = prepare_training(run, records, Path(folder))
     progress = Path(folder) / "checkpoint.safetensors"
     history = _resume(state, progress) if progress.exists() else []
     loss = parallel(arm_loss, state.model)
     for epoch in tqdm(range(len(history), state.epochs), f"{run.arm} seed {run.seed}"):
         history.append({"epoch": epoch + 1, **_epoch(state, data, epoch, loss)})
-        note = {"run": asked_of(run, progress.parent), "history": history}
+        note = {"run": cache_entry(run, progress.parent), "history": history}
         if is_first():
             save_progress(progress, state.model, state.optimizer, state.streams, note)
     if is_first():
@@ -67,7 +67,7 @@ def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
     return history
 
 
-def asked_of(run: Run, folder: Path) -> dict:
+def cache_entry(run: Run, folder: Path) -> dict:
     """What decides the encoder: the run's parameters, and the stamp of code and data in ``run.json``."""
     path = folder / "run.json"
     stamp = (
@@ -76,7 +76,7 @@ def asked_of(run: Run, folder: Path) -> dict:
     return {**run.parameters(), "stamp": stamp}
 
 
-def finished_history(run: Run, folder: Path) -> list[dict] | None:
+def read_finished(run: Run, folder: Path) -> list[dict] | None:
     """History of the finished run in `folder`, if it is the one asked for."""
     form, history = folder / "encoder.json", folder / "history.jsonl"
     if not (
@@ -84,7 +84,7 @@ def finished_history(run: Run, folder: Path) -> list[dict] | None:
     ):
         return None
     try:
-        if json.loads(form.read_text(encoding="utf-8")).get("run") != asked_of(
+        if json.loads(form.read_text(encoding="utf-8")).get("run") != cache_entry(
             run, folder
         ):
             return None
@@ -103,7 +103,7 @@ def read_history(folder: Path) -> list[dict]:
 
 def _resume(state: State, path: Path) -> list[dict]:
     """History up to the checkpoint, which is restored; none for one of another run, which is overwritten."""
-    if load_tensors(path)[1].get("run") != asked_of(state.run, path.parent):
+    if load_tensors(path)[1].get("run") != cache_entry(state.run, path.parent):
         tqdm.write(
             f"{path}: checkpoint of other parameters, code or data; this run starts anew"
         )
@@ -130,7 +130,7 @@ def _epoch(state: State, data: Data, epoch: int, loss: Callable) -> dict:
         rate = _learning_rate(options, done, total)
         state.progress = SCHEDULE_STEPS * done // total / SCHEDULE_STEPS
         index = order[step * options.batch_size : (step + 1) * options.batch_size]
-        for name, value in _step(state, data, index, rate, loss).items():
+        for name, value in train_step(state, data, index, rate, loss).items():
             totals[name] = totals.get(name, 0) + value
     means = {name: float(total) / steps for name, total in totals.items()}
     if not math.isfinite(means["loss"]):
@@ -142,7 +142,7 @@ def _epoch(state: State, data: Data, epoch: int, loss: Callable) -> dict:
     return {**means, "learning_rate": rate, "steps": steps, "seconds": seconds}
 
 
-def _step(
+def train_step(
     state: State, data: Data, index: Tensor, rate: float, loss: Callable = arm_loss
 ) -> Log:
     for group in state.optimizer.param_groups:
@@ -177,7 +177,7 @@ def _finish(
         "multilabel": records.multilabel, "arm": run.arm, "dataset": run.dataset, "seed": run.seed,
         "parameters": count_parameters(encoder), "precision": state.precision,
         "training_records": len(data.signals), "device": _device_name(state.device),
-        "run": asked_of(run, folder),
+        "run": cache_entry(run, folder),
     }  # fmt: skip
     save_encoder(
         folder,
@@ -195,7 +195,7 @@ def _device_name(device: torch.device) -> str:
 
 def load_trained(run: Run, records: EcgRecords, folder: Path) -> tuple[State, Data]:
     """The finished run in `folder` as a training state, to look at what its loss does with a batch."""
-    state, data = prepared(run, records, Path(folder))
+    state, data = prepare_training(run, records, Path(folder))
     path = Path(folder) / "encoder.safetensors"
     load_state(state.model, load_tensors(path)[0], path)
     return state, data

@@ -13,7 +13,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 
 from ecgstudy.models.heads import class_scores, label_loss
 from ecgstudy.pretraining.arms import WHOLE_BATCH, Loss
-from ecgstudy.pretraining.contrast import unchanging, weighted_contrastive_loss
+from ecgstudy.pretraining.contrast import keep_weights, weighted_contrastive_loss
 from ecgstudy.pretraining.state import Batch, Log, State
 from ecgstudy.pretraining.weighting import compose
 
@@ -260,7 +260,7 @@ def leave_own_labels(state: State, batch: Batch, attacked: dict[str, Tensor]) ->
     return _attacked_contrast(state, batch, attacked, (("labels", {}),))
 
 
-def joined(views: list[Tensor]) -> Tensor:
+def stack_views(views: list[Tensor]) -> Tensor:
     """Signals of all views, one below the other; a single view's as they are, without a copy."""
     return torch.cat(views) if len(views) > 1 else views[0]
 
@@ -272,8 +272,8 @@ def _attacked_contrast(
     weighting: tuple[tuple[str, dict], ...],
 ) -> Tensor:
     held = tuple(view for view in batch.adversary.views.split() if view not in attacked)
-    ours = state.embed(joined(list(attacked.values())), adversarial=True)
-    batch.attack_weighting = batch.attack_weighting or unchanging(compose(weighting))
+    ours = state.embed(stack_views(list(attacked.values())), adversarial=True)
+    batch.attack_weighting = batch.attack_weighting or keep_weights(compose(weighting))
     both = batch.adversary.both_sides
     return weighted_contrastive_loss(
         torch.cat([ours, *(batch.embedded[view] for view in held)]), batch.rows_of((*attacked, *held)),

@@ -17,15 +17,20 @@ from ecgstudy.models.checkpoints import load_encoder
 from ecgstudy.models.encoders import Encoder, Projector, build_encoder
 from ecgstudy.models.heads import zero_head
 from ecgstudy.pretraining.arms import Adversary, Arm, Loss
-from ecgstudy.pretraining.augment import Chance, fast_part, rendered, view
-from ecgstudy.pretraining.distributed import agreed, all_rows, like_all_rows, own_rows
+from ecgstudy.pretraining.augment import ViewNoise, draw_view, high_pass, render_view
+from ecgstudy.pretraining.distributed import (
+    all_rows,
+    broadcast_first,
+    like_all_rows,
+    own_rows,
+)
 from ecgstudy.pretraining.losses import (
     ADVERSARIES,
     LOSSES,
     MODULES,
     adaptive_alpha,
-    joined,
     predicted_labels,
+    stack_views,
 )
 from ecgstudy.pretraining.state import Batch, Data, Log, RunningMean, State
 from ecgstudy.pretraining.suffixes import get_arm
@@ -53,7 +58,7 @@ PARTS: dict[str, Callable[[Run, Encoder, int, bool], nn.Module]] = {
 """Parts of a model beside the encoder, by the name that losses ask for them."""
 
 
-def published(arm: Arm, training: TrainingOptions) -> Arm:
+def use_original(arm: Arm, training: TrainingOptions) -> Arm:
     """`arm` with its source's own loss or attack, where the study's options ask for them."""
     own, attack = dict(arm.original), arm.original.get("adversary")
     own.pop("adversary", None)
@@ -65,12 +70,12 @@ def published(arm: Arm, training: TrainingOptions) -> Arm:
     return arm
 
 
-def new_state(
+def make_state(
     run: Run, data: Data, records: EcgRecords, teacher: Encoder | None = None
 ) -> State:
     """Fresh weights, optimiser and random streams; weights and views depend on the seed, not the arm."""
     study, device = run.study, data.device
-    arm = published(get_arm(run.arm), study.training)
+    arm = use_original(get_arm(run.arm), study.training)
     mean, std = data.signals.mean((0, 2)), data.signals.std()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(run.dataset, run.seed, "weights"))
@@ -117,7 +122,7 @@ def _parts(arm: Arm) -> list[str]:
     return [name for name in PARTS if name in wanted]
 
 
-def prepared(run: Run, records: EcgRecords, folder: Path) -> tuple[State, Data]:
+def prepare_training(run: Run, records: EcgRecords, folder: Path) -> tuple[State, Data]:
     """A fresh state and the data of `run`, with the teacher's features where its arm needs another.
 
     Parameters
@@ -137,14 +142,16 @@ def prepared(run: Run, records: EcgRecords, folder: Path) -> tuple[State, Data]:
             folder.parents[1] / arm.needs / folder.name, str(device)
         )
     if "clusters" in _wanted(arm):
-        data.pseudo_labels = agreed(
-            clustered(teacher, data, derived_seed(run.dataset, run.seed, "clusters"))
+        data.pseudo_labels = broadcast_first(
+            cluster_features(
+                teacher, data, derived_seed(run.dataset, run.seed, "clusters")
+            )
         )
-    return new_state(run, data, records, teacher), data
+    return make_state(run, data, records, teacher), data
 
 
 @torch.no_grad()
-def clustered(teacher: Encoder, data: Data, seed: int) -> Tensor:
+def cluster_features(teacher: Encoder, data: Data, seed: int) -> Tensor:
     """Cluster (records, sizes) of each training record in k-means of the teacher's features (AdvCL)."""
     from sklearn.cluster import MiniBatchKMeans
 
@@ -164,7 +171,7 @@ def clustered(teacher: Encoder, data: Data, seed: int) -> Tensor:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside the block; afterwards the mode from before, so that blocks nest."""
     training = model.training
     model.eval()
@@ -179,7 +186,7 @@ def arm_loss(state: State, data: Data, index: Tensor) -> tuple[Tensor, Log]:
     views = tuple(
         dict.fromkeys(view for loss in state.arm.losses for view in loss.names)
     )
-    batch = embedded_batch(state, data, index, views, state.arm.adversary)
+    batch = embed_batch(state, data, index, views, state.arm.adversary)
     total, log = torch.zeros((), device=state.device), {}
     for loss in state.arm.losses:
         value, details = LOSSES[loss.name](state, batch, loss)
@@ -198,7 +205,7 @@ def _weight(loss: Loss, progress: float) -> float:
     )
 
 
-def embedded_batch(
+def embed_batch(
     state: State,
     data: Data,
     index: Tensor,
@@ -216,7 +223,7 @@ def embedded_batch(
         },
     )
     if adversary:
-        batch.signals |= attacked_views(state, batch, adversary)
+        batch.signals |= attack_views(state, batch, adversary)
     for adversarial in (False, True):
         _embed(
             state,
@@ -238,13 +245,15 @@ def _clean_batch(state: State, data: Data, index: Tensor, views: set[str]) -> Ba
     strength = 1 - state.progress if state.arm.fading_views else 1.0
     found = {}
     for name in ("1", "2"):
-        chance = Chance.of(signals, data.fs, options, streams["views"])
+        chance = ViewNoise.of(signals, data.fs, options, streams["views"])
         if name in views:
-            found[name] = rendered(signals, data.fs, options, chance, strength)
+            found[name] = render_view(signals, data.fs, options, chance, strength)
     if views & {"0", "h"}:
-        found["0"] = view(signals, data.fs, options, streams["crops"], strength=0.0)
+        found["0"] = draw_view(
+            signals, data.fs, options, streams["crops"], strength=0.0
+        )
     if "h" in views:
-        found["h"] = fast_part(found["0"], data.fs)
+        found["h"] = high_pass(found["0"], data.fs)
     pseudo = None if data.pseudo_labels is None else data.pseudo_labels[index]
     batch = Batch(
         index,
@@ -274,23 +283,21 @@ def _embed(state: State, batch: Batch, views: list[str], adversarial: bool) -> N
             continue
         own = replace(state, model=model["momentum"]) if names is followed else state
         features = own.features(
-            joined([batch.signals[v] for v in names]), adversarial
+            stack_views([batch.signals[v] for v in names]), adversarial
         ).float()
         embedded = own.project(features, adversarial)
         batch.features |= dict(zip(names, features.chunk(len(names)), strict=True))
         batch.embedded |= dict(zip(names, embedded.chunk(len(names)), strict=True))
 
 
-def attacked_views(
-    state: State, batch: Batch, adversary: Adversary
-) -> dict[str, Tensor]:
+def attack_views(state: State, batch: Batch, adversary: Adversary) -> dict[str, Tensor]:
     """Starred views of `adversary`: K steps from a uniform start that raise its loss, in evaluation mode."""
     names = adversary.views.split()
     starred, held = (
         [v for v in names if v.endswith("*")],
         [v for v in names if not v.endswith("*")],
     )
-    clean = joined([batch.signals[v[:-1]] for v in starred])
+    clean = stack_views([batch.signals[v[:-1]] for v in starred])
     epsilon_mv, wide = state.run.headline_epsilon_mv, float(adversary.random_start)
     steps = adversary.steps or state.options.attack_steps
     step = adversary.step or state.options.attack_step
@@ -298,9 +305,13 @@ def attacked_views(
         Ball(wide * epsilon_mv),
         Ball(epsilon_mv * (wide + steps * step if wide > 1 else 1)),
     )
-    drawn = noise.start(like_all_rows(clean), state.streams["attack"]) if wide else None
+    noise_of_all = (
+        noise.start(like_all_rows(clean), state.streams["attack"]) if wide else None
+    )
     start = (
-        torch.zeros_like(clean) if drawn is None else own_rows(drawn, len(batch.index))
+        torch.zeros_like(clean)
+        if noise_of_all is None
+        else own_rows(noise_of_all, len(batch.index))
     )
     if adversary.loss == "noise":
         return dict(zip(starred, (clean + start).chunk(len(starred)), strict=True))
@@ -312,7 +323,10 @@ def attacked_views(
 
     # Weights are turned into bfloat16 once for all steps: that is kept until the outermost autocast ends.
     together = torch.autocast(state.device.type, enabled=False)
-    with together, nullcontext() if adversary.train_mode else evaluating(state.model):
+    with (
+        together,
+        nullcontext() if adversary.train_mode else evaluation_mode(state.model),
+    ):
         at = replace(batch, features={}, embedded={}, adversary=adversary)
         with torch.no_grad():
             _embed(state, at, held, adversarial=False)
@@ -355,7 +369,7 @@ def _alpha(
 ) -> Tensor:
     """A-InfoNCE's adaptive α (records,): fixed in the first `until` of training, which averages distances."""
     starred = next(view for view in batch.features if view.endswith("*"))
-    with evaluating(state.model):
+    with evaluation_mode(state.model):
         clean, attacked = (
             state.features(batch.signals[v], False).float()
             for v in (starred[:-1], starred)

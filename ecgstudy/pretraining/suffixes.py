@@ -219,14 +219,14 @@ def bases(names: Iterable[str] | None = None) -> dict[str, str]:
     }
 
 
-def controlled(names: Iterable[str]) -> list[tuple[str, str]]:
+def control_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
     """Every weighted arm among `names` with each of its controls there."""
     there = list(names)
     pairs = ((name, f"{name}-{control}") for name in there for control in CONTROLS)
     return [pair for pair in pairs if pair[1] in there]
 
 
-def described(name: str) -> str:
+def describe_arm(name: str) -> str:
     """The arm's factors in one line: losses with their views, the attack, weights, and what else differs."""
     arm = get_arm(name)
     losses = [f"{_shown_weight(loss)}{loss.name}({loss.views})" for loss in arm.losses]

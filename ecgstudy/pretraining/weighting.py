@@ -163,7 +163,7 @@ def pull_hard_positives(
 
     ANCHOR (arXiv 2510.27599): a reconstruction, its summary only was available.
     """
-    return weights.redistributed(
+    return weights.redistribute_pull(
         torch.exp(gamma * (1 - similarity * pairs.temperature))
     )
 
@@ -180,7 +180,7 @@ def select_by_prediction(similarity: Tensor, pairs: Pairs, weights: Weights) -> 
         pairs.candidates.metadata["predictions"],
     )
     same = (ours[:, None] == theirs[None, :]).all(2)
-    return replace(weights.redistributed(same), eligible=weights.eligible & same)
+    return replace(weights.redistribute_pull(same), eligible=weights.eligible & same)
 
 
 @scheme("shuffled")

@@ -45,12 +45,12 @@ def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
         One entry an epoch; none for an arm on engineered features.
     """
     folder = Path(folder)
-    if (history := loop.finished_history(run, folder)) is not None:
+    if (history := loop.read_finished(run, folder)) is not None:
         return history
     if ARMS.find(run.arm).features:
         from ecgstudy.evaluation.blackbox import store_features  # seconds to import
 
-        store_features(run, records, folder, loop.asked_of(run, folder))
+        store_features(run, records, folder, loop.cache_entry(run, folder))
         return []
     if run.processes > 1:
         pretrain_in_processes(run, records, folder)

@@ -32,7 +32,7 @@ from IPython.display import display
 from ecgstudy.evaluation import diagnostics
 from ecgstudy.plots import alt_texts
 from ecgstudy.plots import single_run as figures
-from ecgstudy.pretraining.suffixes import described, get_arm
+from ecgstudy.pretraining.suffixes import describe_arm, get_arm
 from ecgstudy.running.launch import pretrain
 from ecgstudy.running.workflow import prepared_records
 from ecgstudy.study import Paths, Run, load_study
@@ -53,7 +53,7 @@ synthetic = bool(records.card.get("synthetic"))
 
 # %%
 row = get_arm(arm)
-facts = {"idea": row.idea, "source": row.source, "factors": described(arm), "compared with": row.base or "–"}
+facts = {"idea": row.idea, "source": row.source, "factors": describe_arm(arm), "compared with": row.base or "–"}
 pd.DataFrame({arm: facts}).style.set_properties(**{"text-align": "left", "white-space": "normal"})
 
 # %%

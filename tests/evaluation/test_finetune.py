@@ -177,7 +177,7 @@ def test_aff_minimises_cross_entropy_and_beta_times_the_shift_of_predictions(
     )
     monkeypatch.setattr(
         finetune,
-        "attacked_views",
+        "attack_views",
         lambda state, batch, attack: {"0*": batch.signals["0"] + moved},
     )
     start = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
@@ -213,7 +213,7 @@ def test_without_beta_the_attack_counts_for_nothing(trained, monkeypatch):
         state = aff_start(trained.run, encoder, data, AffOptions(beta=0.0))
         monkeypatch.setattr(
             finetune,
-            "attacked_views",
+            "attack_views",
             lambda state, batch, attack, by=size: {"0*": batch.signals["0"] + by},
         )
         losses.append(tuning_loss(state, data, torch.arange(20)).item())
@@ -232,14 +232,14 @@ def test_the_attack_stays_in_the_ball_and_raises_what_it_should(trained):
         ][-1]
         torch.nn.init.normal_(last.weight, generator=Generator().manual_seed(0))
         seen = []
-        original = finetune.attacked_views
+        original = finetune.attack_views
 
         def watched(*args, seen=seen, original=original):
             seen.append(original(*args)["0*"])
             return {"0*": seen[-1]}
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(finetune, "attacked_views", watched)
+            patch.setattr(finetune, "attack_views", watched)
             tuning_loss(state, data, torch.arange(32))
         delta = seen[0] - data.signals[:32]
         assert 0.15 < float(delta.abs().max()) <= 0.2 + 1e-5

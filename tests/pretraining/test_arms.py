@@ -25,8 +25,8 @@ from ecgstudy.pretraining.suffixes import (
     arm_names,
     arm_row,
     bases,
-    controlled,
-    described,
+    control_pairs,
+    describe_arm,
     factor_table,
     get_arm,
 )
@@ -138,7 +138,7 @@ def test_single_step_arms_differ_from_their_base_in_the_attack_alone():
             }
             assert dataclasses.replace(arm, original=base.original, **kept) == base
             assert "adversary" not in arm.original
-    assert described("rocl-nfgsm").endswith(
+    assert describe_arm("rocl-nfgsm").endswith(
         "attack contrast(1* 2) steps 1 step 1 ε start 2 ε"
     )
     for name in ("simclr-nfgsm", "adv-supcon-noise-rsfgsm"):
@@ -222,7 +222,7 @@ def test_weighted_arms_are_paired_with_their_controls():
         "rocl-hn-temperature",
         "rocl-clef-shuffled",
     ]
-    assert controlled(names) == [
+    assert control_pairs(names) == [
         ("rocl-hn", "rocl-hn-temperature"),
         ("rocl-hn", "rocl-hn-shuffled"),
     ]

@@ -9,9 +9,9 @@ from toy import toy_records, toy_run
 from ecgstudy.models.backbones import ENCODERS
 from ecgstudy.pretraining import contrast
 from ecgstudy.pretraining.arms import WHOLE_BATCH
-from ecgstudy.pretraining.distributed import agreed, parallel
-from ecgstudy.pretraining.loop import _step, pretrain
-from ecgstudy.pretraining.step import arm_loss, prepared
+from ecgstudy.pretraining.distributed import broadcast_first, parallel
+from ecgstudy.pretraining.loop import pretrain, train_step
+from ecgstudy.pretraining.step import arm_loss, prepare_training
 from ecgstudy.pretraining.suffixes import arm_names, get_arm
 
 RECORDS, STEPS = toy_records(), 2
@@ -55,7 +55,7 @@ def trained(case, folder):
     """Losses and logs, the first gradient, and weights and buffers after `STEPS` steps, in float64."""
     arm, options, encoder = CASES[case]
     run = run_of(arm, encoder, **options)
-    state, data = prepared(run, RECORDS, folder / "runs" / arm / "seed0")
+    state, data = prepare_training(run, RECORDS, folder / "runs" / arm / "seed0")
     for module in filter(None, (state.model, state.teacher)):
         module.double()
     data.signals, data.labels = data.signals.double(), data.labels.double()
@@ -74,7 +74,7 @@ def steps_of(state, data):
     loss, found = parallel(arm_loss, state.model), {}
     for step in range(STEPS):
         state.progress = step / STEPS
-        logged = _step(state, data, torch.arange(16) + 16 * step, 1e-3, loss)
+        logged = train_step(state, data, torch.arange(16) + 16 * step, 1e-3, loss)
         found |= {f"{name} of step {step}": value for name, value in logged.items()}
         learnt = {
             name: p for name, p in state.model.named_parameters() if p.requires_grad
@@ -89,7 +89,7 @@ def be_one_of_two(rank, folder, cases):
     torch.set_num_threads(1)
     group = f"file://{folder}/group-{len(cases)}"
     torch.distributed.init_process_group("gloo", group, rank=rank, world_size=2)
-    assert agreed(torch.tensor([rank + 5])).item() == 5
+    assert broadcast_first(torch.tensor([rank + 5])).item() == 5
     for case in cases:
         torch.save(trained(case, folder), folder / f"{case}-{rank}.pt")
     torch.distributed.destroy_process_group()

@@ -10,7 +10,7 @@ from ecgstudy.pretraining import losses
 from ecgstudy.pretraining import step as objective
 from ecgstudy.pretraining.arms import Adversary
 from ecgstudy.pretraining.losses import ADVERSARIES
-from ecgstudy.pretraining.step import embedded_batch, evaluating
+from ecgstudy.pretraining.step import embed_batch, evaluation_mode
 from ecgstudy.pretraining.suffixes import arm_names, get_arm
 
 EPSILON = 0.05
@@ -34,7 +34,7 @@ def watched(name, monkeypatch, **options):
             return values
 
         monkeypatch.setitem(ADVERSARIES, adversary.loss, watch)
-    inner, left = objective.attacked_views, {}
+    inner, left = objective.attack_views, {}
 
     def around(state, batch, adversary):
         before = {n: b.clone() for n, b in state.model.named_buffers()}
@@ -48,7 +48,7 @@ def watched(name, monkeypatch, **options):
         left["training"], left["clean"] = state.model.training, dict(batch.signals)
         if seen:  # in the statistics of the attack, before the training pass moves them
             at, raised = seen[0][3], ADVERSARIES[adversary.loss]
-            with evaluating(state.model), torch.no_grad():
+            with evaluation_mode(state.model), torch.no_grad():
                 left["last"] = raised(state, at, attacked).sum().item()
                 left["unattacked"] = (
                     raised(state, at, {v: at.signals[v[:-1]] for v in attacked})
@@ -58,8 +58,8 @@ def watched(name, monkeypatch, **options):
             del seen[-2:]
         return attacked
 
-    monkeypatch.setattr(objective, "attacked_views", around)
-    batch = embedded_batch(state, data, INDEX, views_of(state.arm), adversary)
+    monkeypatch.setattr(objective, "attack_views", around)
+    batch = embed_batch(state, data, INDEX, views_of(state.arm), adversary)
     return state, batch, seen, left
 
 
@@ -133,7 +133,7 @@ def test_noise_is_uniform_and_uses_the_arms_own_stream(monkeypatch):
 
 def both(state, data, views, adversary=None):
     """A batch under `adversary` (None: the arm's own) in evaluation mode, and `views` attacked by noise."""
-    with evaluating(state.model), torch.no_grad():
+    with evaluation_mode(state.model), torch.no_grad():
         batch = objective._clean_batch(
             state, data, INDEX, {v.rstrip("*") for v in views}
         )
@@ -172,7 +172,7 @@ def test_the_contrastive_attack_raises_the_plain_loss_of_its_views(name, adversa
     attacked = dict(zip(attacked, moved, strict=True))
     rows, labelled = batch.rows_of(views), adversary.loss == "labelled-contrast"
     pull, push = (label_pull, label_push) if labelled else (equal_pull, equal_push)
-    with evaluating(state.model):
+    with evaluation_mode(state.model):
         value = ADVERSARIES[adversary.loss](state, batch, attacked)
         held = {
             v: state.embed(batch.signals[v], False).detach()
@@ -211,7 +211,7 @@ def test_attacks_on_predictions_raise_cross_entropy_or_kl_of_each_record(multila
     for name, loop in (("pgd-at", cross_entropy), ("trades", None)):
         state, data = fresh(name, multilabel)
         batch, attacked = both(state, data, ("1", "1*"))
-        with evaluating(state.model), torch.no_grad():
+        with evaluation_mode(state.model), torch.no_grad():
             values = ADVERSARIES[state.arm.adversary.loss](state, batch, attacked)
             clean, worse = (
                 state.logits(batch.signals["1"]),
@@ -227,7 +227,7 @@ def test_attacks_on_predictions_raise_cross_entropy_or_kl_of_each_record(multila
 def test_the_attack_on_a_student_leaves_its_teacher():
     state, data = fresh("deacl")
     batch, attacked = both(state, data, ("0", "0*"))
-    with evaluating(state.model), torch.no_grad():
+    with evaluation_mode(state.model), torch.no_grad():
         values = ADVERSARIES["teacher"](state, batch, attacked)
         student, teacher = (
             state.features(attacked["0*"], True),
@@ -242,7 +242,7 @@ def test_the_attack_on_a_student_leaves_its_teacher():
 def test_the_attack_on_codes_nears_the_codes_of_another_cluster(monkeypatch):
     state, batch, seen, _ = watched("swaro", monkeypatch, attack_steps=8)
     at = seen[0][3]
-    with evaluating(state.model), torch.no_grad():
+    with evaluation_mode(state.model), torch.no_grad():
         for view in ("1*", "2*"):
             codes = losses.sinkhorn(state.prototype_scores(at.embedded[view[:-1]]))
             other = losses.of_another_cluster(codes.argmax(1))

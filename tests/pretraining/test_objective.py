@@ -12,16 +12,16 @@ from ecgstudy.models.checkpoints import load_encoder
 from ecgstudy.pretraining import step as objective
 from ecgstudy.pretraining.arms import Adversary
 from ecgstudy.pretraining.contrast import Pairs
-from ecgstudy.pretraining.loop import _step, pretrain
+from ecgstudy.pretraining.loop import pretrain, train_step
 from ecgstudy.pretraining.losses import adaptive_alpha
 from ecgstudy.pretraining.state import Data
 from ecgstudy.pretraining.step import (
     arm_loss,
-    embedded_batch,
-    evaluating,
-    new_state,
-    prepared,
-    published,
+    embed_batch,
+    evaluation_mode,
+    make_state,
+    prepare_training,
+    use_original,
 )
 from ecgstudy.pretraining.suffixes import arm_names, get_arm
 from ecgstudy.pretraining.weighting import compose
@@ -54,7 +54,7 @@ def test_equal_parts_of_models_begin_with_equal_weights():
     for name in arm_names():
         if get_arm(name).features:
             continue
-        state = new_state(toy_run(name), data, toy_records())
+        state = make_state(toy_run(name), data, toy_records())
         for key, tensor in state.model.state_dict().items():
             key = key.removeprefix("momentum.")
             assert torch.equal(known.setdefault(key, tensor), tensor), (name, key)
@@ -73,7 +73,7 @@ def test_the_momentum_encoder_follows_without_gradient(monkeypatch):
         objective.State, "features",
         lambda self, x, a: views.append((self.model is followed, a, len(x))) or embed(self, x, a),
     )  # fmt: skip
-    batch = embedded_batch(
+    batch = embed_batch(
         state, data, INDEX, views_of(state.arm), Adversary("1* 2*", "noise")
     )
     n = len(INDEX)
@@ -87,7 +87,7 @@ def test_the_momentum_encoder_follows_without_gradient(monkeypatch):
     assert batch.embedded["1*"].requires_grad
     assert not batch.embedded["2"].requires_grad
     assert not batch.embedded["2*"].requires_grad
-    _step(state, data, INDEX, 0.01)
+    train_step(state, data, INDEX, 0.01)
     online = dict(state.model.named_parameters())
     for name, parameter in followed.named_parameters():
         assert parameter.grad is None
@@ -117,10 +117,12 @@ def with_simclr(root):
 
 def test_the_teacher_is_the_trained_simclr_and_stays_as_it_is(tmp_path):
     root = with_simclr(tmp_path)
-    state, data = prepared(toy_run("deacl"), toy_records(), root / "deacl" / "seed0")
+    state, data = prepare_training(
+        toy_run("deacl"), toy_records(), root / "deacl" / "seed0"
+    )
     stored = load_encoder(root / "simclr" / "seed0")[0].state_dict()
     for _ in range(2):
-        _step(state, data, torch.arange(16), 0.01)
+        train_step(state, data, torch.arange(16), 0.01)
     assert not state.teacher.training
     assert all(
         p.grad is None and not p.requires_grad for p in state.teacher.parameters()
@@ -131,7 +133,7 @@ def test_the_teacher_is_the_trained_simclr_and_stays_as_it_is(tmp_path):
 def test_pseudo_labels_come_from_training_records_and_repeat(tmp_path):
     root = with_simclr(tmp_path)
     one, again = (
-        prepared(toy_run("advcl"), toy_records(), root / "advcl" / "seed0")[
+        prepare_training(toy_run("advcl"), toy_records(), root / "advcl" / "seed0")[
             1
         ].pseudo_labels
         for _ in range(2)
@@ -139,7 +141,7 @@ def test_pseudo_labels_come_from_training_records_and_repeat(tmp_path):
     other = toy_records()
     other.signals[80:] = 7.0
     other.labels[:] = np.roll(other.labels, 1)
-    unseen = prepared(toy_run("advcl"), other, root / "advcl" / "seed0")[
+    unseen = prepare_training(toy_run("advcl"), other, root / "advcl" / "seed0")[
         1
     ].pseudo_labels
     assert one.shape == (80, 1)  # only the k-means with ten records a cluster: k = 2
@@ -155,12 +157,16 @@ def test_pseudo_labels_come_from_training_records_and_repeat(tmp_path):
 
 def test_pseudo_label_heads_follow_the_clusters(tmp_path):
     root = with_simclr(tmp_path)
-    state, _ = prepared(toy_run("advcl"), toy_records(), root / "advcl" / "seed0")
+    state, _ = prepare_training(
+        toy_run("advcl"), toy_records(), root / "advcl" / "seed0"
+    )
     assert [head.out_features for head in state.model["clusters"]] == [2]
 
 
 def risk_of(name, tmp_path):
-    rows = prepared(toy_run(name), toy_records(), tmp_path / name / "seed0")[1].rows
+    rows = prepare_training(toy_run(name), toy_records(), tmp_path / name / "seed0")[
+        1
+    ].rows
     return rows.patient, torch.stack(
         [rows.metadata["risk"], rows.metadata["missing"]], 1
     )
@@ -243,8 +249,8 @@ def test_adaptive_alpha_averages_distances_first_and_then_follows_them(monkeypat
 
     def alpha_and_distance():
         """α of all rows, and how far the adversary is, in the clean statistics of evaluation."""
-        batch = embedded_batch(state, data, INDEX, views, state.arm.adversary)
-        with evaluating(state.model), torch.no_grad():
+        batch = embed_batch(state, data, INDEX, views, state.arm.adversary)
+        with evaluation_mode(state.model), torch.no_grad():
             ours, theirs = (
                 state.features(batch.signals[v], False) for v in ("1", "1*")
             )
@@ -276,9 +282,9 @@ def test_adaptive_alpha_averages_distances_first_and_then_follows_them(monkeypat
 def test_published_options_change_what_they_name_and_nothing_else(name):
     arm = get_arm(name)
     shared_options = toy_run("simclr").study.training
-    assert published(arm, shared_options) == arm
+    assert use_original(arm, shared_options) == arm
     for key in ("loss", "attack"):
-        theirs = published(arm, shared_options.model_copy(update={key: "original"}))
+        theirs = use_original(arm, shared_options.model_copy(update={key: "original"}))
         changed = {
             f.name
             for f in dataclasses.fields(arm)
@@ -298,7 +304,7 @@ def test_an_arm_loss_is_the_weighted_sum_of_its_logged_losses():
 
 def test_attacked_views_of_ascl_are_selected_by_their_own_predictions():
     state, data = fresh("ascl")
-    batch = embedded_batch(state, data, INDEX, ("1", "1*"), state.arm.adversary)
+    batch = embed_batch(state, data, INDEX, ("1", "1*"), state.arm.adversary)
     for view in ("1", "1*"):
         logits = state.model["head"](batch.features[view])
         assert (

@@ -175,7 +175,7 @@ def test_hard_negatives_of_advcl_keep_off_the_floor(monkeypatch):
     """With the authors' shifted exponentials nearly all rows sit on an unshifted floor (methods 2.4c)."""
     case = Case(patients=tuple(range(8)), labels=((1, 0, 0),) * 8, width=32)
     state = case.fill("advcl-hn", "original")
-    monkeypatch.setattr(objective, "embedded_batch", lambda *given: case.batch())
+    monkeypatch.setattr(objective, "embed_batch", lambda *given: case.batch())
     ours = arm_loss(state, None, None)[1]["floor_fraction"]
     z, rows = case.of("1 2 h 0*")
     e = torch.exp(z.detach() @ z.detach().T / case.tau)

@@ -27,7 +27,7 @@ def weights(folder):
 
 def interrupt_at(monkeypatch, last):
     """Ctrl-C in the step after `last` steps; returns the list that counts them."""
-    steps, step = [], training._step
+    steps, step = [], training.train_step
 
     def counted(*given):
         if len(steps) == last:
@@ -35,7 +35,7 @@ def interrupt_at(monkeypatch, last):
         steps.append(None)
         return step(*given)
 
-    monkeypatch.setattr(training, "_step", counted)
+    monkeypatch.setattr(training, "train_step", counted)
     return steps
 
 
@@ -109,14 +109,14 @@ def kill_at(module, name, call):
 
 folder, threads, where, call = sys.argv[1:]
 torch.set_num_threads(int(threads))
-kill_at(training if where == "_step" else checkpoints, where, int(call))
+kill_at(training if where == "train_step" else checkpoints, where, int(call))
 training.pretrain(toy_run("rocl-ip", epochs=3), toy_records(), Path(folder))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("where", "call"), [("_step", STEPS + 3), ("write_tensors", 2)]
+    ("where", "call"), [("train_step", STEPS + 3), ("write_tensors", 2)]
 )
 def test_a_run_killed_in_a_step_or_while_writing_continues_to_the_same_bits(
     where, call, monkeypatch, tmp_path

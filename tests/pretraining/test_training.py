@@ -15,12 +15,12 @@ from ecgstudy.pretraining.loop import load_trained, pretrain
 from ecgstudy.pretraining.state import Data
 from ecgstudy.pretraining.step import (
     arm_loss,
-    embedded_batch,
-    evaluating,
-    new_state,
+    embed_batch,
+    evaluation_mode,
+    make_state,
     pick_device,
     pick_precision,
-    prepared,
+    prepare_training,
 )
 from ecgstudy.pretraining.suffixes import arm_names, get_arm
 
@@ -34,7 +34,7 @@ TRAINED = [name for name in arm_names() if get_arm(name).losses]
 def fresh(arm, **options):
     """State and data of a run that has not trained yet."""
     data = Data.of(RECORDS, CPU)
-    return new_state(toy_run(arm, **options), data, RECORDS), data
+    return make_state(toy_run(arm, **options), data, RECORDS), data
 
 
 def weights(folder):
@@ -71,7 +71,7 @@ def trained_simclr(tmp_path_factory):
 def trained(arm, root, records, **options):
     """Whether a short run left the stem as it was, its history, and loss and log on a batch, twice."""
     run, folder = toy_run(arm, attack_steps=1, **options), root / f"{arm}-run" / "seed0"
-    state, data = prepared(run, records, folder)
+    state, data = prepare_training(run, records, folder)
     start = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
     history = pretrain(run, records, folder)
     stored, _ = load_tensors(folder / "encoder.safetensors")
@@ -182,10 +182,10 @@ def test_arms_that_learn_from_labels_may_have_epochs_of_their_own(tmp_path):
 
 
 def test_records_per_epoch_draws_that_many_without_replacement(monkeypatch, tmp_path):
-    seen, step = [], training._step
+    seen, step = [], training.train_step
     monkeypatch.setattr(
         training,
-        "_step",
+        "train_step",
         lambda state, data, index, *more: (
             seen.append(index) or step(state, data, index, *more)
         ),
@@ -199,9 +199,9 @@ def test_records_per_epoch_draws_that_many_without_replacement(monkeypatch, tmp_
 def test_arms_of_one_seed_share_initial_weights_batches_and_views(
     monkeypatch, tmp_path
 ):
-    seen, made = [], objective.rendered
+    seen, made = [], objective.render_view
     monkeypatch.setattr(
-        objective, "rendered", lambda *given: seen.append(made(*given)) or seen[-1]
+        objective, "render_view", lambda *given: seen.append(made(*given)) or seen[-1]
     )
     views = {}
     for arm in ("simclr", "rocl-ip-hn", "clef", "pgd-at"):
@@ -226,10 +226,10 @@ def test_arms_of_one_seed_share_initial_weights_batches_and_views(
 
 
 def test_supervised_arms_share_batches_with_contrastive_ones(monkeypatch, tmp_path):
-    seen, step = [], training._step
+    seen, step = [], training.train_step
     monkeypatch.setattr(
         training,
-        "_step",
+        "train_step",
         lambda state, data, index, *more: (
             seen.append(index) or step(state, data, index, *more)
         ),
@@ -312,7 +312,7 @@ def test_the_loss_of_simclr_is_nt_xent_of_two_views():
     state, data = fresh("simclr")
     index = torch.arange(0, 32, 2)  # 16 patients
     loss, _ = arm_loss(state, data, index)
-    batch = embedded_batch(fresh("simclr")[0], data, index, ("1", "2"), None)
+    batch = embed_batch(fresh("simclr")[0], data, index, ("1", "2"), None)
     expected = nt_xent(batch.embedded["1"], batch.embedded["2"], 0.5)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
@@ -322,7 +322,7 @@ def test_the_loss_of_rocl_pulls_three_views_and_adds_its_side_term():
     index = torch.arange(0, 16, 2)  # 8 patients
     loss, _ = arm_loss(state, data, index)
     other = fresh("rocl")[0]
-    z, _ = embedded_batch(other, data, index, THREE, other.arm.adversary).stacked(THREE)
+    z, _ = embed_batch(other, data, index, THREE, other.arm.adversary).stacked(THREE)
     pairs = torch.exp(z.double() @ z.double().T / 0.5)
     terms = []
     for i in range(24):
@@ -373,7 +373,7 @@ def test_one_step_updates_each_statistics_once(arm):
 def test_evaluation_mode_nests_and_is_left_as_it_was():
     state, data = fresh("rocl")
     before = {name: b.clone() for name, b in state.model.named_buffers()}
-    with evaluating(state.model):
+    with evaluation_mode(state.model):
         arm_loss(state, data, torch.arange(16))
         assert not state.model.training
     assert state.model.training
@@ -382,7 +382,7 @@ def test_evaluation_mode_nests_and_is_left_as_it_was():
 
 def test_a_batch_stacks_two_clean_and_one_adversarial_row_a_record():
     state, data = fresh("rocl")
-    batch = embedded_batch(
+    batch = embed_batch(
         state, data, torch.tensor([3, 40, 41]), THREE, state.arm.adversary
     )
     embedded, rows = batch.stacked(THREE)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator
 
-from ecgstudy.pretraining.augment import view
+from ecgstudy.pretraining.augment import draw_view
 from ecgstudy.study import ViewOptions
 
 NOTHING = {
@@ -24,7 +24,7 @@ def signals(records=8, leads=3, samples=200, seed=1):
 
 def one(x, fs=100.0, seed=0, **strengths):
     """A view with only the named augmentations."""
-    return view(x, fs, ViewOptions(**{**NOTHING, **strengths}), seeded(seed))
+    return draw_view(x, fs, ViewOptions(**{**NOTHING, **strengths}), seeded(seed))
 
 
 def ramp(records=400, samples=500):
@@ -43,10 +43,10 @@ def test_the_same_generator_gives_the_same_views_and_the_next_call_others():
         seeded(3),
     )
     first, second = (
-        view(x, 100.0, options, generator),
-        view(x, 100.0, options, generator),
+        draw_view(x, 100.0, options, generator),
+        draw_view(x, 100.0, options, generator),
     )
-    assert torch.equal(first, view(x, 100.0, options, seeded(3)))
+    assert torch.equal(first, draw_view(x, 100.0, options, seeded(3)))
     assert not torch.equal(first, second)
 
 
@@ -54,16 +54,16 @@ def test_views_ignore_the_global_generator_and_leave_the_signals_alone():
     x = signals()
     torch.manual_seed(0)
     state, before = torch.get_rng_state(), x.clone()
-    first = view(x, 100.0, ViewOptions(), seeded())
+    first = draw_view(x, 100.0, ViewOptions(), seeded())
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(1)
-    assert torch.equal(view(x, 100.0, ViewOptions(), seeded()), first)
+    assert torch.equal(draw_view(x, 100.0, ViewOptions(), seeded()), first)
     assert torch.equal(x, before)
 
 
 def test_records_get_views_of_their_own():
     same = signals(1).expand(6, -1, -1)
-    made = view(same, 100.0, ViewOptions(), seeded())
+    made = draw_view(same, 100.0, ViewOptions(), seeded())
     assert len(made[:, 0, 0].unique()) == 6
 
 
@@ -82,7 +82,7 @@ def test_any_options_give_finite_views_of_the_wanted_shape_and_type(
     shape, fs, crop_s, centred, strengths, dtype
 ):
     x = signals(*shape).to(dtype)
-    made = view(
+    made = draw_view(
         x, fs, ViewOptions(crop_s=crop_s, centred=centred, **strengths), seeded()
     )
     length = shape[2] if crop_s is None else min(shape[2], round(crop_s * fs))

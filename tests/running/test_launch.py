@@ -36,7 +36,7 @@ from pathlib import Path
 from ecgstudy.pretraining import loop as training
 
 Path({str(tmp_path)!r}, "process-" + os.environ["RANK"]).write_text(str(os.getpid()))
-steps, step = [], training._step
+steps, step = [], training.train_step
 
 def seventh(*given):
     steps.append(None)
@@ -44,7 +44,7 @@ def seventh(*given):
         {action}
     return step(*given)
 
-training._step = seventh
+training.train_step = seventh
 """
         (tmp_path / "plugin.py").write_text(code)
         monkeypatch.setenv("ECGSTUDY_PLUGINS", str(tmp_path / "plugin.py"))
