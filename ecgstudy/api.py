@@ -13,7 +13,7 @@ are needed, because a params file should be read without waiting for torch.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -140,17 +140,9 @@ class Study(studies.Study):
         StudyError
             When the study has no such data set, arm or seed.
         """
-        choices = {
-            "dataset": (dataset, self.pretrained),
-            "arm": (arm, self.arms),
-            "seed": (seed, self.seeds),
-        }
-        for kind, (value, known) in choices.items():
-            if value not in known:
-                listed = ", ".join(map(str, known))
-                raise StudyError(
-                    f"study {self.study!r} has no {kind} {value!r}; it has {listed}"
-                )
+        self._check("dataset", dataset, self.pretrained)
+        self._check("arm", arm, self.arms)
+        self._check("seed", seed, self.seeds)
         return Run(self, dataset, arm, seed)
 
     def runs(self) -> Iterator[Run]:
@@ -162,12 +154,14 @@ class Study(studies.Study):
         """The prepared records of one data set, prepared now if need be."""
         from ecgstudy.running.workflow import prepared_records
 
-        if dataset not in self.datasets:
-            known = ", ".join(self.datasets)
-            raise StudyError(
-                f"study {self.study!r} has no dataset {dataset!r}; it has {known}"
-            )
+        self._check("dataset", dataset, list(self.datasets))
         return prepared_records(self, dataset, self.paths)
+
+    def scores(self) -> "Scores":
+        """Every stored score of the study."""
+        from ecgstudy.analysis.scores import read_scores
+
+        return read_scores(self.paths, self.runs())
 
     def write_tables(self) -> dict[str, pd.DataFrame]:
         """Compute every table from the stored scores; they are written as CSV, too."""
@@ -176,6 +170,13 @@ class Study(studies.Study):
 
         arms = self.arms
         return write_tables(self, self.paths, factor_table(arms), bases(arms))
+
+    def _check(self, kind: str, value: object, known: Sequence[object]) -> None:
+        if value not in known:
+            listed = ", ".join(map(str, known))
+            raise StudyError(
+                f"study {self.study!r} has no {kind} {value!r}; it has {listed}"
+            )
 
 
 def load_study(path: str | Path) -> Study:
@@ -192,4 +193,6 @@ def load_study(path: str | Path) -> Study:
     StudyError
         Naming the file and each key that is unknown, missing or ill-typed.
     """
-    return studies.load_study(path, Study)
+    study = studies.load_study(path, Study)
+    assert isinstance(study, Study)
+    return study

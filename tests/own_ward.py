@@ -1,4 +1,4 @@
-"""The data sets of one's own that the README shows, with the files that they read."""
+"""The examples of docs/extend.md, and data for those that read some."""
 
 import re
 import subprocess
@@ -10,13 +10,13 @@ from wfdb_fixtures import write_folder
 
 from ecgstudy.study import ROOT
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = (ROOT / "docs/extend.md").read_text(encoding="utf-8")
 
 
 def shown(file: str) -> str:
-    """What the README shows as the content of a file."""
+    """What the page shows as the content of a file."""
     return re.search(
-        rf"```\w+\n# {re.escape(file)}\n(.*?)```", README, re.DOTALL
+        rf"```\w+\n# {re.escape(file)}\n(.*?)```", EXAMPLES, re.DOTALL
     ).group(1)
 
 
@@ -35,7 +35,7 @@ def write_ward(folder: Path, records: int = 60) -> dict[str, np.ndarray]:
         }
     )
     table.to_csv(folder / "labels.csv", index=False)
-    (command,) = re.findall(r"`cd ~/ward7 && (sha256sum [^`]*)`", README)
+    (command,) = re.findall(r"`cd ~/ward7 && (sha256sum [^`]*)`", EXAMPLES)
     subprocess.run(command, shell=True, cwd=folder, check=True)
     return signals
 

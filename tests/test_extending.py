@@ -1,4 +1,4 @@
-"""One's own scheme, encoder, data set and attack work as the README shows them."""
+"""The examples of docs/extend.md work as they stand there."""
 
 import os
 import re
@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from own_ward import README, shown, write_arrays, write_ward
+from own_ward import EXAMPLES, shown, write_arrays, write_ward
 from test_robustness import SHORT, evaluated
 from test_workflow import checkout, run_tiny
 from toy import toy_records, toy_run
@@ -43,7 +43,7 @@ REGISTRIES = (
 
 @pytest.fixture
 def plugin(tmp_path):
-    """Writes and loads a Python file that the README shows, as ``make study PLUGINS=…`` does."""
+    """Writes and loads a Python file that the EXAMPLES shows, as ``make study PLUGINS=…`` does."""
     before = [dict(registry) for registry in REGISTRIES]
 
     def load(name):
@@ -62,12 +62,13 @@ def plugin(tmp_path):
 
 def test_own_weighting_scheme_takes_at_most_fifteen_lines(plugin):
     assert (
-        len([line for line in plugin("my_scheme").splitlines() if line.strip()]) <= 15
+        len([line for line in plugin("my_weighting").splitlines() if line.strip()])
+        <= 15
     )
 
 
 def test_own_weighting_scheme_changes_the_loss_as_it_says(plugin):
-    plugin("my_scheme")
+    plugin("my_weighting")
     generator = torch.Generator().manual_seed(0)
     z = torch.nn.functional.normalize(
         torch.randn(18, 8, generator=generator, dtype=torch.float64), dim=1
@@ -84,7 +85,7 @@ def test_own_weighting_scheme_changes_the_loss_as_it_says(plugin):
     torch.testing.assert_close(
         log["effective_negatives"], pushes.sum() ** 2 / (pushes**2).sum()
     )
-    assert factor_table()["adversaries_repel"].loc["rocl-mine"]
+    assert factor_table()["adversarial_negatives"].loc["rocl-mine"]
 
 
 def test_own_encoder_is_folded_for_attacks_and_trains(plugin, tmp_path):
@@ -358,7 +359,7 @@ def test_data_that_checksums_of_ours_pin_are_never_looked_for_to_find_a_stamp(
 def test_a_committed_model_loads_and_takes_signals_in_mv(monkeypatch):
     (code,) = [
         c
-        for c in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+        for c in re.findall(r"```python\n(.*?)```", EXAMPLES, re.DOTALL)
         if "load_classifier" in c
     ]
     monkeypatch.chdir(ROOT)
@@ -371,8 +372,8 @@ def test_a_committed_model_loads_and_takes_signals_in_mv(monkeypatch):
 def test_a_figure_of_ones_own_is_drawn_from_stored_scores(tmp_path, monkeypatch):
     (code,) = [
         c
-        for c in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-        if "read_scores" in c
+        for c in re.findall(r"```python\n(.*?)```", EXAMPLES, re.DOTALL)
+        if "worst class" in c
     ]
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(Paths, "figures", property(lambda _: tmp_path))
