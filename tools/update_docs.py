@@ -13,7 +13,7 @@ import torch
 
 from ecgstudy.files import ROOT
 from ecgstudy.models.encoders import build_encoder, count_parameters
-from ecgstudy.pretraining.suffixes import arm_names, described, get_arm
+from ecgstudy.pretraining.suffixes import arm_names, describe_arm, get_arm
 
 ENCODER_IDEAS = {
     "resnet1d": "residual network along time (He et al. 2016)",
@@ -35,7 +35,7 @@ def arms() -> str:
     rows = []
     for name in arm_names():
         arm = get_arm(name)
-        rows.append([f"`{name}`", arm.idea, arm.source, f"`{described(name)}`"])
+        rows.append([f"`{name}`", arm.idea, arm.source, f"`{describe_arm(name)}`"])
     return markdown(["arm", "idea", "source", "factors"], rows)
 
 
