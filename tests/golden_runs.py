@@ -42,7 +42,7 @@ from ecgstudy.evaluation.sample import label_scores
 from ecgstudy.models.checkpoints import load_tensors
 from ecgstudy.models.encoders import build_encoder
 from ecgstudy.params import AttackOptions, ViewOptions
-from ecgstudy.pretraining.augment import fast_part, view
+from ecgstudy.pretraining.augment import draw_view, high_pass
 from ecgstudy.pretraining.suffixes import bases, factor_table
 from ecgstudy.registry import ATTACKS, CORRUPTIONS
 from ecgstudy.running.launch import pretrain
@@ -407,10 +407,12 @@ def augmentations(root: Path) -> dict:
         "leads dropped": ({"lead_dropout": 0.5, "timeout": 0.0}, 1.0),
     }
     found = {
-        name: brief(view(signals, 100.0, ViewOptions(**options), seeded(), strength))
+        name: brief(
+            draw_view(signals, 100.0, ViewOptions(**options), seeded(), strength)
+        )
         for name, (options, strength) in choices.items()
     }
-    return found | {"fast part": brief(fast_part(signals, 100.0))}
+    return found | {"fast part": brief(high_pass(signals, 100.0))}
 
 
 def seeded() -> Generator:
