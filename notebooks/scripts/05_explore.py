@@ -32,12 +32,17 @@ epsilon_mv = 0.05
 # %%
 from IPython.display import display
 
-from ecgstudy.plots.explore import Explorer, controls
+from ecgstudy.evaluation.explore import attack_record, weigh_record
+from ecgstudy.evaluation.sample import attacked_sample
+from ecgstudy.plots.explore import controls, draw, draw_energy, draw_weights, summary
+from ecgstudy.running.workflow import prepared_records
 from ecgstudy.study import Paths, Run, load_study
 
 plan = load_study(study)
-explorer = Explorer.of(Run(plan, dataset, arm, seed), Paths(plan.study))
-table = explorer.test.table
+run, paths = Run(plan, dataset, arm, seed), Paths(plan.study)
+folder = paths.protocol(dataset, arm, seed, "slf")
+records = prepared_records(plan, dataset, paths)
+table = attacked_sample(records, "test", plan.evaluation.max_records).table
 record = record or table["record"].iloc[0]
 shown = table.drop(columns=["split", "attacked", "r_peaks"], errors="ignore").head(5)
 display(shown.style.hide().format(precision=0, na_rep="–"))
@@ -49,8 +54,8 @@ display(shown.style.hide().format(precision=0, na_rep="–"))
 # counts for AUROC.
 
 # %%
-ecg = explorer.attacked(record, attack, epsilon_mv)
-display(explorer.draw(ecg, epsilon_mv))
+ecg = attack_record(run, records, folder, record, attack, epsilon_mv)
+display(draw(ecg, records, epsilon_mv))
 ecg.scores.reset_index().style.hide().format(precision=2)
 
 # %% [markdown]
@@ -59,7 +64,7 @@ ecg.scores.reset_index().style.hide().format(precision=2)
 # Bars are shares of the perturbation's energy, lines those of white noise on all samples.
 
 # %%
-explorer.draw_energy(ecg)
+draw_energy(ecg, records)
 
 # %% [markdown]
 # ## What weighting schemes would do
@@ -70,9 +75,9 @@ explorer.draw_energy(ecg)
 # Every registered scheme is shown on top of uniform weights, one's own too, and this run's own weighting.
 
 # %%
-weights = explorer.weights(record)
-display(explorer.draw_weights(weights))
-explorer.summary(weights)
+weights = weigh_record(run, records, folder, record)
+display(draw_weights(weights, records))
+summary(run, weights)
 
 # %% [markdown]
 # ## Try others
@@ -82,4 +87,4 @@ explorer.summary(weights)
 
 # %% tags=["remove-cell"]
 attacks = dict.fromkeys([*plan.evaluation.ensemble, *plan.evaluation.attacks])
-controls(explorer, [name for name in attacks if name != "transfer"])
+controls(run, records, folder, [name for name in attacks if name != "transfer"])
