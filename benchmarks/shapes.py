@@ -10,7 +10,7 @@ from torch import Tensor
 from ecgstudy.attacks.api import Victim
 from ecgstudy.datasets.prepare import prepare
 from ecgstudy.files import ROOT
-from ecgstudy.models.encoders import build_encoder, folded
+from ecgstudy.models.encoders import build_encoder, fold_batch_norms
 from ecgstudy.models.heads import Classifier
 from ecgstudy.pretraining.state import Data, State
 from ecgstudy.pretraining.step import prepare_training
@@ -60,7 +60,10 @@ class Case:
             head = torch.nn.Linear(encoder.features, len(self.records.classes))
         _settle(encoder, self.signals(64, torch.device("cpu")))
         model = (
-            Classifier(folded(encoder), head).eval().requires_grad_(False).to(device)
+            Classifier(fold_batch_norms(encoder), head)
+            .eval()
+            .requires_grad_(False)
+            .to(device)
         )
         return Victim(model, self.records.multilabel, model.encoder, self.records.fs)
 

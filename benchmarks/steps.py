@@ -123,7 +123,7 @@ def whole_attack(
     budget, victim = Budget(0.02, steps, batch_size=records), shapes.victim(device)
     signals, labels = shapes.signals(records, device), shapes.labels(records, device)
     with torch.no_grad():
-        victim = replace(victim, known=(signals, victim.scores(signals)))
+        victim = replace(victim, clean_scores=(signals, victim.scores(signals)))
     stream = Generator(device).manual_seed(0)
     calls = {
         "bare": bare_attack(victim, signals, steps),

@@ -34,7 +34,7 @@ from toy import toy_records
 
 from ecgstudy.analysis.tables import write_tables
 from ecgstudy.attacks.api import Budget, Victim
-from ecgstudy.attacks.corruptions import Recording, why_not
+from ecgstudy.attacks.corruptions import Recording, explain_skip
 from ecgstudy.evaluation.embedding import geometry
 from ecgstudy.evaluation.energy import profile, r_peaks
 from ecgstudy.evaluation.runner import evaluate
@@ -350,7 +350,7 @@ def corruptions(root: Path) -> dict:
         for corruption in CORRUPTIONS.names():
             corrupt = CORRUPTIONS.find(corruption)
             for severity in (1, 3, 5):
-                if why_not(corruption, severity, recording) is None:
+                if explain_skip(corruption, severity, recording) is None:
                     changed = corrupt(signals, recording, severity, seeded())
                     found[f"{name}, {corruption}, {severity}"] = brief(changed)
     return found

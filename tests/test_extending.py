@@ -25,7 +25,7 @@ from ecgstudy.errors import StudyError
 from ecgstudy.evaluation.sample import _check_inside
 from ecgstudy.models import backbones
 from ecgstudy.models.checkpoints import load_classifier
-from ecgstudy.models.encoders import build_encoder, folded
+from ecgstudy.models.encoders import build_encoder, fold_batch_norms
 from ecgstudy.params import DatasetOptions
 from ecgstudy.pretraining import arms, losses, weighting
 from ecgstudy.pretraining.contrast import Rows, weighted_contrastive_loss
@@ -100,7 +100,7 @@ def test_own_encoder_is_folded_for_attacks_and_trains(plugin, tmp_path):
     signals = torch.randn(4, 3, 250, generator=seeded())
     assert encoder(signals).shape == (4, 32)
     torch.testing.assert_close(
-        folded(encoder)(signals), encoder(signals), rtol=1e-4, atol=1e-5
+        fold_batch_norms(encoder)(signals), encoder(signals), rtol=1e-4, atol=1e-5
     )
     run = toy_run("rocl")
     form = run.study.encoder.model_copy(

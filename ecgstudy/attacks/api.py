@@ -31,7 +31,7 @@ class Victim:
         Sampling rate of the signals in Hz, for attacks that are shaped in time; None: unknown.
     gradients
         Precision of passes that a gradient is taken through; all others are in float32.
-    known
+    clean_scores
         Signals and their scores: attacks on these very signals, the same tensor, need no pass to find them.
     """
 
@@ -40,7 +40,7 @@ class Victim:
     features: Callable[[Tensor], Tensor] | None = None
     fs: float | None = None
     gradients: Literal["float32", "bfloat16"] = "float32"
-    known: tuple[Tensor, Tensor] | None = None
+    clean_scores: tuple[Tensor, Tensor] | None = None
 
     def scores(self, signals: Tensor) -> Tensor:
         """Class scores (records, classes) in float32."""
@@ -53,8 +53,8 @@ class Victim:
 def known_scores(victim: Victim, signals: Tensor) -> Tensor | None:
     """The victim's scores of `signals`, if it is told them; a part or another order of them is unknown."""
     return (
-        victim.known[1]
-        if victim.known is not None and victim.known[0] is signals
+        victim.clean_scores[1]
+        if victim.clean_scores is not None and victim.clean_scores[0] is signals
         else None
     )
 
@@ -114,7 +114,7 @@ class Problem:
         A perturbation known before, of each record: the first start, and a candidate for the result.
     exact
         Whether `objective` is the same under a gradient; if not, results are looked at again without one.
-    unchanged
+    clean_values
         `objective` of δ = 0, (records,), where it is known; None: passes find it.
     """
 
@@ -122,7 +122,7 @@ class Problem:
     objective: Callable[[Tensor, slice | Tensor], Tensor]
     start: Tensor | None = None
     exact: bool = True
-    unchanged: Tensor | None = None
+    clean_values: Tensor | None = None
 
     @staticmethod
     def of(
@@ -196,7 +196,7 @@ def first_best(
 
     The one that is `met` is left out: the search values it in any case, as its first iterate.
     """
-    none, values = torch.zeros_like(problem.signals), problem.unchanged
+    none, values = torch.zeros_like(problem.signals), problem.clean_values
     if met == "zero":
         values = none.new_full((len(none),), -torch.inf)
     elif values is None:

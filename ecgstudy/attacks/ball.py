@@ -35,7 +35,7 @@ class Ball:
         delta = self._masked(delta)
         return delta * (self.epsilon_mv / self._rms(delta)).clamp(max=1)
 
-    def stepped(self, delta: Tensor, step: float | Tensor, direction: Tensor) -> Tensor:
+    def step(self, delta: Tensor, step: float | Tensor, direction: Tensor) -> Tensor:
         """The nearest allowed perturbation to `delta` + `step` · `direction`; a step for all or one a record.
 
         Signals are large and memory is slow: nothing is written that is not needed.
@@ -64,7 +64,7 @@ class Ball:
         gradient = gradient / torch.where(largest > 0, largest, 1)
         return gradient / self._rms(gradient)
 
-    def start(self, signals: Tensor, generator: Generator) -> Tensor:
+    def draw(self, signals: Tensor, generator: Generator) -> Tensor:
         """A perturbation of each record, uniform in the ball."""
         draw = {
             "generator": generator,
@@ -79,7 +79,7 @@ class Ball:
         radius = torch.rand((len(signals), 1, 1), **draw) ** (1 / self._count(signals))
         return self.epsilon_mv * radius * noise / self._rms(noise)
 
-    def rows(self, rows: slice | Tensor, signals: Tensor) -> "Ball":
+    def select(self, rows: slice | Tensor, signals: Tensor) -> "Ball":
         """The ball of some of the records `signals`."""
         mask = None if self.mask is None else self.mask.expand_as(signals)[rows]
         return Ball(self.epsilon_mv, self.norm, mask)
@@ -136,5 +136,5 @@ def ascend(
         delta = delta.detach()
         if visit is not None:
             visit(delta, values.detach())
-        delta = ball.stepped(delta, step_mv, ball.direction(gradient))
+        delta = ball.step(delta, step_mv, ball.direction(gradient))
     return delta

@@ -347,18 +347,18 @@ def get_corruption(name: str) -> Corruption:
     return CORRUPTIONS.find(name)
 
 
-def why_not(name: str, severity: int, recording: Recording) -> str | None:
+def explain_skip(name: str, severity: int, recording: Recording) -> str | None:
     """Why the corruption does not apply to such recordings at this severity; None where it does."""
     get_corruption(name)
     return LIMITS[name](recording, severity) if name in LIMITS else None
 
 
-def skipped(
+def list_skipped(
     names: Iterable[str], severities: Iterable[int], recording: Recording
 ) -> list[dict]:
     """What of a study's corruptions does not apply: `corruption`, `severity`, `reason`."""
     every = [
-        (name, severity, why_not(name, severity, recording))
+        (name, severity, explain_skip(name, severity, recording))
         for name in names
         for severity in severities
     ]

@@ -29,7 +29,7 @@ def pgd(
 def _pgd_once(
     problem: Problem, rows: slice, start: Tensor, budget: Budget, best: Best
 ) -> None:
-    clean, ball = problem.signals[rows], budget.ball.rows(rows, problem.signals)
+    clean, ball = problem.signals[rows], budget.ball.select(rows, problem.signals)
 
     def value(x: Tensor) -> Tensor:
         return problem.objective(x, rows)
@@ -56,7 +56,7 @@ def _start(
     if problem.start is not None and restart == 0:
         return ball.project(problem.start)
     return (
-        ball.start(problem.signals, generator)
+        ball.draw(problem.signals, generator)
         if random
         else torch.zeros_like(problem.signals)
     )
@@ -98,7 +98,7 @@ def checkpoints(steps: int) -> list[int]:
 
 
 def _apgd_once(problem: Problem, rows: slice, start: Tensor, budget: Budget) -> Best:
-    clean, ball = problem.signals[rows], budget.ball.rows(rows, problem.signals)
+    clean, ball = problem.signals[rows], budget.ball.select(rows, problem.signals)
     here, before, step = (
         start,
         start,
@@ -116,7 +116,7 @@ def _apgd_once(problem: Problem, rows: slice, start: Tensor, budget: Budget) -> 
     )  # since the last checkpoint
     halved = torch.zeros_like(values, dtype=torch.bool)  # there
     for count in range(1, budget.steps + 1):
-        ahead = ball.stepped(here, step, ball.direction(gradient))
+        ahead = ball.step(here, step, ball.direction(gradient))
         if count > 1:
             last = torch.sub(
                 here, before, out=before

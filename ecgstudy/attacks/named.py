@@ -61,7 +61,7 @@ def noise(
     generator: Generator,
 ) -> Tensor:
     """Uniform noise in the ball: no attack, the yardstick of one."""
-    return budget.ball.start(signals, generator)
+    return budget.ball.draw(signals, generator)
 
 
 ATTACKS.update(

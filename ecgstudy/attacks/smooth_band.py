@@ -104,7 +104,7 @@ def shaped(search: Search, shape: Shape) -> Search:
         ball = budget.ball
 
         def delta(theta: Tensor, rows: slice | Tensor) -> Tensor:
-            mask = ball.rows(rows, problem.signals).mask
+            mask = ball.select(rows, problem.signals).mask
             return shape(theta) if mask is None else shape(theta) * mask
 
         over_theta = Problem(
@@ -114,7 +114,7 @@ def shaped(search: Search, shape: Shape) -> Search:
             ),
             problem.start,
             problem.exact,
-            problem.unchanged,
+            problem.clean_values,
         )
         best = search(over_theta, budget, generator)
         return ball.project(delta(best, slice(None)))  # less than rounding

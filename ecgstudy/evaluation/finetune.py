@@ -25,7 +25,7 @@ from ecgstudy.models.checkpoints import (
     save_encoder,
     save_progress,
 )
-from ecgstudy.models.encoders import Encoder, count_parameters, folded
+from ecgstudy.models.encoders import Encoder, count_parameters, fold_batch_norms
 from ecgstudy.models.heads import zero_head
 from ecgstudy.params import AffOptions, AlfOptions, method
 from ecgstudy.pretraining.arms import ARMS, Adversary, Arm, Loss
@@ -120,7 +120,7 @@ def alf_start(run: Run, encoder: Encoder, data: Data, options: AlfOptions) -> St
     head = nn.Sequential(standard, zero_head(clean.shape[1], data.labels.shape[1]))
     attack = Adversary("0*", "labels", options.attack_steps, options.attack_step)
     arm = replace(ARMS["pgd-at"], losses=(Loss("ce", "0*"),), adversary=attack)
-    return _state(run, arm, folded(encoder), head, data, options, "float32")
+    return _state(run, arm, fold_batch_norms(encoder), head, data, options, "float32")
 
 
 def unstandardised(head: nn.Sequential) -> nn.Linear:

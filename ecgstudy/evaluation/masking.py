@@ -113,7 +113,7 @@ def _measured_checks(
     yield "share of records without input gradient", records, 0.01
     yield "share of samples without input gradient", samples, None
 
-    noise = Ball(headline).start(sample.signals, generator)
+    noise = Ball(headline).draw(sample.signals, generator)
     noisy = macro_auroc(
         sample.labels, victim_scores(victim, sample.signals + noise, options)
     )

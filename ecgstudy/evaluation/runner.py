@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ecgstudy import metrics
 from ecgstudy.attacks.api import Victim
-from ecgstudy.attacks.corruptions import Recording, skipped
+from ecgstudy.attacks.corruptions import Recording, list_skipped
 from ecgstudy.devices import pick_device
 from ecgstudy.evaluation.embedding import geometry
 from ecgstudy.evaluation.energy import Profiler
@@ -31,12 +31,12 @@ from ecgstudy.evaluation.sample import (
 )
 from ecgstudy.files import json_text, whole_files
 from ecgstudy.models.checkpoints import (
-    halved,
+    to_float16,
     load_classifier,
     load_state,
     write_tensors,
 )
-from ecgstudy.models.encoders import Encoder, folded
+from ecgstudy.models.encoders import Encoder, fold_batch_norms
 from ecgstudy.models.heads import Classifier, fit_linear_probe
 from ecgstudy.params import method
 from ecgstudy.pretraining.suffixes import get_arm
@@ -89,9 +89,9 @@ def frozen_victim(
             head = linear_probe(run, encoder, records, device)
     else:
         encoder, head, form = fine_tuned(run, records, folder / protocol, protocol)
-    stored = halved(head.state_dict())
+    stored = to_float16(head.state_dict())
     load_state(head, stored, folder)
-    model = Classifier(folded(encoder), head).eval().requires_grad_(False)
+    model = Classifier(fold_batch_norms(encoder), head).eval().requires_grad_(False)
     return _victim(run, model, records), stored, form
 
 
@@ -151,7 +151,7 @@ def evaluate(
         "parameters": form["parameters"],
         **_training_cost(folder.parent),
         "precision": form["precision"],
-        "skipped": skipped(
+        "skipped": list_skipped(
             options.corruptions, options.severities, Recording.of(records)
         ),
         **looked_at,
@@ -177,7 +177,11 @@ def _source(
     if method(protocol) == "slf":
         return frozen_victim(run, records, folder, protocol)[0]
     model, _ = load_classifier(folder / protocol, str(device))
-    model = Classifier(folded(model.encoder), model.head).eval().requires_grad_(False)
+    model = (
+        Classifier(fold_batch_norms(model.encoder), model.head)
+        .eval()
+        .requires_grad_(False)
+    )
     return _victim(run, model, records)
 
 

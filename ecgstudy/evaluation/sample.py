@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from ecgstudy import metrics
 from ecgstudy.attacks.api import Budget, Problem, Victim
 from ecgstudy.attacks.ball import Ball
-from ecgstudy.attacks.corruptions import Recording, get_corruption, why_not
+from ecgstudy.attacks.corruptions import Recording, get_corruption, explain_skip
 from ecgstudy.attacks.ensemble import combine
 from ecgstudy.attacks.gradient import apgd
 from ecgstudy.attacks.named import get_attack
@@ -248,7 +248,7 @@ class Attacker:
         for name, severity in product(
             self.options.corruptions, self.options.severities
         ):
-            if why_not(name, severity, recording) is None:
+            if explain_skip(name, severity, recording) is None:
                 stream = Generator(signals.device).manual_seed(
                     derived_seed(target, "corruption", name)
                 )
@@ -340,7 +340,7 @@ class Attacker:
         return (
             self.victim
             if stored is None
-            else replace(self.victim, known=(signals, stored[1][rows]))
+            else replace(self.victim, clean_scores=(signals, stored[1][rows]))
         )
 
     def _perturbation(self, name: str, epsilon_mv: float, rows: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
         ) from error
 
 
-def halved(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def to_float16(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights (2 and more dimensions) as float16; biases, batch-norm statistics and scales stay float32.
 
     So do tensors with values beyond float16's 65,504, as a head on a feature that is almost always the same.
@@ -101,7 +101,7 @@ def save_encoder(
     The study evaluates the encoder *as stored*. `model` holds it and what it was trained with: a projector,
     or a supervised arm's head. `history`, if given, becomes ``history.jsonl``.
     """
-    save_result(folder, halved(model.state_dict()), form, history)
+    save_result(folder, to_float16(model.state_dict()), form, history)
 
 
 def save_result(

@@ -86,7 +86,7 @@ def build_encoder(
     return Encoder(backbone, mean_mv, std_mv).to(memory_format=torch.channels_last)
 
 
-def folded(encoder: Encoder) -> Encoder:
+def fold_batch_norms(encoder: Encoder) -> Encoder:
     """A frozen copy of `encoder` for evaluation, with batch norms folded into the convolutions.
 
     The same function to rounding; an attack step takes 1.3 to 1.8 times less time on a CPU.

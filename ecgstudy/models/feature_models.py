@@ -118,7 +118,7 @@ class FeatureVictim:
     centre: int | None = None
     gradients: Literal["float32"] = "float32"
     """It has none; attacks that ask are told that nothing is approximate."""
-    known: tuple[Tensor, Tensor] | None = None
+    clean_scores: tuple[Tensor, Tensor] | None = None
     """As a `Victim`'s: signals and their scores."""
 
     @property

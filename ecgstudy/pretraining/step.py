@@ -306,7 +306,7 @@ def attack_views(state: State, batch: Batch, adversary: Adversary) -> dict[str, 
         Ball(epsilon_mv * (wide + steps * step if wide > 1 else 1)),
     )
     noise_of_all = (
-        noise.start(like_all_rows(clean), state.streams["attack"]) if wide else None
+        noise.draw(like_all_rows(clean), state.streams["attack"]) if wide else None
     )
     start = (
         torch.zeros_like(clean)

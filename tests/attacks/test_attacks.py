@@ -240,7 +240,7 @@ def test_a_search_never_ends_below_its_start_nor_below_no_attack(search, norm, n
     if (search, norm) == ("square", "l2"):
         return
     victim, signals, labels = prey(20)
-    start = 3 * Ball(0.8, norm).start(
+    start = 3 * Ball(0.8, norm).draw(
         signals, seeded(5)
     )  # outside: what counts is the nearest point inside
     problem = scores_problem(name, victim, signals, labels, start)
@@ -431,7 +431,7 @@ def test_attacks_lower_the_auroc_where_noise_does_not(name):
 @pytest.mark.parametrize("search", ["pgd", "apgd"])
 def test_records_do_not_depend_on_their_company(search):
     victim, signals, labels = prey(6)
-    targets, start = auroc_targets(labels), Ball(0.1).start(signals, seeded(3))
+    targets, start = auroc_targets(labels), Ball(0.1).draw(signals, seeded(3))
     problem = Problem.of(victim, signals, signed_scores, targets, start)
     together = SEARCHES[search](problem, Budget(0.1, 5), seeded())
     for i in range(6):
@@ -460,7 +460,7 @@ def test_known_scores_of_the_unchanged_ecgs_change_no_attack(name, gradients):
     victim, signals, labels = prey()
     victim = replace(victim, gradients=gradients, fs=100.0)
     budget = Budget(0.3, 3, restarts=2, queries=5)
-    told = replace(victim, known=(signals, victim.scores(signals)))
+    told = replace(victim, clean_scores=(signals, victim.scores(signals)))
     found = [
         get_attack(name)(each, signals, labels, budget, seeded())
         for each in (victim, told)
@@ -471,18 +471,20 @@ def test_known_scores_of_the_unchanged_ecgs_change_no_attack(name, gradients):
 def test_known_scores_are_those_of_the_very_signals_alone():
     victim, signals, labels = prey()
     told = replace(
-        victim, known=(signals, torch.full((6, CLASSES), 1e6))
+        victim, clean_scores=(signals, torch.full((6, CLASSES), 1e6))
     )  # wrong, so that use would show
     for rows in (slice(0, 3), torch.tensor([5, 4, 3, 2, 1, 0])):
         plain, other = (
             scores_problem("margin", v, signals[rows], labels[rows])
             for v in (victim, told)
         )
-        assert other.unchanged is None
+        assert other.clean_values is None
         assert torch.equal(
             *(apgd(each, Budget(0.3, 3), seeded()) for each in (plain, other))
         )
-    assert scores_problem("margin", told, signals, labels).unchanged.abs().min() > 1e5
+    assert (
+        scores_problem("margin", told, signals, labels).clean_values.abs().min() > 1e5
+    )
 
 
 @pytest.mark.parametrize("search", [pgd, apgd])
@@ -491,8 +493,8 @@ def test_no_perturbation_is_valued_twice(search, started):
     victim, signals, labels = prey()
     seen = []
     model = lambda x: seen.append(x.detach().clone()) or victim.model(x)  # noqa: E731
-    told = replace(victim, model=model, known=(signals, victim.scores(signals)))
-    start = 0.3 * Ball(1.0).start(signals, seeded(3)) if started else None
+    told = replace(victim, model=model, clean_scores=(signals, victim.scores(signals)))
+    start = 0.3 * Ball(1.0).draw(signals, seeded(3)) if started else None
     search(
         scores_problem("margin", told, signals, labels, start), Budget(0.3, 4), seeded()
     )

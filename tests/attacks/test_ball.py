@@ -64,7 +64,7 @@ def test_starts_and_projections_lie_in_the_ball_and_directions_have_amplitude_1(
         torch.float64 if double else torch.float32
     )
     free = torch.ones(shape) if mask is None else mask.expand(shape)
-    for delta in (ball.start(there, seeded(seed)), ball.project(there)):
+    for delta in (ball.draw(there, seeded(seed)), ball.project(there)):
         assert delta.dtype == there.dtype
         assert delta.isfinite().all()
         assert (delta * (1 - free) == 0).all()
@@ -86,7 +86,7 @@ def test_no_point_of_the_ball_is_nearer_than_the_projection(norm):
     ball, there = Ball(0.3, norm, mask), noise(20, 2, 4)
     found = (ball.project(there) - there * mask).square().sum((1, 2))
     for seed in range(200):
-        other = ball.start(there, seeded(seed))
+        other = ball.draw(there, seeded(seed))
         assert (found <= (other - there * mask).square().sum((1, 2))).all()
 
 
@@ -105,7 +105,7 @@ def test_no_direction_of_amplitude_1_is_steeper(norm):
     torch.testing.assert_close(found, best)
     for seed in range(200):
         assert (
-            found >= (gradient * ball.start(gradient, seeded(seed))).sum((1, 2))
+            found >= (gradient * ball.draw(gradient, seeded(seed))).sum((1, 2))
         ).all()
 
 
@@ -122,7 +122,7 @@ def test_a_record_without_gradient_stays_where_it_is(norm):
 def test_starts_fill_the_ball_evenly(norm):
     """In the ℓ∞ ball every sample is uniform; in the ℓ2 ball of n samples P(size ≤ r) = rⁿ."""
     ball, n = Ball(0.02, norm, torch.tensor([1.0, 0, 1, 1])), 6
-    starts = ball.start(torch.zeros(20_000, 2, 4), seeded()) / 0.02
+    starts = ball.draw(torch.zeros(20_000, 2, 4), seeded()) / 0.02
     assert starts.mean((0, 1)).abs().max() < 0.02
     if norm == "linf":
         torch.testing.assert_close(starts.var((0, 1)), ball.mask / 3, atol=0.01, rtol=0)
@@ -147,7 +147,7 @@ def test_the_ball_of_some_records_is_that_of_all_of_them(norm, rows, size):
     mask = (noise(*size, seed=3) > -0.5).float()
     ball, there = Ball(0.3, norm, mask), noise(3, 2, 4)
     torch.testing.assert_close(
-        ball.rows(rows, there).project(there[rows]), ball.project(there)[rows]
+        ball.select(rows, there).project(there[rows]), ball.project(there)[rows]
     )
 
 
@@ -156,7 +156,7 @@ def test_boolean_masks_mean_the_same():
     for norm in NORMS:
         one, other = Ball(0.3, norm, mask), Ball(0.3, norm, mask.float())
         assert torch.equal(one.project(there), other.project(there))
-        assert torch.equal(one.start(there, seeded()), other.start(there, seeded()))
+        assert torch.equal(one.draw(there, seeded()), other.draw(there, seeded()))
         assert torch.equal(one.direction(there), other.direction(there))
 
 

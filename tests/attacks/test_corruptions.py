@@ -24,8 +24,8 @@ from ecgstudy.attacks.corruptions import (
     SEVERITIES,
     SNR_DB,
     Recording,
-    skipped,
-    why_not,
+    list_skipped,
+    explain_skip,
 )
 from ecgstudy.errors import StudyError
 from ecgstudy.evaluation.runner import evaluate
@@ -124,7 +124,7 @@ def test_any_corruption_that_applies_is_finite_and_keeps_shape(
 ):
     recording = Recording(fs, tuple(leads), mains)
     x = torch.randn(3, len(leads), samples, generator=seeded(samples))
-    if why_not(name, severity, recording) is None:
+    if explain_skip(name, severity, recording) is None:
         y = CORRUPTIONS[name](x, recording, severity, seeded())
         assert y.isfinite().all()
         assert (y.shape, y.dtype) == (x.shape, x.dtype)
@@ -234,8 +234,8 @@ def test_hum_at_half_the_sampling_rate_alternates_and_above_it_is_said_not_to_fi
         "powerline", 5, Recording(100.0, ("I",)), seconds=100.0, records=300
     )
     assert rms(found) == pytest.approx(RMS_MV[5], rel=0.1)
-    assert why_not("powerline", 1, Recording(100.0, ("I",), 50.0)) is None
-    assert why_not("powerline", 1, Recording(100.0, ("I",), 60.0)) == (
+    assert explain_skip("powerline", 1, Recording(100.0, ("I",), 50.0)) is None
+    assert explain_skip("powerline", 1, Recording(100.0, ("I",), 60.0)) == (
         "60 Hz mains is above half of 100 Hz sampling"
     )
 
@@ -403,9 +403,9 @@ def test_interchanges_apply_where_the_leads_suffice_and_something_changes(
 ):
     recording = Recording(100.0, leads)
     assert [
-        s for s in SEVERITIES if why_not("lead-swap", s, recording) is None
+        s for s in SEVERITIES if explain_skip("lead-swap", s, recording) is None
     ] == applies
-    rows = skipped(["lead-swap", "muscle"], SEVERITIES, recording)
+    rows = list_skipped(["lead-swap", "muscle"], SEVERITIES, recording)
     assert [(row["corruption"], row["severity"]) for row in rows] == [
         ("lead-swap", s) for s in SEVERITIES if s not in applies
     ]

@@ -10,7 +10,7 @@ from victims import seeded
 from ecgstudy.attacks.api import Budget, Problem, Victim
 from ecgstudy.attacks.gradient import apgd, pgd
 from ecgstudy.attacks.named import get_attack, scores_problem
-from ecgstudy.models.encoders import build_encoder, folded
+from ecgstudy.models.encoders import build_encoder, fold_batch_norms
 from ecgstudy.models.heads import Classifier, zero_head
 from ecgstudy.params import AttackOptions
 
@@ -32,7 +32,7 @@ def network():
         head = zero_head(encoder.features, 3)
         torch.nn.init.normal_(head.weight)
         signals = torch.randn(12, 2, 200)
-    model = Classifier(folded(encoder), head).eval().requires_grad_(False)
+    model = Classifier(fold_batch_norms(encoder), head).eval().requires_grad_(False)
     labels = torch.eye(3)[torch.arange(12) % 3]
     return Victim(model, True, model.encoder, 100.0), signals, labels
 

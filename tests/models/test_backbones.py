@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from ecgstudy.models.backbones import positions
-from ecgstudy.models.encoders import build_encoder, count_parameters, folded
+from ecgstudy.models.encoders import build_encoder, count_parameters, fold_batch_norms
 
 
 def resnet_by_hand(made, x, which):
@@ -165,7 +165,7 @@ def test_the_recurrence_of_lstm_stays_in_training_mode_for_the_sake_of_gradients
     made = build(name="lstm")
     for fixed in (
         made.eval(),
-        folded(made),
+        fold_batch_norms(made),
         nn.ModuleDict({"encoder": made}).eval()["encoder"],
     ):
         trains = [module for module in fixed.modules() if module.training]

@@ -11,7 +11,7 @@ from torch import nn
 from ecgstudy import files
 from ecgstudy.errors import StudyError
 from ecgstudy.models.checkpoints import (
-    halved,
+    to_float16,
     load_classifier,
     load_encoder,
     load_progress,
@@ -82,9 +82,9 @@ def test_weights_are_stored_in_float16_and_the_rest_in_float32(run_folder):
 def test_weights_beyond_float16_stay_as_they_are():
     """A head on standardised features divides by their spread, which may be 1e-6."""
     state = {"weight": torch.tensor([[70_000.0, 1.0]]), "bias": torch.ones(1)}
-    assert halved(state)["weight"].equal(state["weight"])
+    assert to_float16(state)["weight"].equal(state["weight"])
     assert (
-        halved(state | {"weight": torch.tensor([[65_000.0, 1.0]])})["weight"].dtype
+        to_float16(state | {"weight": torch.tensor([[65_000.0, 1.0]])})["weight"].dtype
         == torch.float16
     )
 

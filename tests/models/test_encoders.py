@@ -18,7 +18,7 @@ from ecgstudy.models.encoders import (
     build_encoder,
     count_parameters,
     encoder,
-    folded,
+    fold_batch_norms,
 )
 
 every_encoder = pytest.mark.parametrize("name", NAMES)
@@ -104,7 +104,7 @@ def test_the_unit_of_the_signals_does_not_matter():
 def test_folded_batch_norms_are_the_same_function_and_leave_the_original(name):
     made, x = trained(name=name), noise(4, 2, 150, seed=4)
     before = copy.deepcopy(made.state_dict())
-    fast = folded(made)
+    fast = fold_batch_norms(made)
     torch.testing.assert_close(fast(x, True), made(x, True), rtol=1e-5, atol=1e-5)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
     assert not any(p.requires_grad for p in fast.parameters())
@@ -119,7 +119,7 @@ def test_a_folded_encoder_has_the_same_input_gradient(name):
     toward = noise(4, made.features, seed=6)
     slow, fast = (
         torch.autograd.grad((net(x) * toward).sum(), x)[0]
-        for net in (made, folded(made))
+        for net in (made, fold_batch_norms(made))
     )
     torch.testing.assert_close(
         fast, slow, rtol=1e-3, atol=1e-5 * float(slow.abs().max())
@@ -273,7 +273,7 @@ def flags_kept(monkeypatch):
 @pytest.mark.usefixtures("flags_kept")
 @every_encoder
 def test_an_attack_gets_the_same_gradient_on_a_gpu(name):
-    made, x = folded(trained(name=name)), noise(4, 2, 100)
+    made, x = fold_batch_norms(trained(name=name)), noise(4, 2, 100)
     gradients = []
     for device in map(pick_device, ("cpu", "cuda")):
         at = x.clone().to(device).requires_grad_()  # x itself wants no gradient
