@@ -26,7 +26,7 @@ from ecgstudy.pretraining.loop import pretrain
 from ecgstudy.running import workflow
 from ecgstudy.study import PLUGIN, ROOT, Paths, Run, Study, load_plugins, load_study
 
-DOCS = (ROOT / "docs/foundation_models.md").read_text(encoding="utf-8")
+DOCS = (ROOT / "docs/released_encoders.md").read_text(encoding="utf-8")
 CLEF = "ecgstudy.models.released.net1d:clef"
 
 

@@ -15,7 +15,7 @@ from ecgstudy.files import ROOT, lock, lock_file, sha256, whole_file
 HOSTS = ("https://zenodo.org/",)
 """Addresses that weights are fetched from; Hugging Face sends on to other hosts, so fetch those by hand."""
 MAX_WEIGHTS_BYTES = 4 * 2**30
-"""The largest released file named in ``docs/foundation_models.md`` has 3.6 GB."""
+"""The largest released file named in ``docs/released_encoders.md`` has 3.6 GB."""
 CACHE = ROOT / "outputs" / "downloads" / "weights"
 NESTS = ("state_dict", "model_state_dict", "model")
 """Where checkpoints keep their weights, if not at the top."""
@@ -88,7 +88,7 @@ def _found(weights: str) -> Path:
     if not file.is_file():
         raise StudyError(
             f"encoder.weights: there is no file {file}; released weights are not part of this repository:"
-            " download them (docs/foundation_models.md says where) and give their path"
+            " download them (docs/released_encoders.md says where) and give their path"
         )
     return file
 
