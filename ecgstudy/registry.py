@@ -25,20 +25,26 @@ class Registry(dict[str, T], Generic[T]):
         one of these is first asked for.
     own
         Names of this package's own, separated by blanks.
+    from_functions
+        Whether one registers functions that make the things, as of arms.
+
+    Attributes
+    ----------
     derive
         Makes one that is not listed from its name (arms with suffixes).
     """
 
-    def __init__(self, kind: str, modules: str, own: str):
+    def __init__(self, kind: str, modules: str, own: str, from_functions: bool = False):
         super().__init__()
+        self.from_functions = from_functions
         self.kind, self.modules, self.own = kind, modules.split(), own.split()
         self.derive: Callable[[str], T] | None = None
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that adds what it decorates under `name`."""
+        """Decorator that adds what it decorates, or what that makes, under `name`."""
 
         def add(thing: T) -> T:
-            self[name] = thing
+            self[name] = thing() if self.from_functions else thing
             return thing
 
         return add
@@ -77,6 +83,7 @@ ARMS: Registry = Registry(
     " simclr simclr-long supcon dclw clef clef-original rocl rocl-long acl advcl clae"
     " clae-supcon clae-hcl swaro claf dynacl deacl adv-supcon adv-supcon-labels"
     " adv-supcon-noise supcon-margin anchor ascl",
+    from_functions=True,
 )
 ENCODERS: Registry = Registry(
     "encoder",

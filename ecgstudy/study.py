@@ -2,12 +2,11 @@
 
 import hashlib
 import importlib.util
-import json
 import os
 import reprlib
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -245,7 +244,7 @@ class Run:
         """Everything that decides the run's encoder, as plain JSON types."""
         study, factors = (
             self.study.model_dump(mode="json"),
-            json.loads(json.dumps(asdict(ARMS.find(self.arm)))),
+            ARMS.find(self.arm).parameters(),
         )
         return {
             "study": self.study.study,
@@ -254,9 +253,7 @@ class Run:
             "arm": self.arm,
             "factors": factors,
             "seed": self.seed,
-            "epsilon_mv": None
-            if factors["adversary"] is None
-            else self.headline_epsilon_mv,
+            "epsilon_mv": self.headline_epsilon_mv if "adversary" in factors else None,
             **{key: study[key] for key in ("encoder", "views", "training", "device")},
             **({"processes": self.processes} if self.processes > 1 else {}),
         }

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from ecgstudy.models.heads import class_scores, label_loss
-from ecgstudy.pretraining.arms import WHOLE_BATCH, Loss
+from ecgstudy.pretraining.arm_type import WHOLE_BATCH, Loss
 from ecgstudy.pretraining.contrast import keep_weights, weighted_contrastive_loss
 from ecgstudy.pretraining.state import Batch, Log, State
 from ecgstudy.pretraining.weighting import compose
@@ -49,7 +49,7 @@ def contrast(state: State, batch: Batch, term: Loss) -> tuple[Tensor, Log]:
     arm = state.arm
     embedded, rows = batch.stacked(term.names)
     schemes = () if term.plain else arm.weighting
-    options = {"detach_candidates": arm.adversary is not None, **arm.options}
+    options = {"detach_candidates": arm.adversary is not None, **arm.loss_options}
     if any(name in WHOLE_BATCH for name, _ in schemes):
         options["block"] = len(rows)
     return weighted_contrastive_loss(

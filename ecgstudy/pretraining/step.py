@@ -60,13 +60,13 @@ PARTS: dict[str, Callable[[Run, Encoder, int, bool], nn.Module]] = {
 
 def use_original(arm: Arm, training: TrainingOptions) -> Arm:
     """`arm` with its source's own loss or attack, where the study's options ask for them."""
-    own, attack = dict(arm.original), arm.original.get("adversary")
-    own.pop("adversary", None)
     if training.loss == "original":
-        factor = own.pop("temperature_factor", arm.temperature_factor)
-        arm = replace(arm, options=arm.options | own, temperature_factor=factor)
-    if training.attack == "original" and attack:
-        arm = replace(arm, adversary=replace(arm.adversary, **attack))
+        options = dict(arm.original)
+        factor = options.pop("temperature_factor", arm.temperature_factor)
+        options = arm.loss_options | options
+        arm = replace(arm, loss_options=options, temperature_factor=factor)
+    if training.attack == "original" and arm.adversary:
+        arm = replace(arm, adversary=replace(arm.adversary, **arm.original_attack))
     return arm
 
 
@@ -133,7 +133,7 @@ def prepare_training(run: Run, records: EcgRecords, folder: Path) -> tuple[State
     arm, device = get_arm(run.arm), pick_device(run.study.device)
     shuffle = (
         np.random.default_rng(derived_seed(run.dataset, run.seed, "risk"))
-        if arm.shuffled
+        if arm.permuted_risk
         else None
     )
     data, teacher = Data.of(records, device, shuffle), None

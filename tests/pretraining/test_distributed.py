@@ -8,7 +8,7 @@ from toy import toy_records, toy_run
 
 from ecgstudy.models.backbones import ENCODERS
 from ecgstudy.pretraining import contrast
-from ecgstudy.pretraining.arms import WHOLE_BATCH
+from ecgstudy.pretraining.arm_type import WHOLE_BATCH
 from ecgstudy.pretraining.distributed import broadcast_first, parallel
 from ecgstudy.pretraining.loop import pretrain, train_step
 from ecgstudy.pretraining.step import arm_loss, prepare_training

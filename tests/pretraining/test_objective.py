@@ -291,7 +291,7 @@ def test_published_options_change_what_they_name_and_nothing_else(name):
             if getattr(arm, f.name) != getattr(theirs, f.name)
         }
         assert changed <= (
-            {"options", "temperature_factor"} if key == "loss" else {"adversary"}
+            {"loss_options", "temperature_factor"} if key == "loss" else {"adversary"}
         )
 
 
