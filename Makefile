@@ -27,16 +27,16 @@ help:  ## list the targets
 	.venv/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
-study: $(ENV)  ## run a study: data, pretraining, attacks, tables, report (STUDY=quick, PROFILE=local|gpu|slurm, CORES=, PLUGINS=)
+study: $(ENV)  ## run a study: data, pretraining, attacks, tables, report (STUDY=quick PROFILE=local|gpu|slurm CORES= PLUGINS=)
 	$(RUN) study params/$(STUDY).yaml $(WHERE)
 
 figures: $(ENV)  ## tables, figures and report again from the stored scores (STUDY=…)
 	$(RUN) figures params/$(STUDY).yaml $(WHERE)
 
-report: $(ENV)  ## the report again; with RUNS=1 a page for every run too (STUDY=…)
+report: $(ENV)  ## the report again; RUNS=1 adds a page for every run (STUDY=…)
 	$(RUN) $(if $(RUNS),pages,report) params/$(STUDY).yaml $(WHERE)
 
-explore: $(ENV)  ## 05_explore as a page: one ECG of the run that the report shows (STUDY=…)
+explore: $(ENV)  ## 05_explore as a page: one ECG of the report's example run (STUDY=…)
 	$(RUN) explore params/$(STUDY).yaml $(WHERE)
 
 headline: $(ENV)  ## choose the headline ε of each data set from validation records (STUDY=…)
@@ -51,10 +51,10 @@ power: $(ENV)  ## docs/power.md: seeds a confirmatory study needs, from the pilo
 pilot: $(ENV)  ## contrasts, claims and report over the pilot's studies together, from their tables
 	$(PY) -m ecgstudy.running.pages.across pilot params/mitdb.yaml params/ptbxl.yaml params/transfer.yaml
 
-bench: $(ENV)  ## speed and memory, side by side with what else there is, to outputs/bench (PARTS="steps loss": these alone; wants an idle machine)
+bench: $(ENV)  ## speed and memory compared with other libraries, to outputs/bench (PARTS="steps loss"; needs an idle machine)
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks $(PARTS)
 
-doctor:  ## versions, device, data, disk: what is missing, and the command that mends it
+doctor:  ## check versions, device, data, disk: what is missing, and the command that fixes it
 	@$(if $(ACTIVE)$(wildcard $(PY)),$(PY),$(PYTHON)) -m ecgstudy.running.doctor
 
 lab: $(ENV)  ## open the notebooks in JupyterLab
@@ -66,6 +66,6 @@ test: $(ENV)  ## the tests (minutes)
 test-slow: $(ENV)  ## the tests that take longer
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) -m slow
 
-lint: $(ENV)  ## style checks
+lint: $(ENV)  ## style and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check ecgstudy tests benchmarks
