@@ -15,7 +15,7 @@ ifneq ($(filter %.yaml %.yml,$(MAKECMDGOALS)),)
 $(error a study is named by STUDY=: make study STUDY=$(basename $(notdir $(firstword $(filter %.yaml %.yml,$(MAKECMDGOALS))))))
 endif
 
-.PHONY: help study figures report explore adopt headline power pilot bench doctor lab test test-slow lint
+.PHONY: help study figures report explore adopt headline power bench doctor lab test test-slow lint
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -46,10 +46,7 @@ adopt: $(ENV)  ## after a change of code alone: recompute CHECKS=2 results of ea
 	$(PY) -m ecgstudy.running.adopt params/$(STUDY).yaml --checks $(CHECKS)
 
 power: $(ENV)  ## docs/power.md: seeds a confirmatory study needs, from the pilot's stored scores
-	$(PY) -m ecgstudy.analysis.power params/mitdb.yaml params/ptbxl.yaml
-
-pilot: $(ENV)  ## contrasts, claims and report over the pilot's studies together, from their tables
-	$(PY) -m ecgstudy.running.pages.across pilot params/mitdb.yaml params/ptbxl.yaml params/transfer.yaml
+	$(PY) tools/power_page.py params/mitdb.yaml params/ptbxl.yaml
 
 bench: $(ENV)  ## speed and memory compared with other libraries, to outputs/bench (PARTS="steps loss"; needs an idle machine)
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks $(PARTS)

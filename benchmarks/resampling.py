@@ -19,7 +19,7 @@ def resampling(device: torch.device, repeats: int) -> list[Row]:
     rows = []
     for case, patients in PATIENTS.items():
         y, scores, of = _sample(patients)
-        drawn, _ = st.patient_resamples(y, of, RESAMPLES, np.random.default_rng(1))
+        drawn, _ = st.draw_patients(y, of, RESAMPLES, np.random.default_rng(1))
         calls = {
             "ours": partial(st.resampled_auroc, y, scores, of, drawn),
             "scikit-learn": partial(_theirs, y, scores, of, drawn),

@@ -166,10 +166,8 @@ class Study(studies.Study):
     def write_tables(self) -> dict[str, pd.DataFrame]:
         """Compute every table from the stored scores; they are written as CSV, too."""
         from ecgstudy.analysis.tables import write_tables
-        from ecgstudy.pretraining.suffixes import bases, factor_table
 
-        arms = self.arms
-        return write_tables(self, self.paths, factor_table(arms), bases(arms))
+        return write_tables(self, self.paths)
 
     def _check(self, kind: str, value: object, known: Sequence[object]) -> None:
         if value not in known:

@@ -4,23 +4,25 @@ import numpy as np
 
 
 def defined_labels(y: np.ndarray) -> np.ndarray:
-    """Labels with both values in `y` (records, classes): the fixed set of the macro-average, (classes,)."""
+    """Labels with both values in `y` (records, classes): what macro averages are over."""
     return (y > 0).any(axis=0) & (y <= 0).any(axis=0)
 
 
 def auroc(y: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of each class, (classes,): P(positive above negative) + P(tie)/2.
+    """Area under the ROC curve of each class: P(positive above negative) + P(tie)/2.
 
-    Below 0.5 under a strong attack, and never clipped; NaN where a class has no positive or no negative.
+    Below 0.5 under a strong attack, and never clipped; NaN where a class has no
+    positive or no negative.
 
     Parameters
     ----------
     y, scores
-        (records, classes): 0 or 1, and scores of which larger ones mean more likely positive.
+        (records, classes): 0 or 1, and scores of which larger ones mean more likely
+        positive.
     """
     values = np.full(y.shape[1], np.nan)
     for c in np.flatnonzero(defined_labels(y)):
-        ranked = _Ranked(y[:, c], scores[:, c])
+        ranked = Ranked(y[:, c], scores[:, c])
         values[c] = ranked.placements[ranked.positive].mean() / ranked.negative.sum()
     return values
 
@@ -29,7 +31,7 @@ def average_precision(y: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Area under the precision–recall steps of each class; shapes and NaN as in `auroc`."""
     values = np.full(y.shape[1], np.nan)
     for c in np.flatnonzero(defined_labels(y)):
-        ranked = _Ranked(y[:, c], scores[:, c])
+        ranked = Ranked(y[:, c], scores[:, c])
         # Every record is judged at the threshold that admits its whole tie, so ties are order-free.
         above = len(y) - ranked.start[ranked.positive]
         hits = (
@@ -41,19 +43,18 @@ def average_precision(y: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def macro(values: np.ndarray) -> np.ndarray:
-    """Mean over the classes (last axis) that are not NaN in all other axes; NaN where none is left."""
+    """Mean over the classes (last axis), without those that are NaN everywhere."""
     kept = ~np.isnan(values).all(axis=tuple(range(values.ndim - 1)))
-    return (
-        values[..., kept].mean(axis=-1)
-        if kept.any()
-        else np.full(values.shape[:-1], np.nan)
-    )
+    if not kept.any():
+        return np.full(values.shape[:-1], np.nan)
+    return values[..., kept].mean(axis=-1)
 
 
-class _Ranked:
+class Ranked:
     """One class's records in order of score, with the tie each belongs to.
 
-    `start` and `stop` delimit the tie; `placements` counts the negatives below a record (ties half).
+    `start` and `stop` delimit the tie; `placements` counts the negatives below a record
+    (ties half).
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class _Ranked:
         self.placements = self.below(self.negative)
 
     def below(self, flags: np.ndarray) -> np.ndarray:
-        """Flagged records ranked below each record, those of its own tie counted half."""
+        """Flagged records ranked below each record; those of its own tie count half."""
         count = _counts(flags)
         return (count[self.start] + count[self.stop]) / 2
 

@@ -43,7 +43,6 @@ from ecgstudy.models.checkpoints import load_tensors
 from ecgstudy.models.encoders import build_encoder
 from ecgstudy.params import AttackOptions, ViewOptions
 from ecgstudy.pretraining.augment import draw_view, high_pass
-from ecgstudy.pretraining.suffixes import bases, factor_table
 from ecgstudy.registry import ATTACKS, CORRUPTIONS
 from ecgstudy.running.launch import pretrain
 from ecgstudy.running.workflow import prepared_records
@@ -175,13 +174,9 @@ def evaluation_of(folder: Path) -> dict:
 
 def tables_of(study: Study, root: Path) -> dict:
     """Values of every table of `study`, but what things cost."""
-    arms = study.arms
-    tables = write_tables(
-        study, Paths(study.study, root), factor_table(arms), bases(arms)
-    )
-    claims = tables["claims"]
-    timed = claims["evidence"].str.contains("step_ms", regex=False)
-    tables["claims"] = claims[~timed]
+    tables = write_tables(study, Paths(study.study, root))
+    for name in ("claims", "claim_evidence"):
+        tables[name] = tables[name][tables[name]["measure"] != "step_ms"]
     return {name: columns(table) for name, table in tables.items() if name != "cost"}
 
 

@@ -12,7 +12,6 @@ from scipy.special import logsumexp
 from ecgstudy.analysis.tables import write_tables
 from ecgstudy.datasets import prepare as datasets
 from ecgstudy.models.checkpoints import load_classifier
-from ecgstudy.pretraining.suffixes import bases, factor_table
 from ecgstudy.study import ROOT, Paths, load_study
 
 pytestmark = pytest.mark.slow
@@ -24,7 +23,7 @@ def test_tables_from_the_committed_scores_are_the_committed_ones_to_the_byte(tmp
     study, paths = load_study(ROOT / "params/mitdb.yaml"), Paths("mitdb", tmp_path)
     paths.home.mkdir()
     (paths.home / "runs").symlink_to(HOME / "runs")
-    write_tables(study, paths, factor_table(study.arms), bases(study.arms))
+    write_tables(study, paths)
     committed = {
         file.name: file.read_bytes() for file in (HOME / "tables").glob("*.csv")
     }

@@ -1,35 +1,38 @@
-"""Claims from the literature, judged on ECGs by one table: claim → comparisons and rule."""
+"""Claims from the literature, judged on ECGs by one table: claim → contrasts, rule."""
 
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
 
-from ecgstudy.analysis.statistics import MIN_SEEDS, critical_ratio
+from ecgstudy.analysis import statistics as st
+from ecgstudy.analysis.verdict import MARGIN
 
-COLUMNS = ["claim", "verdict", "effect", "ci_low", "ci_high", "evidence", "runs"]
+AUROCS = ("robust", "clean")
+"""Measures that are read from ``contrasts.csv``; others are columns of ``cost.csv``."""
 RATIOS = ("step_ms",)
-"""Measures compared as a ratio (adaptive over standard) rather than as a difference."""
-SHARES = ("robust", "clean", "identity_confusion")
-"""Measures from 0 to 1: a difference of two lies from −1 to 1, and so do the ends of its interval."""
+"""Measures compared as a ratio, adaptive over standard, instead of as a difference."""
+NOT_RUN = {"verdict": "not tested", "decides": False}
 UNATTACKED = "unattacked"
-"""Stands for a measure's value without attack where that is 0: every ECG is nearest to itself."""
-EVIDENCE = re.compile(
-    r"(?P<pair>\S+ [−/] \S+), (?P<measure>\w+), (?P<place>.+?): "
-    r"(?P<value>\S+) \[(?P<low>\S+), (?P<high>\S+)\] (?P<verdict>\w+)(?P<remark>.*)"
+"""Stands for a measure's value without attack, where that is 0 by definition."""
+
+COLUMNS = (
+    "number claim verdict effect ci_low ci_high measure evidence masking_ok".split()
 )
-"""One comparison as `judge` writes it into the column `evidence`."""
+EVIDENCE_COLUMNS = (
+    "number adaptive standard measure side margin dataset protocol value ci_low ci_high"
+    " verdict decides seed_list masking_ok".split()
+)
 
 
 @dataclass(frozen=True)
 class Part:
-    """One comparison of a claim: `adaptive` against `standard` must lie on one side of `margin`.
+    """One comparison of a claim: `adaptive` must lie on one side of `standard`.
 
-    `measure` is ``"robust"`` or ``"clean"`` (macro AUROC; a difference), or a numeric column of the cost
-    table, of which `standard` may be `UNATTACKED`. `side` is ``"above"``, ``"below"`` or ``"differs"``
-    (either side of 0). `protocol` is that of the scores; ``"@"`` means every transfer.
+    `measure` is ``"robust"`` or ``"clean"`` (macro AUROC), or a column of the cost
+    table. The difference (or ratio) must be ``"above"`` or ``"below"`` `margin`, or it
+    ``"differs"``. `protocol` is that of the scores; ``"@"`` means every transfer.
     """
 
     adaptive: str
@@ -44,8 +47,9 @@ class Part:
 class Claim:
     """A sentence from the literature and what decides it.
 
-    Without `needs_all`, the parts at hand decide (a claim about "any base" is tested on the bases run).
-    `same_sign` asks for the same sign of all parts, one of them beyond doubt and none contradicted.
+    Without `needs_all`, the parts at hand decide (a claim about "any base" is tested on
+    the bases run). `same_sign` asks for the same sign of all parts, one of them
+    supported and none contradicted.
     """
 
     text: str
@@ -54,186 +58,164 @@ class Claim:
     same_sign: bool = False
 
 
-def _both(adaptive: str, standard: str) -> tuple[Part, Part]:
-    return Part(adaptive, standard, "robust"), Part(adaptive, standard, "clean")
+def _both(adaptive: str, standard: str) -> tuple[Part, ...]:
+    return tuple(Part(adaptive, standard, measure) for measure in AUROCS)
 
 
 def _robust_at_equal_clean(adaptive: str, *standards: str) -> tuple[Part, ...]:
-    return tuple(
-        part
-        for standard in standards
-        for part in (
-            Part(adaptive, standard),
-            Part(adaptive, standard, "clean", margin=-0.01),
-        )
-    )
+    robust = tuple(Part(adaptive, base) for base in standards)
+    clean = tuple(Part(adaptive, base, "clean", margin=-MARGIN) for base in standards)
+    return robust + clean
 
 
 CLAIMS = {
-    1: Claim("Inferior positives raise clean and robust AUROC over the same base",
-             _both("rocl-ip", "rocl") + _both("advcl-ip", "advcl"), needs_all=False),
-    2: Claim("Hard negatives raise clean and robust AUROC over RoCL", _both("rocl-hn", "rocl")),
+    1: Claim(
+        "Inferior positives raise clean and robust AUROC over the same base",
+        _both("rocl-ip", "rocl") + _both("advcl-ip", "advcl"),
+        needs_all=False,
+    ),
+    2: Claim(
+        "Hard negatives raise clean and robust AUROC over RoCL",
+        _both("rocl-hn", "rocl"),
+    ),
     3: Claim("Inferior positives beat AdvCL", (Part("advcl-ip", "advcl"),)),
-    4: Claim("Inferior positives with hard negatives beat each alone, and the base",
-             tuple(Part("rocl-ip-hn", base) for base in ("rocl-ip", "rocl-hn", "rocl"))),
-    5: Claim("Longer adversarial pretraining (2.5 times) overfits", (Part("rocl", "rocl-long"),)),
-    6: Claim("Adaptive weights cost no extra time (step-time ratio at most 1.05)",
-             tuple(Part(a, "rocl", "step_ms", "below", 1.05) for a in ("rocl-ip", "rocl-hn", "rocl-ip-hn"))),
-    7: Claim("Replacing the loss is all that is needed, whatever the framework",
-             (Part("claf-ip-hn", "claf"), Part("acl-hn", "acl"))),
-    8: Claim("The gain has the same sign under SLF, ALF and AFF",
-             tuple(Part("rocl-ip-hn", "rocl", protocol=p) for p in ("slf", "alf", "aff")), same_sign=True),
-    9: Claim("The gain carries over to transfer", (Part("rocl-ip-hn", "rocl", protocol="@"),)),
-    10: Claim("Clinical weights (CLEF) raise clean AUROC over standard contrastive learning",
-              (Part("clef", "simclr", "clean"),)),
-    11: Claim("ANCHOR is more robust than adversarial training, AdvCL, ASCL and TRADES at equal clean AUROC",
-              _robust_at_equal_clean("anchor", "pgd-at", "advcl", "ascl", "trades")),
-    12: Claim("Label-free adversarial positives give robustness without clean loss, and their making matters",
-              _robust_at_equal_clean("adv-supcon", "supcon")
-              + tuple(Part("adv-supcon", f"adv-supcon-{x}", side="differs") for x in ("labels", "noise"))),
-    13: Claim("CLAE's adversaries raise clean AUROC on SimCLR, SupCon and HCL",
-              (Part("clae", "simclr", "clean"), Part("clae-supcon", "supcon", "clean"),
-               Part("clae-hcl", "hcl", "clean"))),
-    14: Claim("Adversaries cause identity confusion, and inferior positives reduce it",
-              (Part("simclr", UNATTACKED, "identity_confusion"),
-               Part("rocl-ip", "rocl", "identity_confusion", "below"))),
-}  # fmt: skip
+    4: Claim(
+        "Inferior positives with hard negatives beat each alone, and the base",
+        tuple(Part("rocl-ip-hn", base) for base in ("rocl-ip", "rocl-hn", "rocl")),
+    ),
+    5: Claim(
+        "Longer adversarial pretraining (2.5 times) overfits",
+        (Part("rocl", "rocl-long"),),
+    ),
+    6: Claim(
+        "Adaptive weights cost no extra time (step-time ratio at most 1.05)",
+        tuple(
+            Part(arm, "rocl", "step_ms", "below", 1.05)
+            for arm in ("rocl-ip", "rocl-hn", "rocl-ip-hn")
+        ),
+    ),
+    7: Claim(
+        "Replacing the loss is all that is needed, whatever the framework",
+        (Part("claf-ip-hn", "claf"), Part("acl-hn", "acl")),
+    ),
+    8: Claim(
+        "The gain has the same sign under SLF, ALF and AFF",
+        tuple(Part("rocl-ip-hn", "rocl", protocol=p) for p in ("slf", "alf", "aff")),
+        same_sign=True,
+    ),
+    9: Claim(
+        "The gain carries over to transfer", (Part("rocl-ip-hn", "rocl", protocol="@"),)
+    ),
+    10: Claim(
+        "Clinical weights (CLEF) raise clean AUROC over standard contrastive learning",
+        (Part("clef", "simclr", "clean"),),
+    ),
+    11: Claim(
+        "ANCHOR is more robust than adversarial training, AdvCL, ASCL and TRADES at"
+        " equal clean AUROC",
+        _robust_at_equal_clean("anchor", "pgd-at", "advcl", "ascl", "trades"),
+    ),
+    12: Claim(
+        "Label-free adversarial positives give robustness without clean loss, and how"
+        " they are made matters",
+        (
+            *_robust_at_equal_clean("adv-supcon", "supcon"),
+            Part("adv-supcon", "adv-supcon-labels", side="differs"),
+            Part("adv-supcon", "adv-supcon-noise", side="differs"),
+        ),
+    ),
+    13: Claim(
+        "CLAE's adversaries raise clean AUROC on SimCLR, SupCon and HCL",
+        (
+            Part("clae", "simclr", "clean"),
+            Part("clae-supcon", "supcon", "clean"),
+            Part("clae-hcl", "hcl", "clean"),
+        ),
+    ),
+    14: Claim(
+        "Adversaries cause identity confusion, and inferior positives reduce it",
+        (
+            Part("simclr", UNATTACKED, "identity_confusion"),
+            Part("rocl-ip", "rocl", "identity_confusion", "below"),
+        ),
+    ),
+}
 
 
 def claimed_pairs() -> list[tuple[str, str]]:
     """Every (adaptive, standard) pair whose AUROC a claim compares."""
     parts = [part for claim in CLAIMS.values() for part in claim.parts]
-    return list(
-        dict.fromkeys(
-            (p.adaptive, p.standard) for p in parts if p.measure in ("robust", "clean")
-        )
-    )
+    pairs = [(p.adaptive, p.standard) for p in parts if p.measure in AUROCS]
+    return list(dict.fromkeys(pairs))
 
 
-def judge(
+def judge_claims(
     contrasts: pd.DataFrame, cost: pd.DataFrame, confidence: float = 0.95
-) -> pd.DataFrame:
-    """Verdict on every claim: supported, contradicted, inconclusive or not tested; one row each.
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Verdicts on the claims, and the comparisons that they rest on.
 
-    `effect` and its adjusted interval are those of the part that decided (the weakest), and `runs` those that
-    the verdict rests on. `confidence` is that of a claim's intervals jointly: Bonferroni over its parts and
-    data sets.
+    Parameters
+    ----------
+    contrasts, cost : pd.DataFrame
+        Tables of the study.
+    confidence : float
+        Of a claim's intervals jointly: Bonferroni over its parts and data sets.
+
+    Returns
+    -------
+    tuple
+        ``claims.csv``, a row a claim: `supported`, `contradicted`, `equivalent` (all
+        differences within ±`MARGIN`), `inconclusive` or `not tested`, with effect and
+        interval of the weakest comparison. ``claim_evidence.csv``, a row a comparison,
+        those that were not run too.
     """
-    rows = [
-        _judge(n, claim, contrasts, cost, confidence) for n, claim in CLAIMS.items()
-    ]
-    return pd.DataFrame(rows, columns=COLUMNS)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """One part on one data set: estimate, adjusted interval, verdict, and the runs it rests on."""
-
-    part: Part
-    dataset: str
-    protocol: str
-    seeds: str
-    value: float
-    low: float
-    high: float
-    verdict: str
-    remark: str
-
-    def __str__(self) -> str:
-        link = "/" if self.part.measure in RATIOS else "−"
-        where = (
-            self.dataset
-            if self.protocol == "slf"
-            else f"{self.dataset} {self.protocol}"
-        )
-        named = f"{self.part.adaptive} {link} {self.part.standard}, {self.part.measure}, {where}"
-        return f"{named}: {self.value:.4f} [{self.low:.4f}, {self.high:.4f}] {self.verdict}{self.remark}"
-
-
-def compared(evidence: object) -> list[dict[str, str]]:
-    """The comparisons in a cell of the column `evidence`, as texts: the groups of `EVIDENCE`."""
-    parts = evidence.split("; ") if isinstance(evidence, str) else []
-    return [match.groupdict() for part in parts if (match := EVIDENCE.fullmatch(part))]
-
-
-def decider(row: Mapping[str, object]) -> dict[str, str]:
-    """Of a row of ``claims.csv`` the comparison that its effect is of; empty where there is none."""
-    shown = f"{row['effect']:.4f}"
-    return next(
-        (part for part in compared(row["evidence"]) if part["value"] == shown), {}
-    )
-
-
-def _judge(
-    number: int,
-    claim: Claim,
-    contrasts: pd.DataFrame,
-    cost: pd.DataFrame,
-    confidence: float,
-) -> list:
-    estimates = {part: list(_estimates(part, contrasts, cost)) for part in claim.parts}
-    tests = max(1, sum(map(len, estimates.values())))
-    level = 1 - (1 - confidence) / tests
-    found = {
-        part: [_found(part, level, *row) for row in rows]
-        for part, rows in estimates.items()
-    }
-    verdict = _verdict(claim, found)
-    results = [result for rows in found.values() for result in rows]
-    datasets = list(dict.fromkeys(result.dataset for result in results)) or [""]
-    missing = [
-        f"{p.adaptive} against {p.standard} ({p.measure}, {p.protocol})"
-        + f" on {name}" * bool(name)
-        for p in found
-        for name in datasets
-        if name not in {result.dataset for result in found[p]}
-    ]
-    evidence = "; ".join(
-        [*map(str, results), *(["missing: " + ", ".join(missing)] if missing else [])]
-    )
-    shown = min(results, key=_room) if verdict != "not tested" else None
-    numbers = [shown.value, shown.low, shown.high] if shown else [np.nan] * 3
-    return [f"{number}. {claim.text}", verdict, *numbers, evidence, _runs(results)]
-
-
-def _runs(results: list[_Found]) -> str:
-    """``mitdb slf: rocl-ip, rocl, seeds 0 1 2; …``: data set, protocol, arms and seeds of `results`."""
-    arms: dict[tuple, list[str]] = {}
-    for r in results:
-        pair = (
-            name for name in (r.part.adaptive, r.part.standard) if name != UNATTACKED
-        )
-        arms.setdefault((r.dataset, r.protocol, r.seeds), []).extend(pair)
-    return "; ".join(
-        f"{dataset} {protocol}: {', '.join(dict.fromkeys(names))}, seeds {seeds}"
-        for (dataset, protocol, seeds), names in arms.items()
+    claims, evidence = [], []
+    for number, claim in CLAIMS.items():
+        found = [row for p in claim.parts for row in _estimates(p, contrasts, cost)]
+        level = 1 - (1 - confidence) / max(1, len(found))
+        for row in found:
+            row |= {"number": number, "decides": False, **_judge_part(row, level)}
+        summary = {
+            "number": number,
+            "claim": claim.text,
+            "verdict": _verdict(claim, found),
+        }
+        if summary["verdict"] != "not tested":
+            weakest = min(found, key=_room)
+            weakest["decides"] = True
+            summary |= {"effect": weakest["value"], "evidence": _describe(weakest)}
+            summary |= {key: weakest[key] for key in ("ci_low", "ci_high", "measure")}
+            summary["masking_ok"] = False not in [row["masking_ok"] for row in found]
+        claims.append(summary)
+        missing = [{"number": number, **row} for row in _missing(claim, found)]
+        evidence += [*found, *missing]
+    return (
+        pd.DataFrame(claims, columns=COLUMNS),
+        pd.DataFrame(evidence, columns=EVIDENCE_COLUMNS),
     )
 
 
 def _estimates(
     part: Part, contrasts: pd.DataFrame, cost: pd.DataFrame
-) -> Iterator[tuple]:
-    """((data set, protocol, seeds), value, se, its t, beyond seeds, masking) of a part where it was run."""
-    if part.measure not in ("robust", "clean"):
+) -> Iterator[dict]:
+    """The comparison on each data set where it was run, not yet judged."""
+    if part.measure not in AUROCS:
         yield from _measured(part, cost)
         return
-    pair = (contrasts["adaptive"] == part.adaptive) & (
-        contrasts["standard"] == part.standard
-    )
-    kind = (
-        contrasts["headline"]
-        if part.measure == "robust"
-        else contrasts["attack"] == "none"
-    )
-    rows = contrasts[pair & kind.astype(bool) & _under(part, contrasts)]
-    for row in rows.itertuples():
-        where = row.dataset, row.protocol, row.seed_list
-        shape = row.df, row.heavy, row.seeds
-        yield where, row.delta, row.se, shape, row.beyond_seeds, row.masking_ok
+    rows = contrasts[_under(part, contrasts)]
+    main = rows["headline"] if part.measure == "robust" else rows["attack"] == "none"
+    rows = rows[main.astype(bool)]
+    same = (rows["adaptive"] == part.adaptive) & (rows["standard"] == part.standard)
+    for row in rows[same].to_dict("records"):
+        where = {"protocol": row["protocol"], "value": row["delta"], "part": part}
+        yield {**row, **asdict(part), **where}
 
 
-def _measured(part: Part, cost: pd.DataFrame) -> Iterator[tuple]:
-    """The same of a measured quantity, paired by seed; a ratio is treated on the log scale."""
+def _measured(part: Part, cost: pd.DataFrame) -> Iterator[dict]:
+    """The same of a column of the cost table, paired by seed: only seeds vary.
+
+    A ratio is a difference of logarithms until it is judged.
+    """
     if part.measure not in cost:
         return
     ratio = part.measure in RATIOS
@@ -243,21 +225,26 @@ def _measured(part: Part, cost: pd.DataFrame) -> Iterator[tuple]:
         if part.standard == UNATTACKED:
             pairs[UNATTACKED] = 0.0
         pairs = pairs.dropna().astype(float)
-        if not len(pairs) or len(pairs.columns) < 2:
+        seeds = len(pairs)
+        if not seeds or len(pairs.columns) < 2:
             continue
         pairs = np.log(pairs) if ratio else pairs
         change = (pairs[part.adaptive] - pairs[part.standard]).to_numpy()
-        n, seeds = len(change), " ".join(map(str, pairs.index))
-        se = change.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
         masked = not ratio and False in list(here.get("masking_ok", []))
-        yield (
-            (dataset, protocol, seeds),
-            change.mean(),
-            se,
-            (n - 1, 0.0, n),
-            n >= MIN_SEEDS,
-            not masked,
-        )
+        yield {
+            **asdict(part),
+            "part": part,
+            "dataset": dataset,
+            "protocol": protocol,
+            "value": change.mean(),
+            "se": change.std(ddof=1) / np.sqrt(seeds) if seeds > 1 else np.nan,
+            "df": seeds - 1,
+            "heavy": 0.0,
+            "seeds": seeds,
+            "seed_list": " ".join(map(str, pairs.index)),
+            "beyond_seeds": seeds >= st.MIN_SEEDS,
+            "masking_ok": not masked,
+        }
 
 
 def _under(part: Part, table: pd.DataFrame) -> pd.Series:
@@ -266,65 +253,76 @@ def _under(part: Part, table: pd.DataFrame) -> pd.Series:
     return table["protocol"] == part.protocol
 
 
-def _found(
-    part: Part,
-    level: float,
-    where: tuple,
-    value: float,
-    se: float,
-    shape: tuple,
-    beyond: bool,
-    masking: object,
-) -> _Found:
-    half = critical_ratio(level, *shape) * se if shape[0] > 0 else np.nan
-    scale = np.exp if part.measure in RATIOS else float
-    value, low, high = (float(scale(x)) for x in (value, value - half, value + half))
-    if part.measure in SHARES:
-        low, high = (float(np.clip(end, -1, 1)) for end in (low, high))
-    above, below = low > part.margin, high < part.margin
-    right, wrong = {
-        "above": (above, below),
-        "below": (below, above),
-        "differs": (above or below, False),
-    }[part.side]
-    verdict = "supported" if right else "contradicted" if wrong else "inconclusive"
-    remark = "" if part.measure in ("robust", "clean") else " (seeds alone vary)"
-    remark += " (gradient masking suspected)" if masking in (False,) else ""
-    if not beyond:
-        verdict, remark = "inconclusive", remark + f" (fewer than {MIN_SEEDS} seeds)"
-    return _Found(part, *where, value, low, high, verdict, remark)
+def _judge_part(row: dict, level: float) -> dict:
+    """Interval at `level`, and verdict, of one comparison."""
+    t = st.MixedT(row["df"], row["heavy"], row["seeds"])
+    half = t.critical(level) * row["se"] if t.df > 0 else np.nan
+    ends = row["value"] + np.array([-half, half])
+    # Differences of AUROCs and of shares lie between −1 and 1.
+    ratio = row["measure"] in RATIOS
+    low, high = np.exp(ends) if ratio else np.clip(ends, -1, 1)
+    value = np.exp(row["value"]) if ratio else row["value"]
+    above, below = low > row["margin"], high < row["margin"]
+    verdict = "inconclusive"
+    if not row["beyond_seeds"]:
+        pass
+    elif {"above": above, "below": below}.get(row["side"], above or below):
+        verdict = "supported"
+    elif above or below:
+        verdict = "contradicted"
+    elif row["measure"] in AUROCS and row["margin"] == 0:
+        p = st.equivalence_p(value, row["se"], t, MARGIN)
+        verdict = "equivalent" if p <= 1 - level else "inconclusive"
+    return {"value": value, "ci_low": low, "ci_high": high, "verdict": verdict}
 
 
-def _verdict(claim: Claim, found: dict[Part, list[_Found]]) -> str:
+def _verdict(claim: Claim, found: list[dict]) -> str:
     """Of all parts on all data sets.
 
-    A claim that needs all its parts is tested where one data set has them all. It is contradicted by a part
-    that is contradicted on every data set of the claim, and supported where all that was run supports it.
+    A claim that needs all its parts is tested where one data set has them all. It is
+    contradicted by a part that is contradicted on every data set of the claim, and
+    supported, or equivalent, where all that was run is.
     """
-    where = {part: {result.dataset for result in rows} for part, rows in found.items()}
+    where = {p: {r["dataset"] for r in found if r["part"] == p} for p in claim.parts}
+    said = {p: {r["verdict"] for r in found if r["part"] == p} for p in claim.parts}
     datasets = set().union(*where.values())
     if not datasets or (claim.needs_all and not set.intersection(*where.values())):
         return "not tested"
-    results = [result for rows in found.values() for result in rows]
-    for part, rows in found.items():
-        if where[part] == datasets and {r.verdict for r in rows} == {"contradicted"}:
+    for part in claim.parts:
+        if where[part] == datasets and said[part] == {"contradicted"}:
             return "contradicted"
     if claim.same_sign:
-        gains = all(result.value > 0 for result in results)
-        decided = any(
-            rows and {r.verdict for r in rows} == {"supported"}
-            for rows in found.values()
+        gains = all(row["value"] > 0 for row in found)
+        return (
+            "supported" if gains and {"supported"} in said.values() else "inconclusive"
         )
-        return "supported" if gains and decided else "inconclusive"
+    verdicts = set().union(*said.values())
     return (
-        "supported" if {r.verdict for r in results} == {"supported"} else "inconclusive"
+        verdicts.pop()
+        if verdicts in ({"supported"}, {"equivalent"})
+        else "inconclusive"
     )
 
 
-def _room(result: _Found) -> float:
-    """How far the interval is on the right side of the margin: the part with least decides."""
-    above, below = result.low - result.part.margin, result.part.margin - result.high
-    room = {"above": above, "below": below, "differs": max(above, below)}[
-        result.part.side
-    ]
+def _missing(claim: Claim, found: list[dict]) -> Iterator[dict]:
+    """Parts that were not run, on each data set where others were."""
+    datasets = dict.fromkeys(row["dataset"] for row in found) or [None]
+    there = {(row["part"], row["dataset"]) for row in found}
+    for part in claim.parts:
+        for dataset in datasets:
+            if (part, dataset) not in there:
+                yield {**asdict(part), "dataset": dataset, **NOT_RUN}
+
+
+def _room(row: dict) -> float:
+    """How far the interval is on the right side of the margin: the least decides."""
+    above, below = row["ci_low"] - row["margin"], row["margin"] - row["ci_high"]
+    room = {"above": above, "below": below}.get(row["side"], max(above, below))
     return -np.inf if np.isnan(room) else room
+
+
+def _describe(row: dict) -> str:
+    sign = "/" if row["measure"] in RATIOS else "−"
+    pair = f"{row['adaptive']} {sign} {row['standard']}, {row['measure']}"
+    protocol = "" if row["protocol"] == "slf" else f" {row['protocol']}"
+    return f"{pair}, {row['dataset']}{protocol}"

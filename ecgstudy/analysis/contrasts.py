@@ -1,49 +1,55 @@
-"""Score sets by data set, protocol and attack, and linear combinations of their arms."""
+"""Arms compared: sets of scores by place, paired differences, factor effects."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import combinations
 
 import numpy as np
+import pandas as pd
 
 from ecgstudy.analysis import statistics as st
-from ecgstudy.analysis.scores import Sample, Scores, ScoreSet
+from ecgstudy.analysis.scores import Place, Sample, Scores, ScoreSet
 from ecgstudy.errors import StudyError
-from ecgstudy.params import target
+from ecgstudy.params import ENSEMBLE, target
 
 PRIMARY = {arm: "rocl" for arm in ("rocl-ip", "rocl-hn", "rocl-ip-hn", "rocl-clef")}
-"""The pre-specified comparisons (adaptive → standard); all others are exploratory."""
+"""The planned comparisons (adaptive → standard); all others are exploratory."""
 AGES = {"<50": (0, 50), "50–69": (50, 70), "≥70": (70, np.inf)}
-WHERE = ["dataset", "protocol", "attack", "epsilon_mv"]
 
 Group = dict[str, dict[int, ScoreSet]]
-"""arm → seed → the score set, all under one attack at one ε."""
+"""arm → seed → the score set, all of one place."""
 
 
-def grouped(
+def group_scores(
     scores: Scores, split: str = "test", view: str = "shared", **wanted: object
-) -> dict[tuple, Group]:
-    """(data set, protocol, attack, ε, severity) → arm → seed → set; runs keep the order of the study."""
-    groups: dict[tuple, Group] = {}
+) -> dict[Place, Group]:
+    """Score sets by place, arm and seed; data sets and arms in the order of the study.
+
+    Parameters
+    ----------
+    scores : Scores
+        Of `read_scores`.
+    split, view : str
+        Which records, and one δ a record (``"shared"``) or one a record and label.
+    **wanted
+        Attributes that the sets must have, such as ``attack="none"``.
+    """
+    groups: dict[Place, Group] = {}
     for s in scores.select(split, view, **wanted):
-        key = s.dataset, s.protocol, s.attack, s.epsilon_mv, s.severity
-        groups.setdefault(key, {}).setdefault(s.arm, {})[s.seed] = s
-    places = list(dict.fromkeys(key[:2] for key in groups))
-    return dict(
-        sorted(
-            groups.items(),
-            key=lambda kv: (places.index(kv[0][:2]), *kv[0][2:4], kv[0][4] or 0),
-        )
-    )
+        groups.setdefault(s.place, {}).setdefault(s.arm, {})[s.seed] = s
+    order = list(dict.fromkeys((p.dataset, p.protocol) for p in groups))
+
+    def rank(place: Place) -> tuple:
+        where = order.index((place.dataset, place.protocol))
+        return where, place.attack, place.epsilon_mv, place.severity or 0
+
+    return {place: groups[place] for place in sorted(groups, key=rank)}
 
 
-def place(key: tuple) -> dict:
-    """Columns of a key of `grouped`."""
-    return dict(zip([*WHERE, "severity"], key, strict=True))
-
-
-def is_headline(key: tuple, headline: dict[str, float], attack: str) -> bool:
-    """Whether a key is the headline attack at the headline ε (mV) of the data set tested on."""
-    return key[2] == attack and key[3] == headline.get(target(*key[:2]))
+def is_headline(place: Place, headline: dict[str, float]) -> bool:
+    """Whether it is the ensemble at the headline ε (mV) of the data set tested on."""
+    epsilon = headline.get(target(place.dataset, place.protocol))
+    return place.attack == ENSEMBLE and place.epsilon_mv == epsilon
 
 
 def mean_macro(sets: list[ScoreSet]) -> float:
@@ -52,58 +58,22 @@ def mean_macro(sets: list[ScoreSet]) -> float:
 
 
 def masking_flag(sets: list[ScoreSet]) -> bool | None:
-    """Whether all models passed their masking checks; None where that is unknown or not applicable."""
+    """Whether all models passed their masking checks; None: unknown, not applicable."""
     flags = [s.masking_ok for s in sets]
-    return False if False in flags else None if None in flags else True
+    if False in flags:
+        return False
+    return None if None in flags else True
 
 
-def paired(
-    group: Group, arms: Iterable[str], seeds: list[int] | None = None
-) -> list[list[ScoreSet]]:
-    """The sets of `arms` (rows) at the seeds that all have (columns); empty where there is none."""
-    arms = list(arms)
-    common = seeds or sorted(
-        set.intersection(*(set(group.get(arm, ())) for arm in arms))
-    )
-    sets = [[group[arm][seed] for seed in common] for arm in arms]
-    if common:
-        one_sample([s for row in sets for s in row])
-    return sets if common else []
+def subgroups(sample: Sample) -> Iterator[tuple[str, str, np.ndarray]]:
+    """(kind, name, mask of records) of every age band and sex that occurs."""
+    age, sex = sample.table["age"].to_numpy(float), sample.table["sex"]
+    kinds = [("age", name, (age >= a) & (age < b)) for name, (a, b) in AGES.items()]
+    kinds += [("sex", name, (sex == name).to_numpy()) for name in ("female", "male")]
+    yield from (kind for kind in kinds if kind[2].any())
 
 
-def outcomes(sets: list[list[ScoreSet]]) -> tuple[np.ndarray, np.ndarray]:
-    """Macro AUROC (arms, seeds), and without each patient (arms, seeds, patients), of `paired` sets."""
-    values = [
-        [[getattr(s, name) for s in row] for row in sets]
-        for name in ("macro", "left_out")
-    ]
-    return np.array(values[0]), np.array(values[1])
-
-
-def combined(
-    group: Group,
-    weights: dict[str, float],
-    confidence: float,
-    seeds: list[int] | None = None,
-) -> tuple[dict, list[ScoreSet]] | None:
-    """Columns (estimate, interval, masking flag) of a linear combination of arms over their common seeds.
-
-    With the sets it used; None where an arm is missing or no seed is common.
-    """
-    if not (sets := paired(group, weights, seeds)):
-        return None
-    factors, flat = np.array(list(weights.values())), [s for row in sets for s in row]
-    found = asdict(
-        st.combination_t(*outcomes(sets), factors, flat[0].sample.df, confidence)
-    )
-    return {
-        "delta": found.pop("value"),
-        **found,
-        "masking_ok": masking_flag(flat),
-    }, flat
-
-
-def one_sample(sets: list[ScoreSet]) -> Sample:
+def require_one_sample(sets: list[ScoreSet]) -> Sample:
     """The sample that all `sets` share.
 
     Raises
@@ -111,10 +81,133 @@ def one_sample(sets: list[ScoreSet]) -> Sample:
     StudyError
         Naming the set that scored other records.
     """
+    first = sets[0]
     for s in sets:
-        if s.sample is not sets[0].sample:
+        if s.sample is not first.sample and not s.sample.equals(first.sample):
             raise StudyError(
-                f"{s.dataset}, {s.attack}: {s.arm} seed {s.seed} scored other records than {sets[0].arm} seed"
-                f" {sets[0].seed} (or in another order); evaluate both on the same sample"
+                f"{s.dataset}, {s.attack}: {s.arm} seed {s.seed} scored other records"
+                f" than {first.arm} seed {first.seed} (or in another order);"
+                " evaluate both on the same sample"
             )
-    return sets[0].sample
+    return first.sample
+
+
+def pair_by_seed(group: Group, arms: Iterable[str]) -> list[list[ScoreSet]]:
+    """The sets of `arms` (rows) at the seeds that all of them have, or no rows."""
+    by_arm = [group.get(arm, {}) for arm in arms]
+    common = sorted(set.intersection(*map(set, by_arm)))
+    return [[by_seed[seed] for seed in common] for by_seed in by_arm] if common else []
+
+
+def outcomes(sets: list[list[ScoreSet]]) -> tuple[np.ndarray, np.ndarray]:
+    """Macro AUROC (arms, seeds), and without each patient (arms, seeds, patients)."""
+    macro = np.array([[s.macro for s in row] for row in sets])
+    left_out = np.array([[s.left_out for s in row] for row in sets])
+    return macro, left_out
+
+
+def estimate_arm(sets: list[ScoreSet], confidence: float) -> dict:
+    """Macro AUROC of one arm's seeds as columns `auroc`, `ci_low`, `ci_high`."""
+    sample = require_one_sample(sets)
+    macro, left_out = outcomes([sets])
+    low, high = st.arm_interval(macro[0], left_out[0], sample.df, confidence)
+    return {"auroc": mean_macro(sets), "ci_low": low, "ci_high": high}
+
+
+def combine(
+    sets: list[list[ScoreSet]], weights: Sequence[float], confidence: float
+) -> dict:
+    """A linear combination of arms, as columns of a table.
+
+    Parameters
+    ----------
+    sets : list
+        (arms, seeds) of `pair_by_seed`, not empty.
+    weights : sequence of float
+        (arms,): (1, −1) is a contrast.
+    confidence : float
+        Level of the intervals.
+
+    Returns
+    -------
+    dict
+        Estimate (`delta`), intervals and what they come from, seeds, number of records,
+        masking flag.
+    """
+    flat = [s for row in sets for s in row]
+    sample = require_one_sample(flat)
+    found = st.combine_arms(*outcomes(sets), np.array(weights), sample.df, confidence)
+    return {
+        **asdict(found),
+        "delta": found.value,
+        "masking_ok": masking_flag(flat),
+        "seed_list": " ".join(str(s.seed) for s in sets[0]),
+        "n_records": len(sample.y),
+    }
+
+
+# --- Factor effects -------------------------------------------------------------------
+
+KINDS = {"pull": ("inferior_positives",), "push": ("hard_negatives", "clinical_risk")}
+"""Kind of weights → the schemes that are of it."""
+
+
+def pull_and_push(factors: pd.DataFrame) -> pd.DataFrame:
+    """The design in three factors: adversary, any pull weights, any push weights.
+
+    Of arms that have no other factor; debiasing goes with hard negatives. `factors` are
+    booleans, one row an arm; without any of these schemes there are no rows.
+    """
+    kinds = {
+        k: [name for name in names if name in factors] for k, names in KINDS.items()
+    }
+    schemes = [name for names in kinds.values() for name in names]
+    if not schemes:
+        return factors.iloc[:0]
+    others = factors.drop(columns=["adversary", "debiased", *schemes], errors="ignore")
+    debiased_alone = factors.get("debiased", False) & ~factors.get(
+        "hard_negatives", False
+    )
+    plain = factors[~others.any(axis=1) & ~debiased_alone]
+    coarse = {kind: plain[names].any(axis=1) for kind, names in kinds.items()}
+    return pd.DataFrame({"adversary": plain["adversary"], **coarse})
+
+
+def effect_weights(factors: pd.DataFrame) -> pd.DataFrame:
+    """Least-squares factor effects (rows) as linear combinations of arms (columns).
+
+    Factors are coded ±½: an effect is the change from absent to present averaged over
+    the factors it interacts with, an interaction a difference of differences. Pairwise
+    interactions enter where the arms identify them, under the names of all that these
+    arms cannot tell apart (main effects are then those beside the first named); main
+    effects that they cannot tell apart are left out.
+
+    `factors` are booleans, one row an arm; effects have names such as ``"pull ×
+    push"``.
+    """
+    main = {"mean": np.ones(len(factors))}
+    main |= {name: factors[name].to_numpy() - 0.5 for name in factors}
+    terms, names = dict(main), {name: name for name in main}
+    for a, b in combinations(factors, 2):
+        name, column = f"{a} × {b}", main[a] * main[b]
+        if _adds(terms, column):
+            terms[name], names[name] = column, name
+        elif _adds(main, column):
+            # Identified only together with one that has entered: they share its row.
+            for other in [term for term in terms if term not in main]:
+                if not _adds(main, column - terms[other]):
+                    names[other] += f" or {name}"
+                    break
+    design = np.column_stack(list(terms.values()))
+    inverse = np.linalg.pinv(design)
+    identity = np.eye(len(terms))
+    estimable = np.isclose(inverse @ design, identity, atol=1e-8).all(axis=1)
+    weights = pd.DataFrame(inverse, index=list(names.values()), columns=factors.index)
+    return weights[estimable].drop(index="mean", errors="ignore")
+
+
+def _adds(terms: dict[str, np.ndarray], column: np.ndarray) -> bool:
+    """Whether `column` is no linear combination of `terms`."""
+    known = np.column_stack(list(terms.values()))
+    more = np.column_stack([known, column])
+    return np.linalg.matrix_rank(more) > np.linalg.matrix_rank(known)

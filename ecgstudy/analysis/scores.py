@@ -5,39 +5,62 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from ecgstudy import metrics
 from ecgstudy.analysis import statistics as st
 from ecgstudy.errors import StudyError
-from ecgstudy.params import target
+from ecgstudy.files import check_sum
 from ecgstudy.study import Paths, Run
 
-Mask = np.ndarray | slice
 NEEDED = ("record", "patient", "split", "attack", "view", "epsilon_mv")
+KNOWN = ["record", "patient", "age", "sex"]
+
+
+class Place(NamedTuple):
+    """Where scores of several arms are compared; `severity` is that of a corruption."""
+
+    dataset: str
+    protocol: str
+    attack: str
+    epsilon_mv: float
+    severity: float | None
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Scored records: ids, patients (names and codes), `y` (records, classes), age and sex where known."""
+    """Scored records: `table` (record, patient, age, sex), `y` (records, classes)."""
 
-    records: np.ndarray
-    names: np.ndarray
-    patients: np.ndarray
+    table: pd.DataFrame
     y: np.ndarray
     classes: tuple[str, ...]
-    age: np.ndarray
-    sex: np.ndarray
+
+    @cached_property
+    def _coded(self) -> tuple[np.ndarray, np.ndarray]:
+        codes, names = pd.factorize(self.table["patient"], sort=True)
+        return codes, np.asarray(names)
+
+    @property
+    def patients(self) -> np.ndarray:
+        """Each record's patient as a code 0…patients−1."""
+        return self._coded[0]
+
+    @property
+    def names(self) -> np.ndarray:
+        """Ids of the patients, by code."""
+        return self._coded[1]
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """The label set of the macro-average, bool (classes,)."""
-        return st.defined_labels(self.y)
+        """Classes with both values, bool (classes,): what the macro-average is over."""
+        return metrics.defined_labels(self.y)
 
     @cached_property
     def df(self) -> float:
-        """Degrees of freedom of the patient variance."""
+        """Degrees of freedom of the variance between patients."""
         return st.patient_df(self.y, self.patients)
 
     @cached_property
@@ -45,20 +68,10 @@ class Sample:
         """Largest share of each class's positives in one patient, (classes,)."""
         return st.largest_share(self.y, self.patients)
 
-    def holds(self, records: np.ndarray, y: np.ndarray) -> bool:
-        """Whether these are exactly the records `records`, in this order, with the labels `y`."""
-        return np.array_equal(self.records, records) and np.array_equal(self.y, y)
-
-    def subgroups(
-        self, bands: dict[str, tuple[float, float]]
-    ) -> Iterator[tuple[str, str, np.ndarray]]:
-        """(kind, name, records of it) of every age band (years, upper bound excluded) and sex that occurs."""
-        kinds = [
-            ("age", name, (self.age >= low) & (self.age < high))
-            for name, (low, high) in bands.items()
-        ]
-        kinds += [("sex", sex, self.sex == sex) for sex in ("female", "male")]
-        yield from (kind for kind in kinds if kind[2].any())
+    def equals(self, other: "Sample") -> bool:
+        """Whether `other` holds the same records and labels, in the same order."""
+        mine, others = (s.table["record"].to_numpy() for s in (self, other))
+        return np.array_equal(mine, others) and np.array_equal(self.y, other.y)
 
     def named(self, mask: np.ndarray) -> str:
         """Names of the classes where `mask` holds."""
@@ -82,60 +95,58 @@ class ScoreSet:
     sample: Sample
     scores: np.ndarray
 
-    @cached_property
-    def auroc(self) -> np.ndarray:
-        """AUROC of each class, (classes,)."""
-        return st.auroc(self.sample.y, self.scores)
-
-    @cached_property
-    def auprc(self) -> np.ndarray:
-        """Average precision of each class, (classes,)."""
-        return st.average_precision(self.sample.y, self.scores)
-
-    @cached_property
-    def macro(self) -> float:
-        """Macro AUROC over the sample's label set."""
-        return float(st.macro(self.auroc))
-
-    @cached_property
-    def left_out(self) -> np.ndarray:
-        """Macro AUROC without each patient, (patients,)."""
-        each = st.leave_one_out(self.sample.y, self.scores, self.sample.patients)
-        return st.macro_without_each(self.auroc, each)
-
     @property
     def run(self) -> tuple[str, str, int, str]:
         """Key of the run's evaluation."""
         return self.dataset, self.arm, self.seed, self.protocol
 
-    def macro_of(self, mask: np.ndarray) -> float:
-        """Macro AUROC of the records in `mask`, over the labels that they define."""
-        return float(st.macro(st.auroc(self.sample.y[mask], self.scores[mask])))
-
-    def part(
-        self, records: Mask = slice(None), labels: Mask = slice(None)
-    ) -> "ScoreSet":
-        """Of these records and labels only."""
-        a = self.sample
-        codes, patients = np.unique(a.patients[records], return_inverse=True)
-        columns = {k: getattr(a, k)[records] for k in ("records", "age", "sex")}
-        classes, y = tuple(np.array(a.classes)[labels]), a.y[records][:, labels]
-        sample = replace(
-            a, names=a.names[codes], patients=patients, y=y, classes=classes, **columns
+    @property
+    def place(self) -> Place:
+        """What sets of other arms must share to be compared with this one."""
+        return Place(
+            self.dataset, self.protocol, self.attack, self.epsilon_mv, self.severity
         )
-        return replace(self, sample=sample, scores=self.scores[records][:, labels])
+
+    @cached_property
+    def auroc(self) -> np.ndarray:
+        """AUROC of each class, (classes,)."""
+        return metrics.auroc(self.sample.y, self.scores)
+
+    @cached_property
+    def auprc(self) -> np.ndarray:
+        """Average precision of each class, (classes,)."""
+        return metrics.average_precision(self.sample.y, self.scores)
+
+    @cached_property
+    def macro(self) -> float:
+        """Macro AUROC over the sample's labels."""
+        return float(metrics.macro(self.auroc))
+
+    @cached_property
+    def left_out(self) -> np.ndarray:
+        """Macro AUROC without each patient, (patients,)."""
+        sample = self.sample
+        each = st.leave_one_out(sample.y, self.scores, sample.patients)
+        return st.macro_without_each(self.auroc, each)
+
+    def of_records(self, mask: np.ndarray) -> "ScoreSet":
+        """The part of it on these records."""
+        sample = replace(
+            self.sample, table=self.sample.table[mask], y=self.sample.y[mask]
+        )
+        return replace(self, sample=sample, scores=self.scores[mask])
+
+    def of_labels(self, mask: np.ndarray) -> "ScoreSet":
+        """The part of it on these classes."""
+        classes = tuple(np.array(self.sample.classes)[mask])
+        sample = replace(self.sample, y=self.sample.y[:, mask], classes=classes)
+        return replace(self, sample=sample, scores=self.scores[:, mask])
 
     def joined(self, other: "ScoreSet") -> "ScoreSet":
-        """These records and those of `other` together."""
-        a, b = self.sample, other.sample
-        names, patients = np.unique(
-            np.r_[a.names[a.patients], b.names[b.patients]], return_inverse=True
-        )
-        columns = {
-            k: np.concatenate([getattr(a, k), getattr(b, k)])
-            for k in ("records", "y", "age", "sex")
-        }
-        sample = replace(a, names=names, patients=patients, **columns)
+        """Its records and those of `other`."""
+        table = pd.concat([self.sample.table, other.sample.table])
+        y = np.concatenate([self.sample.y, other.sample.y])
+        sample = replace(self.sample, table=table, y=y)
         return replace(
             self, sample=sample, scores=np.concatenate([self.scores, other.scores])
         )
@@ -143,7 +154,7 @@ class ScoreSet:
 
 @dataclass(frozen=True)
 class Scores:
-    """All score sets of a study, and each ``evaluation.json`` by (data set, arm, seed, protocol)."""
+    """Score sets, and each ``evaluation.json`` by data set, arm, seed, protocol."""
 
     sets: list[ScoreSet]
     evaluations: dict[tuple[str, str, int, str], dict]
@@ -163,101 +174,102 @@ def read_scores(
 ) -> Scores:
     """Read what the evaluations of `runs` stored; runs without scores are left out.
 
-    Of each run all its protocols, or the given ones.
+    Parameters
+    ----------
+    paths : Paths
+        Where the study's outputs lie.
+    runs : iterable of Run
+        Runs of the study.
+    protocols : iterable of str, optional
+        Only these; by default all that each run is evaluated under.
 
     Raises
     ------
     StudyError
         Naming the file that is damaged or lacks a column.
     """
-    scores, samples, protocols = Scores([], {}), {}, protocols and tuple(protocols)
+    scores, samples = Scores([], {}), {}
+    protocols = protocols and tuple(protocols)
     for run in runs:
         for protocol in protocols or run.protocols:
             folder = paths.protocol(run.dataset, run.arm, run.seed, protocol)
-            if (folder / "scores.parquet").exists():
-                key = (run.dataset, run.arm, run.seed, protocol)
-                scores.evaluations[key] = _evaluation(folder / "evaluation.json")
-                table = paths.data(target(run.dataset, protocol)) / "table.parquet"
-                frame = _frame(folder / "scores.parquet", table)
-                known = samples.setdefault((run.dataset, protocol), [])
-                masking_ok = scores.evaluations[key].get("masking_ok")
-                scores.sets.extend(_sets(frame, key, masking_ok, known))
+            if not (folder / "scores.parquet").exists():
+                continue
+            key = (run.dataset, run.arm, run.seed, protocol)
+            scores.evaluations[key] = evaluation = _read_json(
+                folder / "evaluation.json"
+            )
+            frame = _read_frame(folder / "scores.parquet")
+            known = samples.setdefault((run.dataset, protocol), [])
+            scores.sets.extend(_split(frame, key, evaluation.get("masking_ok"), known))
     return scores
 
 
-def _sets(
+def _split(
     frame: pd.DataFrame, run: tuple, masking_ok: bool | None, known: list[Sample]
 ) -> Iterator[ScoreSet]:
-    """The score sets of one file; samples met before are shared, so that paired sets are recognised."""
-    names = [f"score_{name}" for name in _classes(frame)]
-    kinds = frame.groupby(
-        ["split", "attack", "view", "epsilon_mv", "severity"], dropna=False, sort=True
-    )
-    for (split, attack, view, epsilon, severity), rows in kinds:
-        y = rows[[f"y_{name}" for name in _classes(frame)]].to_numpy()
-        sample = next((s for s in known if s.holds(rows["record"].to_numpy(), y)), None)
-        if sample is None:
-            sample = _sample(rows, y)
+    """The score sets of one file.
+
+    Samples met before (`known`) are shared, so that paired sets are recognised.
+    """
+    classes = _classes(frame)
+    kinds = ["split", "attack", "view", "epsilon_mv", "severity"]
+    for kind, rows in frame.groupby(kinds, dropna=False, sort=True):
+        split, attack, view, epsilon, severity = kind
+        y = rows[[f"y_{name}" for name in classes]].to_numpy()
+        sample = Sample(rows[KNOWN], y, classes)
+        sample = next((s for s in known if s.equals(sample)), sample)
+        if sample not in known:
             known.append(sample)
-        how = (
+        yield ScoreSet(
+            *run,
             split,
             attack,
             view,
             round(float(epsilon), 9),
             None if pd.isna(severity) else severity,
+            masking_ok,
+            sample,
+            rows[[f"score_{name}" for name in classes]].to_numpy(),
         )
-        yield ScoreSet(*run, *how, masking_ok, sample, rows[names].to_numpy())
-
-
-def _sample(rows: pd.DataFrame, y: np.ndarray) -> Sample:
-    codes, names = pd.factorize(rows["patient"], sort=True)
-    age, sex = rows["age"].to_numpy(float), rows["sex"].to_numpy(object)
-    return Sample(
-        rows["record"].to_numpy(), np.asarray(names), codes, y, _classes(rows), age, sex
-    )
 
 
 def _classes(frame: pd.DataFrame) -> tuple[str, ...]:
     return tuple(c.removeprefix("score_") for c in frame if c.startswith("score_"))
 
 
-def _frame(path: Path, table: Path) -> pd.DataFrame:
-    """One ``scores.parquet``, checked; `age` and `sex` come from the prepared `table` if need be."""
+def _read_frame(path: Path) -> pd.DataFrame:
+    """One ``scores.parquet``, checked; age and sex are missing if not stored."""
     try:
-        frame = pd.read_parquet(path)
+        frame = pd.read_parquet(check_sum(path))
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise StudyError(
             f"{path} is not a readable parquet file ({error}); evaluate this run again"
         ) from error
-    lacking = [
-        c for c in (*NEEDED, *(f"y_{c}" for c in _classes(frame))) if c not in frame
-    ]
-    if lacking or not _classes(frame):
+    classes = _classes(frame) or ("<class>",)
+    scores = [f"score_{name}" for name in classes]
+    needed = [*NEEDED, *scores, *(f"y_{name}" for name in classes)]
+    if lacking := [column for column in needed if column not in frame]:
         raise StudyError(
-            f"{path} lacks the column {(lacking or ['score_<class>'])[0]!r}; evaluate this run again"
+            f"{path} lacks the column {lacking[0]!r}; evaluate this run again"
         )
-    names = [f"score_{name}" for name in _classes(frame)]
-    bad = ~np.isfinite(frame[names].to_numpy()).all(axis=1)
+    bad = ~np.isfinite(frame[scores].to_numpy()).all(axis=1)
     if bad.any():
         row = frame.iloc[int(bad.argmax())]
         raise StudyError(
-            f"{path}: record {row['record']!r} has a score under {row['attack']!r} that is not finite;"
-            " the model or the attack diverged, so train or evaluate this run again"
+            f"{path}: record {row['record']!r} has a score under {row['attack']!r} that"
+            " is not finite; the model or attack diverged: train or evaluate it again"
         )
-    missing = [c for c in ("age", "sex") if c not in frame]
-    if missing and table.exists():
-        known = pd.read_parquet(table).set_index("record")
-        frame = frame.assign(
-            **{c: frame["record"].map(known[c]) for c in missing if c in known}
-        )
-    return frame.assign(
-        **{c: np.nan for c in ("age", "sex", "severity") if c not in frame}
+    return frame.reindex(
+        columns=frame.columns.union(["age", "sex", "severity"], sort=False)
     )
 
 
-def _evaluation(path: Path) -> dict:
+def _read_json(path: Path) -> dict:
+    if not path.exists():
+        return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return json.loads(check_sum(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise StudyError(
             f"{path} is not valid JSON ({error}); evaluate this run again"

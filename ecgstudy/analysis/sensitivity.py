@@ -1,199 +1,178 @@
-"""The primary outcome and the primary contrasts under other choices than the analysis makes."""
+"""The headline result under other choices than the analysis makes."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from itertools import chain
 
 import numpy as np
 
 from ecgstudy.analysis import statistics as st
 from ecgstudy.analysis.contrasts import (
-    AGES,
     PRIMARY,
     Group,
-    combined,
-    grouped,
+    combine,
+    estimate_arm,
+    group_scores,
     is_headline,
     masking_flag,
-    mean_macro,
-    one_sample,
-    place,
+    outcomes,
+    pair_by_seed,
+    subgroups,
 )
-from ecgstudy.analysis.scores import Sample, Scores, ScoreSet
+from ecgstudy.analysis.scores import Place, Scores, ScoreSet
+from ecgstudy.metrics import macro
 
-Alternatives = Iterator[tuple[str, str, Group]]
-"""(name of the choice, a note, the score sets it leaves)."""
+Sets = list[list[ScoreSet]]
+"""(arms, seeds) of `pair_by_seed`."""
+Choices = Iterator[tuple[str, str, Sets]]
+"""Name of a choice, a note, and the score sets that it leaves."""
 
 
-def sensitivity(
-    scores: Scores,
-    headline: dict[str, float],
-    attack: str,
-    resamples: int,
-    confidence: float,
+def arm_sensitivity(
+    scores: Scores, headline: dict[str, float], resamples: int, confidence: float
 ) -> list[dict]:
-    """The primary outcome of each arm, and clean AUROC: by label, without each patient, by bootstrap, ….
+    """Each arm's headline and clean AUROC under other choices.
 
-    `headline` is ε in mV of each data set tested on; `resamples` are those of the percentile bootstrap.
+    Parameters
+    ----------
+    scores : Scores
+        Of `read_scores`.
+    headline : dict
+        Data set tested on → headline ε in mV.
+    resamples : int
+        Of the percentile bootstrap of patients.
+    confidence : float
+        Level of the intervals.
     """
     rows = []
-    for key, group, added, rounded in _outcomes(scores, headline, attack):
-        for arm, seeds in group.items():
-            sets, one = list(seeds.values()), {arm: seeds}
+    for place, group, added, rounded in _outcomes(scores, headline):
+        for arm in group:
+            (sets,) = pair = pair_by_seed(group, [arm])
             found = [
-                *_found(one, {arm: 1.0}, confidence, _choices(one, added, rounded))
+                {"variant": name, "note": note, **estimate_arm(chosen, confidence)}
+                for name, note, (chosen,) in _choices(pair, added, rounded)
             ]
-            found.insert(1, _bootstrapped(sets, resamples, confidence))
-            whole = [
-                (scores.evaluations[s.run].get("clean_all") or {}).get("macro")
-                for s in sets
-            ]
-            if key[2] == "none" and None not in whole:
-                found.append({"variant": "all test records", "value": np.mean(whole)})
-            where = place(key) | {"arm": arm, "masking_ok": masking_flag(sets)}
-            rows += [where | row | {"auroc": row["value"]} for row in found]
+            found.insert(1, _bootstrap(sets, resamples, confidence))
+            found += _leave_out(pair, [1.0], "auroc")
+            whole = [scores.evaluations[s.run].get("clean_all") for s in sets]
+            if place.attack == "none" and all(whole):
+                mean = np.mean([clean["macro"] for clean in whole])
+                found.append({"variant": "all test records", "auroc": mean})
+            where = {**place._asdict(), "arm": arm, "masking_ok": masking_flag(sets)}
+            rows += [{**row, **where} for row in found]
     return rows
 
 
 def contrast_sensitivity(
-    scores: Scores, headline: dict[str, float], attack: str, confidence: float
+    scores: Scores, headline: dict[str, float], confidence: float
 ) -> list[dict]:
-    """The primary contrasts, robust and clean: by seed, label, age and sex, without each patient, …."""
+    """The planned contrasts under other choices, and by seed, age and sex.
+
+    Parameters
+    ----------
+    scores, headline, confidence
+        As for `arm_sensitivity`.
+    """
     rows = []
-    for key, group, added, rounded in _outcomes(scores, headline, attack):
-        for adaptive, standard in PRIMARY.items():
-            seeds = sorted(set(group.get(adaptive, ())) & set(group.get(standard, ())))
-            if not seeds:
+    for place, group, added, rounded in _outcomes(scores, headline):
+        for pair in PRIMARY.items():
+            sets = pair_by_seed(group, pair)
+            if not sets:
                 continue
-            weights = {adaptive: 1.0, standard: -1.0}
-            pair = {arm: {seed: group[arm][seed] for seed in seeds} for arm in weights}
-            choices = chain(_choices(pair, added, rounded), _parts(pair))
-            flag = masking_flag([s for arm in pair.values() for s in arm.values()])
-            where = place(key) | {
-                "adaptive": adaptive,
-                "standard": standard,
-                "masking_ok": flag,
-            }
-            found = _found(pair, weights, confidence, choices)
-            rows += [where | row | {"delta": row["value"]} for row in found]
+            choices = [*_choices(sets, added, rounded), *_parts(sets)]
+            found = [
+                {"variant": name, "note": note, **combine(chosen, [1, -1], confidence)}
+                for name, note, chosen in choices
+            ]
+            found += _leave_out(sets, [1, -1], "delta")
+            where = {**place._asdict(), "adaptive": pair[0], "standard": pair[1]}
+            where["masking_ok"] = found[0]["masking_ok"]
+            rows += [{**row, **where} for row in found]
     return rows
 
 
 def _outcomes(
-    scores: Scores, headline: dict[str, float], attack: str
-) -> Iterator[tuple[tuple, Group, Group, Group]]:
-    """(key, its group, sensitivity records, scores after rounding) of clean data and the headline attack."""
-    added = grouped(scores, "sensitivity")
-    rounded = {
-        key[:2]: group for key, group in grouped(scores, attack=f"{attack}-adc").items()
-    }
-    for key, group in grouped(scores).items():
-        if key[2] == "none":
-            yield key, group, added.get(key, {}), {}
-        elif is_headline(key, headline, attack):
-            yield key, group, added.get(key, {}), rounded.get(key[:2], {})
+    scores: Scores, headline: dict[str, float]
+) -> Iterator[tuple[Place, Group, Group, Group]]:
+    """Clean and headline score sets; beside them the extra records', and the rounded."""
+    added = group_scores(scores, "sensitivity")
+    groups = group_scores(scores)
+    for place, group in groups.items():
+        if place.attack == "none" or is_headline(place, headline):
+            adc = place._replace(attack=f"{place.attack}-adc")
+            yield place, group, added.get(place, {}), groups.get(adc, {})
 
 
-def _found(
-    group: Group, weights: dict[str, float], confidence: float, choices: Alternatives
-) -> Iterator[dict]:
-    """Estimate and interval under each choice, and the extremes of leaving one patient out."""
-    for variant, note, chosen in choices:
-        row = combined(chosen, weights, confidence)[0]
-        yield row | {"variant": variant, "note": note, "value": row["delta"]}
-    each = {
-        arm: np.mean([s.left_out for s in group[arm].values()], axis=0)
-        for arm in weights
-    }
-    left_out = sum(weight * each[arm] for arm, weight in weights.items())
-    for name, i in (("lowest", np.argmin(left_out)), ("highest", np.argmax(left_out))):
-        note = f"without {_sample(group).names[i]}"
-        yield {
-            "variant": f"one patient left out, {name}",
-            "note": note,
-            "value": left_out[i],
-        }
-
-
-def _choices(group: Group, added: Group, rounded: Group) -> Alternatives:
-    """The analysis itself; without labels that hang on one patient; with more records; rounded."""
-    yield "primary analysis", "", group
-    sample = _sample(group)
+def _choices(sets: Sets, added: Group, rounded: Group) -> Choices:
+    """The analysis itself; without dominated labels; with more records; rounded."""
+    yield "primary analysis", "", sets
+    sample = sets[0][0].sample
     dominated = sample.labels & (sample.shares > st.DOMINANCE)
     kept = sample.labels & ~dominated
     if dominated.any() and kept.any():
         note = f"without {sample.named(dominated)}"
-        yield (
-            "without dominated labels",
-            note,
-            _each(group, lambda s: s.part(labels=kept)),
-        )
-    if _covers(added, group):
-        one_sample([added[arm][k] for arm in group for k in group[arm]])
-        more = _each(group, lambda s: s.joined(added[s.arm][s.seed]))
-        note = f"{len(_sample(more).y) - len(sample.y)} records added"
-        yield "with sensitivity records", note, more
-    if _covers(rounded, group):
-        yield (
-            "rounded to ADC units",
-            "",
-            {arm: {k: rounded[arm][k] for k in group[arm]} for arm in group},
-        )
+        part = _each(sets, lambda s: s.of_labels(kept))
+        yield "without dominated labels", note, part
+    more = _same_runs(added, sets)
+    if more:
+        note = f"{len(more[0][0].sample.y)} records added"
+        joined = _each(sets, lambda s: s.joined(added[s.arm][s.seed]))
+        yield "with sensitivity records", note, joined
+    same = _same_runs(rounded, sets)
+    if same:
+        yield "rounded to ADC units", "", same
 
 
-def _parts(group: Group) -> Alternatives:
-    """Each seed; each age band and sex that has a label."""
-    for seed in next(iter(group.values())):
-        yield (
-            f"seed {seed}",
-            "",
-            {arm: {seed: seeds[seed]} for arm, seeds in group.items()},
-        )
-    for _, name, mask in _sample(group).subgroups(AGES):
-        part = _each(group, lambda s, mask=mask: s.part(records=mask))
-        sample = _sample(part)
+def _parts(sets: Sets) -> Choices:
+    """Each seed; each age band and sex that defines a label."""
+    for index, s in enumerate(sets[0]):
+        yield f"seed {s.seed}", "", [[row[index]] for row in sets]
+    for _, name, mask in subgroups(sets[0][0].sample):
+        part = _each(sets, lambda s, mask=mask: s.of_records(mask))
+        sample = part[0][0].sample
         if sample.labels.any():
-            yield (
-                name,
-                f"{len(sample.names)} patients; labels {sample.named(sample.labels)}",
-                part,
-            )
+            labels = sample.named(sample.labels)
+            yield name, f"{len(sample.names)} patients; labels {labels}", part
 
 
-def _covers(other: Group, group: Group) -> bool:
-    return all(set(seeds) <= set(other.get(arm, ())) for arm, seeds in group.items())
+def _each(sets: Sets, change: Callable[[ScoreSet], ScoreSet]) -> Sets:
+    return [[change(s) for s in row] for row in sets]
 
 
-def _sample(group: Group) -> Sample:
-    return next(iter(next(iter(group.values())).values())).sample
+def _same_runs(other: Group, sets: Sets) -> Sets:
+    """The sets of `other` of the same arms and seeds; none if one is missing."""
+    try:
+        return _each(sets, lambda s: other[s.arm][s.seed])
+    except KeyError:
+        return []
 
 
-def _each(group: Group, change: Callable[[ScoreSet], ScoreSet]) -> Group:
-    """`change` of every set; one sample stays one sample, so that the sets remain paired."""
-    changed = {
-        arm: {k: change(s) for k, s in seeds.items()} for arm, seeds in group.items()
-    }
-    sample = _sample(changed)
-    return {
-        arm: {k: replace(s, sample=sample) for k, s in seeds.items()}
-        for arm, seeds in changed.items()
-    }
+def _leave_out(sets: Sets, weights: list[float], column: str) -> list[dict]:
+    """The lowest and the highest estimate that leaving one patient out gives."""
+    names = sets[0][0].sample.names
+    left_out = np.array(weights) @ outcomes(sets)[1].mean(axis=1)
+    ends = {"lowest": left_out.argmin(), "highest": left_out.argmax()}
+    return [
+        {
+            "variant": f"one patient left out, {name}",
+            "note": f"without {names[index]}",
+            column: left_out[index],
+        }
+        for name, index in ends.items()
+    ]
 
 
-def _bootstrapped(
+def _bootstrap(
     sets: list[ScoreSet], resamples: int, confidence: float, seed: int = 0
 ) -> dict:
     sample, rng = sets[0].sample, np.random.default_rng(seed)
-    drawn, redrawn = st.patient_resamples(sample.y, sample.patients, resamples, rng)
-    each = [
-        st.macro(st.resampled_auroc(sample.y, s.scores, sample.patients, drawn))
-        for s in sets
-    ]
-    low, high = np.quantile(
-        np.mean(each, axis=0), [(1 - confidence) / 2, (1 + confidence) / 2]
-    )
-    limits = {"value": mean_macro(sets), "ci_low": low, "ci_high": high}
-    return limits | {
+    y, patients = sample.y, sample.patients
+    drawn, redrawn = st.draw_patients(y, patients, resamples, rng)
+    each = [macro(st.resampled_auroc(y, s.scores, patients, drawn)) for s in sets]
+    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
+    low, high = np.quantile(np.mean(each, axis=0), ends)
+    return {
         "variant": "percentile bootstrap of patients",
         "note": f"{redrawn} resamples redrawn",
+        "auroc": np.mean([s.macro for s in sets]),
+        "ci_low": low,
+        "ci_high": high,
     }

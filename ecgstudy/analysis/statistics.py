@@ -1,50 +1,45 @@
-"""AUROC, its uncertainty over patients and seeds, and paired contrasts (numpy and scipy only)."""
+"""Uncertainty of AUROC over patients and seeds, paired differences, adjusted tests."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import stdtr, stdtrit
+from scipy.special import expit, logit, stdtr, stdtrit
 
-from ecgstudy.metrics import (
-    _counts,
-    _Ranked,
-    auroc,
-    average_precision,
-    defined_labels,
-    macro,
-)
-
-__all__ = ["auroc", "average_precision", "defined_labels", "macro"]
+from ecgstudy.metrics import Ranked, defined_labels, macro
 
 DOMINANCE = 0.8
-"""A label with a larger share of its positives in one patient is marked as dominated."""
+"""A label with more of its positives in one patient is marked as dominated."""
 MIN_SEEDS = 3
-"""With fewer seeds the between-seed variance is not estimated and nothing is claimed beyond the seeds."""
+"""With fewer seeds their variance is not estimated: no claim beyond the seeds."""
+POWER = 0.8
+"""Power at which an effect counts as detectable."""
+
+# --- Patients -------------------------------------------------------------------------
 
 
 def leave_one_out(
     y: np.ndarray, scores: np.ndarray, patients: np.ndarray
 ) -> np.ndarray:
-    """AUROC of each class without each patient, exactly, from placement values instead of recomputation.
+    """AUROC of each class without each patient, exact, from placements.
 
     Parameters
     ----------
-    y, scores
-        (records, classes).
-    patients
-        Integer codes 0…patients−1, (records,).
+    y, scores : np.ndarray
+        (records, classes): 0 or 1, and scores.
+    patients : np.ndarray
+        (records,) integer codes 0…patients−1.
 
     Returns
     -------
     np.ndarray
-        (patients, classes); NaN where nothing of one kind is left.
+        (patients, classes); NaN where no positive or no negative is left.
     """
     n_patients = int(patients.max()) + 1
     values = np.full((n_patients, y.shape[1]), np.nan)
-    codes = patients.astype(
-        np.uint16 if n_patients < 2**16 else np.int64
-    )  # 16 bits: radix sort
+    # 16-bit codes are sorted by radix, several times faster.
+    codes = patients.astype(np.uint16 if n_patients < 2**16 else np.int64)
     for c in np.flatnonzero(defined_labels(y)):
         values[:, c] = _leave_one_out(y[:, c], scores[:, c], codes, n_patients)
     return values
@@ -53,60 +48,67 @@ def leave_one_out(
 def _leave_one_out(
     y: np.ndarray, score: np.ndarray, codes: np.ndarray, n_patients: int
 ) -> np.ndarray:
-    ranked = _Ranked(y, score)
-    positives, negatives = ranked.positive.sum(), ranked.negative.sum()
-    # Pairs that a record takes part in and that are won (positive above negative; ties half).
+    """AUROC of one class without each patient, (patients,).
+
+    AUROC is pairs won over pairs. Leaving a patient out takes away the pairs that its
+    records take part in; those between two of its own records are then taken away twice
+    and are added again.
+    """
+    ranked = Ranked(y, score)
+    owner = codes[ranked.order]
+    positives = ranked.positive.sum()
+    # Pairs of each record that are won: positive above negative, ties half.
     won = np.where(
         ranked.positive, ranked.placements, positives - ranked.below(ranked.positive)
     )
-    wins = np.bincount(codes[ranked.order], won, n_patients)
+    won_of = np.bincount(owner, won, n_patients)
     positives_of = np.bincount(codes, y > 0, n_patients)
     negatives_of = np.bincount(codes, y <= 0, n_patients)
-    own = _Ranked(y, score, within=codes)
-    before = np.r_[0, np.cumsum(negatives_of)][
-        codes[own.order]
-    ]  # negatives of earlier patients
-    own_wins = np.bincount(
-        codes[own.order], (own.placements - before) * own.positive, n_patients
-    )
+
+    # Ranked patient by patient, placements count the negatives of earlier patients too.
+    own = Ranked(y, score, within=codes)
+    owner = codes[own.order]
+    earlier = np.r_[0, np.cumsum(negatives_of)][owner]
+    own_won = np.bincount(owner, (own.placements - earlier) * own.positive, n_patients)
+
     total = ranked.placements[ranked.positive].sum()
-    pairs = (positives - positives_of) * (negatives - negatives_of)
-    with np.errstate(invalid="ignore"):
-        return np.where(
-            pairs > 0, (total - wins + own_wins) / np.where(pairs > 0, pairs, 1), np.nan
-        )
+    pairs = (positives - positives_of) * (ranked.negative.sum() - negatives_of)
+    kept = total - won_of + own_won
+    return np.divide(kept, pairs, out=np.full(n_patients, np.nan), where=pairs > 0)
 
 
 def macro_without_each(whole: np.ndarray, left_out: np.ndarray) -> np.ndarray:
     """Macro AUROC without each patient, over the labels that the whole sample defines.
 
-    Of `whole` (classes,) and `left_out` (patients, classes), which is that of `leave_one_out`. A label that
-    leaving a patient out makes undefined keeps its whole-sample value there: the interval is then conditional
-    on that patient, and the label is marked as dominated.
+    A label that leaving a patient out makes undefined keeps its whole-sample value
+    there: the interval is conditional on that patient, and the label is marked as
+    dominated. `whole` is (classes,), `left_out` (patients, classes) is of
+    `leave_one_out`.
     """
     return macro(np.where(np.isnan(left_out), whole, left_out))
 
 
 def largest_share(y: np.ndarray, patients: np.ndarray) -> np.ndarray:
-    """Share of each class's positives that one patient holds, (classes,); NaN without positives."""
+    """Largest share of each class's positives that one patient holds, (classes,)."""
     held = _per_patient(y > 0, patients)
     with np.errstate(invalid="ignore"):
         return held.max(axis=0) / held.sum(axis=0)
 
 
 def patient_df(y: np.ndarray, patients: np.ndarray) -> float:
-    """Degrees of freedom of the patient variance: Kish's (1965) effective number of patients − 1, at least 1.
+    """Degrees of freedom of the variance between patients: effective number − 1.
 
-    1/Σw² − 1, with w the patient's share of the AUROC's design weight (mean over classes of y/|P| and of
-    (1−y)/|N|). Even patients give patients − 1, two patients that hold everything 1. Chosen by measured
-    coverage of 95 % intervals (tests/test_coverage.py).
+    The effective number (Kish 1965) is 1/Σw², w a patient's share of the AUROC: the
+    mean over classes and kinds of its share of positives and negatives. Even patients
+    give patients − 1, two that hold everything 1, a single one 0.
+    `tests/test_coverage.py` shows the coverage that this gives.
     """
     y = y[:, defined_labels(y)]
-    shares = [
-        _per_patient(kind, patients) / kind.sum(axis=0) for kind in (y > 0, y <= 0)
-    ]
-    weights = np.mean(shares, axis=(0, 2)) if y.shape[1] else np.zeros(1)
-    return max(1.0, 1 / (weights**2).sum() - 1) if len(weights) > 1 else 0.0
+    if not y.shape[1] or patients.max() == 0:
+        return 0.0
+    shares = [_per_patient(k, patients) / k.sum(axis=0) for k in (y > 0, y <= 0)]
+    weights = np.mean(shares, axis=(0, 2))
+    return max(1.0, 1 / (weights**2).sum() - 1)
 
 
 def _per_patient(flags: np.ndarray, patients: np.ndarray) -> np.ndarray:
@@ -115,168 +117,164 @@ def _per_patient(flags: np.ndarray, patients: np.ndarray) -> np.ndarray:
     return held
 
 
-def patient_resamples(
+def draw_patients(
     y: np.ndarray, patients: np.ndarray, resamples: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, int]:
-    """How often each patient was drawn, float32 (resamples, patients), and the number of redraws.
+    """Bootstrap of patients: how often each was drawn, and the number of redraws.
 
-    Patients are drawn with replacement; draws that leave a defined label without both values are redrawn.
+    Draws that leave a defined label without both values are redrawn.
+
+    Parameters
+    ----------
+    y, patients : np.ndarray
+        As for `leave_one_out`.
+    resamples : int
+        Number of draws.
+    rng : np.random.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    tuple
+        (resamples, patients) counts, and how many draws were redrawn.
     """
     n = int(patients.max()) + 1
     y = y[:, defined_labels(y)]
-    kinds = np.hstack([_per_patient(y > 0, patients), _per_patient(y <= 0, patients)])
-    drawn = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
+    kinds = np.hstack([_per_patient(kind, patients) for kind in (y > 0, y <= 0)])
+    even = np.full(n, 1 / n)
+    drawn = rng.multinomial(n, even, size=resamples)
     redrawn = 0
     while (bad := (drawn @ kinds == 0).any(axis=1)).any():
         redrawn += int(bad.sum())
-        drawn[bad] = rng.multinomial(n, np.full(n, 1 / n), size=int(bad.sum()))
-    return drawn.astype(np.float32), redrawn
+        drawn[bad] = rng.multinomial(n, even, size=int(bad.sum()))
+    return drawn, redrawn
 
 
 def resampled_auroc(
-    y: np.ndarray,
-    scores: np.ndarray,
-    patients: np.ndarray,
-    drawn: np.ndarray,
-    block: int = 64,
+    y: np.ndarray, scores: np.ndarray, patients: np.ndarray, drawn: np.ndarray
 ) -> np.ndarray:
-    """AUROC of each class in each resample of patients, (resamples, classes).
+    """AUROC of each class in each resample of patients: one sort, then weighted sums.
 
-    One sort per class, with multiplicities as weights. `y`, `scores` and `patients` are those of
-    `leave_one_out`, `drawn` (resamples, patients) is of `patient_resamples`.
+    Parameters
+    ----------
+    y, scores, patients : np.ndarray
+        As for `leave_one_out`.
+    drawn : np.ndarray
+        (resamples, patients) of `draw_patients`.
+
+    Returns
+    -------
+    np.ndarray
+        (resamples, classes).
     """
-    n = drawn.shape[1]
     values = np.full((len(drawn), y.shape[1]), np.nan)
     for c in np.flatnonzero(defined_labels(y)):
-        ranked = _Ranked(y[:, c], scores[:, c])
-        owner = patients[ranked.order]
-        held = np.stack(
-            [
-                np.bincount(owner, kind, n)
-                for kind in (ranked.positive, ranked.negative)
-            ],
-            axis=1,
-        )
-        if 4 * n < len(
-            drawn
-        ):  # few patients: pairs won between each two of them, then a quadratic form
-            won_by = np.zeros((n, n))
-            np.add.at(
-                won_by,
-                owner[ranked.positive],
-                _below(ranked, owner, np.eye(n, dtype=np.float32)),
-            )
-            won = np.einsum("bg,bg->b", drawn @ won_by, drawn)
-        else:
-            won = np.empty(len(drawn))
-            for rows in np.array_split(np.arange(len(drawn)), -(-len(drawn) // block)):
-                weight = np.ascontiguousarray(drawn[rows].T)
-                below = _below(ranked, owner, weight)
-                won[rows] = np.einsum(
-                    "ib,ib->b", weight[owner[ranked.positive]], below, dtype=np.float64
-                )
-        values[:, c] = won / np.prod(drawn @ held, axis=1)
+        ranked = Ranked(y[:, c], scores[:, c])
+        weights = drawn.T[patients[ranked.order]].astype(float)
+        negatives = np.zeros((len(y) + 1, len(drawn)))
+        np.cumsum(weights * ranked.negative[:, None], axis=0, out=negatives[1:])
+        below = (negatives[ranked.start] + negatives[ranked.stop]) / 2
+        positives = weights * ranked.positive[:, None]
+        pairs = positives.sum(axis=0) * negatives[-1]
+        values[:, c] = (positives * below).sum(axis=0) / pairs
     return values
 
 
-def _below(ranked: _Ranked, owner: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Weight of the negatives below each positive, (positives, columns of `weight` (patients, columns))."""
-    below = np.zeros((ranked.negative.sum() + 1, weight.shape[1]), weight.dtype)
-    np.cumsum(weight[owner[ranked.negative]], axis=0, out=below[1:])
-    low, high = (
-        _counts(ranked.negative)[edge[ranked.positive]]
-        for edge in (ranked.start, ranked.stop)
-    )
-    return (below[low] + below[high]) / 2
-
-
-# --- Intervals over patients and seeds ----------------------------------------------------------
-
+# --- Intervals over patients and seeds ------------------------------------------------
 
 HEAVY = 1 / 3
-"""Chosen by simulation so that errors at 5 % and at Holm's 5 % / 8 are at most nominal."""
+"""By simulation: errors at 5 % and at Holm's 5 % / 8 are then at most nominal."""
+
+
+class MixedT(NamedTuple):
+    """Reference distribution of an estimate over its standard error.
+
+    A share `heavy` of it is a t with (seeds − 1)/2 degrees of freedom, the rest a t
+    with `df`. Satterthwaite's t alone has too light tails: a variance between few seeds
+    that is small by chance also raises its degrees of freedom.
+    """
+
+    df: float
+    heavy: float
+    seeds: int
+
+    def two_sided_p(self, ratio: float) -> float:
+        """P(|t| > |ratio|)."""
+        light = 2 * stdtr(self.df, -abs(ratio))
+        if not self.heavy:
+            return light
+        heavy = 2 * stdtr((self.seeds - 1) / 2, -abs(ratio))
+        return light + self.heavy * (heavy - light)
+
+    def critical(self, confidence: float) -> float:
+        """The ratio whose two-sided p is 1 − `confidence`."""
+        upper = (1 + confidence) / 2
+        ends = [stdtrit(self.df, upper)]
+        if self.heavy:
+            ends.append(stdtrit((self.seeds - 1) / 2, upper))
+        low, high = min(ends) * (1 - 1e-6), max(ends) * (1 + 1e-6)
+        return brentq(lambda r: self.two_sided_p(r) - (1 - confidence), low, high)
+
+    def detectable(self, confidence: float) -> float:
+        """The smallest true ratio that a test at 1 − `confidence` finds, at `POWER`."""
+        return self.critical(confidence) + stdtrit(self.df, POWER)
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its two-way t-interval.
+    """An estimate with its two-way t-interval; NaN is what is not known.
 
-    `p` tests the value 0 (two-sided); `df` and `heavy` are those of `two_sided_p`; `mde` is that of
-    `detectable` for this test alone, at 5 %; `beyond_seeds` is False where fewer than `MIN_SEEDS` seeds leave
-    the seeds' variance out.
+    `p` tests the value 0 (two-sided); `se`, `df` and `heavy` are what interval and p
+    come from (`MixedT`); `satterthwaite_low` and `satterthwaite_high` are the plain
+    Satterthwaite interval; `mde` is the smallest true value that this test alone finds
+    at 5 % with 80 % power; `beyond_seeds` is False below `MIN_SEEDS` seeds, whose
+    variance is then left out.
     """
 
     value: float
-    ci_low: float
-    ci_high: float
-    p: float
-    se: float
-    df: float
-    heavy: float
-    mde: float
     seeds: int
     beyond_seeds: bool
-
-
-def two_sided_p(ratio: float, df: float, heavy: float, seeds: int) -> float:
-    """P(|t| > |ratio|) for an estimate over its standard error that rests on few seeds in part.
-
-    A share `heavy` of t has (seeds − 1)/2 degrees of freedom, the rest `df`. Satterthwaite's t alone has too
-    light tails: a variance on seeds − 1 degrees of freedom that is small by chance also raises `df`.
-    """
-    light = 2 * stdtr(df, -abs(ratio))
-    return (
-        light + heavy * (2 * stdtr((seeds - 1) / 2, -abs(ratio)) - light)
-        if heavy
-        else light
-    )
-
-
-def critical_ratio(confidence: float, df: float, heavy: float, seeds: int) -> float:
-    """The ratio whose `two_sided_p` is 1 − `confidence`: half an interval in standard errors."""
-    ends = [
-        stdtrit(k, (1 + confidence) / 2) for k in (df, (seeds - 1) / 2 if heavy else df)
-    ]
-    low, high = min(ends) * (1 - 1e-6), max(ends) * (1 + 1e-6)
-    return brentq(
-        lambda ratio: two_sided_p(ratio, df, heavy, seeds) - (1 - confidence), low, high
-    )
-
-
-def detectable(
-    se: float, confidence: float, df: float, heavy: float, seeds: int
-) -> float:
-    """The smallest true value that a test at 1 − `confidence` finds with 80 % power."""
-    return (critical_ratio(confidence, df, heavy, seeds) + stdtrit(df, 0.8)) * se
+    ci_low: float = np.nan
+    ci_high: float = np.nan
+    p: float = np.nan
+    se: float = np.nan
+    df: float = np.nan
+    heavy: float = np.nan
+    mde: float = np.nan
+    satterthwaite_low: float = np.nan
+    satterthwaite_high: float = np.nan
 
 
 def variance_parts(
     by_seed: np.ndarray, left_out: np.ndarray
 ) -> tuple[float, float, float]:
-    """Variance of the mean over seeds, by patients, by seeds, and the part that both of these contain.
+    """Variance of the mean over seeds: by patients, by seeds, and what both contain.
 
-    A model of one seed errs on its own patients; that interaction of patients and seeds, over patients ×
-    seeds, is in the patients' variance as well as in the seeds'. As the mean squares of a two-way layout
-    without replication, each over patients × seeds (Searle, Casella & McCulloch 1992, ch. 4).
+    A model of one seed errs on its own patients. That interaction, over patients ×
+    seeds, is in the patients' variance as well as in the seeds'. These are the mean
+    squares of a two-way layout without replication, each over patients × seeds (Searle,
+    Casella & McCulloch 1992, ch. 4).
 
     Parameters
     ----------
-    by_seed
-        (seeds,) the quantity (an AUROC, a paired difference, a factor effect) of each seed.
-    left_out
+    by_seed : np.ndarray
+        (seeds,) the quantity (an AUROC, a difference, a factor effect) of each seed.
+    left_out : np.ndarray
         (seeds, patients) the same without each patient.
 
     Returns
     -------
     tuple
-        Delete-one-patient jackknife of the seed mean; variance between seeds over their number; and the
-        jackknife of the seeds' deviations over seeds × (seeds − 1). The last two are 0 with one seed.
+        Jackknife over patients of the seed mean; variance between seeds over their
+        number; jackknife of the seeds' deviations over seeds × (seeds − 1). The last
+        two are 0 with one seed.
     """
     seeds, mean = len(by_seed), left_out.mean(axis=0)
     if seeds == 1:
         return _jackknife(mean), 0.0, 0.0
-    mixed = sum(_jackknife(one - mean) for one in left_out) / (seeds * (seeds - 1))
-    return _jackknife(mean), float(np.var(by_seed, ddof=1)) / seeds, mixed
+    of_seeds = float(np.var(by_seed, ddof=1)) / seeds
+    of_both = sum(_jackknife(one - mean) for one in left_out) / (seeds * (seeds - 1))
+    return _jackknife(mean), of_seeds, of_both
 
 
 def _jackknife(left_out: np.ndarray) -> float:
@@ -289,45 +287,57 @@ def two_way_t(
     df_patients: float,
     confidence: float = 0.95,
 ) -> Interval:
-    """Mean over seeds, with a t-interval for patients and seeds both being samples.
+    """Mean over seeds with a t-interval for patients and seeds both being samples.
 
-    Variance: the patients' of `variance_parts`, plus the seeds' beyond what both contain; degrees of freedom
-    by Satterthwaite (1946), tails as in `two_sided_p` with the share `HEAVY` f (1 − f), f the seeds' part.
-    All is NaN but the value when fewer than two patients leave the variance unknown.
+    The variance is the patients' of `variance_parts`, plus the seeds' beyond what both
+    contain; degrees of freedom are Satterthwaite's (1946), tails those of `MixedT` with
+    the share `HEAVY` f (1 − f), f the seeds' part of the variance.
 
     Parameters
     ----------
-    by_seed, left_out
+    by_seed, left_out : np.ndarray
         As for `variance_parts`.
-    df_patients
-        Of `patient_df`.
+    df_patients : float
+        Of `patient_df`; 0 (a single patient) leaves all but the value unknown.
+    confidence : float
+        Level of the intervals.
     """
-    seeds, patients = left_out.shape
-    value, beyond = float(np.mean(by_seed)), seeds >= MIN_SEEDS
-    if patients < 2 or not df_patients > 0 or not np.isfinite(value):
-        return Interval(value, *[np.nan] * 7, seeds, beyond)
+    seeds, value = len(by_seed), float(np.mean(by_seed))
+    beyond = seeds >= MIN_SEEDS
+    if not df_patients > 0 or not np.isfinite(value):
+        return Interval(value, seeds, beyond)
     of_patients, of_seeds, of_both = variance_parts(by_seed, left_out)
     added = max(of_seeds - of_both, 0.0) if beyond else 0.0
     se = np.sqrt(of_patients + added)
     if se < 1e-12:  # the same scores in every arm
         p = float(abs(value) < 1e-12)
-        return Interval(
-            value, value, value, p, 0.0, df_patients, 0.0, 0.0, seeds, beyond
-        )
-    df = se**4 / (
-        of_patients**2 / df_patients + (of_seeds**2 / (seeds - 1) if added else 0.0)
-    )
+        same = (value, value, p, 0.0, df_patients, 0.0, 0.0, value, value)
+        return Interval(value, seeds, beyond, *same)
+
+    spread = of_patients**2 / df_patients
+    spread += of_seeds**2 / (seeds - 1) if added else 0.0
+    df = se**4 / spread
     share = of_seeds / (of_patients + of_seeds) if beyond else 0.0
-    heavy = HEAVY * share * (1 - share)
-    half = critical_ratio(confidence, df, heavy, seeds) * se
-    p = two_sided_p(value / se, df, heavy, seeds)
-    mde = detectable(se, 0.95, df, heavy, seeds)
+    t = MixedT(df, HEAVY * share * (1 - share), seeds)
+    half = t.critical(confidence) * se
+    plain = stdtrit(df, (1 + confidence) / 2) * se
     return Interval(
-        value, value - half, value + half, p, se, df, heavy, mde, seeds, beyond
+        value,
+        seeds,
+        beyond,
+        ci_low=value - half,
+        ci_high=value + half,
+        p=t.two_sided_p(value / se),
+        se=se,
+        df=df,
+        heavy=t.heavy,
+        mde=t.detectable(0.95) * se,
+        satterthwaite_low=value - plain,
+        satterthwaite_high=value + plain,
     )
 
 
-def combination_t(
+def combine_arms(
     by_seed: np.ndarray,
     left_out: np.ndarray,
     weights: np.ndarray,
@@ -336,17 +346,93 @@ def combination_t(
 ) -> Interval:
     """`two_way_t` of a linear combination of arms, paired by seed and record.
 
-    One arm is the weight (1,), a contrast (1, −1), a factor effect a row of `effects.effect_weights`.
-
-    `by_seed` is macro AUROC, (arms, seeds), `left_out` that without each patient, (arms, seeds, patients).
+    Parameters
+    ----------
+    by_seed : np.ndarray
+        (arms, seeds) macro AUROC. Where all of it is 0 or 1, scores sit at the floor or
+        ceiling, their spread says nothing, and there is no interval.
+    left_out : np.ndarray
+        (arms, seeds, patients) macro AUROC without each patient.
+    weights : np.ndarray
+        (arms,): (1, −1) is a contrast, others are factor effects.
+    df_patients, confidence : float
+        As for `two_way_t`.
     """
+    combined = weights @ by_seed
+    if np.isin(by_seed, (0.0, 1.0)).all():
+        return Interval(
+            float(combined.mean()), len(combined), len(combined) >= MIN_SEEDS
+        )
     return two_way_t(
-        weights @ by_seed, np.tensordot(weights, left_out, 1), df_patients, confidence
+        combined, np.tensordot(weights, left_out, 1), df_patients, confidence
     )
 
 
+def arm_interval(
+    by_seed: np.ndarray,
+    left_out: np.ndarray,
+    df_patients: float,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Interval of one arm's AUROC, made on the logit scale.
+
+    Seeds of one arm may differ skewly (one fails, or AUROC is near 0 or 1), which
+    cancels in differences of arms but not here: a symmetric t-interval covered 0.83 to
+    0.95 at 3 to 5 seeds in simulations, this one 0.90 to 0.97. The half-widths of
+    patients and of seeds, each with its own t, add as variances do (Howe 1974).
+
+    Parameters
+    ----------
+    by_seed : np.ndarray
+        (seeds,) macro AUROC.
+    left_out : np.ndarray
+        (seeds, patients) macro AUROC without each patient.
+    df_patients, confidence : float
+        As for `two_way_t`.
+
+    Returns
+    -------
+    tuple
+        Low and high end; NaN at AUROC 0 or 1 and with a single patient. Below
+        `MIN_SEEDS` seeds it speaks of the patients only.
+    """
+    seeds, value = len(by_seed), float(np.mean(by_seed))
+    if not df_patients > 0 or not 0 < value < 1:
+        return np.nan, np.nan
+    of_patients, of_seeds, of_both = variance_parts(by_seed, left_out)
+    t_patients = stdtrit(df_patients, (1 + confidence) / 2)
+    squared = t_patients**2 * of_patients
+    if seeds >= MIN_SEEDS:
+        t_seeds = stdtrit(seeds - 1, (1 + confidence) / 2)
+        squared = t_patients**2 * max(of_patients - of_both, 0) + t_seeds**2 * of_seeds
+    half = np.sqrt(squared) / (value * (1 - value))  # d logit(a) = da / (a (1 − a))
+    return expit(logit(value) - half), expit(logit(value) + half)
+
+
+# --- Tests of a family ----------------------------------------------------------------
+
+
+def equivalence_p(value: float, se: float, t: MixedT, margin: float) -> float:
+    """p of two one-sided tests that the true value lies within ±`margin`: the larger.
+
+    Parameters
+    ----------
+    value, se : float
+        Estimate and its standard error; NaN gives NaN.
+    t : MixedT
+        Reference distribution of value / se.
+    margin : float
+        Half-width of the region that counts as equal (Schuirmann 1987).
+    """
+    if se == 0:
+        return float(abs(value) >= margin)
+    room = (margin - abs(value)) / se
+    outside = t.two_sided_p(room) / 2
+    return outside if room > 0 else 1 - outside
+
+
 def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's (1979) step-down adjusted p-values; NaN (not tested) stays NaN and is not counted."""
+    """Holm's (1979) step-down adjusted p; NaN (not tested) stays and is not counted."""
     p = np.asarray(p, dtype=float)
     tested = np.flatnonzero(~np.isnan(p))
     order = tested[np.argsort(p[tested], kind="stable")]

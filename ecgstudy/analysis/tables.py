@@ -1,4 +1,4 @@
-"""From stored scores to the study's tables: no model, no GPU, the same bytes each time."""
+"""From stored scores to a study's tables: no model, the same bytes each time."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -8,385 +8,349 @@ import numpy as np
 import pandas as pd
 
 from ecgstudy.analysis import statistics as st
-from ecgstudy.analysis.claims import claimed_pairs, judge
+from ecgstudy.analysis.claims import claimed_pairs, judge_claims
 from ecgstudy.analysis.contrasts import (
-    AGES,
     PRIMARY,
-    WHERE,
-    Group,
-    combined,
-    grouped,
+    combine,
+    effect_weights,
+    estimate_arm,
+    group_scores,
     is_headline,
     masking_flag,
     mean_macro,
-    place,
+    pair_by_seed,
+    pull_and_push,
+    subgroups,
 )
-from ecgstudy.analysis.effects import effect_weights, pull_and_push
 from ecgstudy.analysis.scores import Scores, ScoreSet, read_scores
-from ecgstudy.analysis.sensitivity import contrast_sensitivity, sensitivity
+from ecgstudy.analysis.sensitivity import arm_sensitivity, contrast_sensitivity
+from ecgstudy.analysis.verdict import adjust_family, judge_family
 from ecgstudy.files import whole_files
 from ecgstudy.params import target
-from ecgstudy.pretraining.suffixes import control_pairs
+from ecgstudy.pretraining.suffixes import bases, control_pairs, factor_table
 from ecgstudy.study import ENSEMBLE, Paths, Run, Study
 
 EQUAL_CLEAN = -0.01
 """Clean AUROC counts as equal when the difference's lower bound is above this."""
 CHANCE = 0.5
 UNIDENTIFIED = "record-"
-"""How names of patients begin that are records without a patient id (`ecgstudy.datasets.ptbxl`)."""
+"""How ids of patients begin that stand for a record without a patient id."""
 ALL = "all"
-
 RUN = ["dataset", "arm", "seed", "protocol"]
-SET = [*RUN, "attack", "epsilon_mv"]
-COLUMNS = {
-    "robust_auroc": [*SET, "auroc_shared", "auroc_label", "ci_low", "ci_high", "n_records", "n_patients",
-                     "masking_ok", "labels_absent", "severity", "n_unidentified"],
-    "per_class": [*SET, "class", "auroc", "auroc_label", "auprc", "positives", "patients", "largest_share",
-                  "dominated", "masking_ok", "severity"],
-    "subgroups": [*SET, "group", "value", "auroc_shared", "labels", "n_records", "n_patients", "masking_ok"],
-    "contrasts": [*WHERE, "adaptive", "standard", "delta", "ci_low", "ci_high", "p", "p_holm", "family",
-                  "headline", "se", "df", "mde", "seeds", "beyond_seeds", "error_reduction", "clean_delta",
-                  "clean_ci_low", "equal_clean", "masking_ok", "severity", "seed_list", "heavy",
-                  "n_records", "joint_low", "joint_high"],
-    "factor_effects": [*WHERE, "effect", "delta", "ci_low", "ci_high", "p", "se", "df", "mde", "seeds",
-                       "beyond_seeds", "arms", "masking_ok", "severity", "design", "heavy", "n_records"],
-    "masking_checks": [*RUN, "check", "value", "limit", "verdict"],
-    "perturbations": [*RUN, "attack", "kind", "name", "share", "size", "masking_ok"],
-    "cost": [*RUN, "training_seconds", "step_ms", "attack_steps_per_second", "peak_memory_mb", "parameters",
-             "masking_ok"],
-    "pretraining": ["dataset", "arm", "seed", "epochs", "loss", "positive_similarity", "negative_similarity",
-                    "negatives", "effective_negatives"],
-    "sensitivity": ["dataset", "arm", "protocol", "attack", "epsilon_mv", "variant", "auroc", "ci_low",
-                    "ci_high", "note", "masking_ok"],
-    "contrast_sensitivity": [*WHERE, "adaptive", "standard", "variant", "delta", "ci_low", "ci_high", "note",
-                             "masking_ok"],
-    "headline_check": [*WHERE, "auroc_shared", "seeds", "chosen", "in_params", "masking_ok"],
-}  # fmt: skip
+
+_PLACE = "dataset protocol attack epsilon_mv"
+_RUN = "dataset arm seed protocol"
+_TEST = (
+    "delta ci_low ci_high satterthwaite_low satterthwaite_high p se df heavy mde seeds"
+    " beyond_seeds n_records masking_ok severity"
+)
+_NAMES = {
+    "robust_auroc": f"{_RUN} attack epsilon_mv auroc_shared auroc_label ci_low ci_high"
+    " n_records n_patients masking_ok labels_absent severity n_unidentified",
+    "per_class": f"{_RUN} attack epsilon_mv class auroc auroc_label auprc positives"
+    " patients largest_share dominated masking_ok severity",
+    "subgroups": f"{_RUN} attack epsilon_mv group value auroc_shared labels n_records"
+    " n_patients masking_ok",
+    "contrasts": f"{_PLACE} adaptive standard {_TEST} family headline p_holm joint_low"
+    " joint_high error_reduction clean_delta clean_ci_low equal_clean seed_list",
+    "factor_effects": f"{_PLACE} effect {_TEST} arms design",
+    "masking_checks": f"{_RUN} check value limit verdict",
+    "perturbations": f"{_RUN} attack kind name share size masking_ok",
+    "cost": f"{_RUN} training_seconds step_ms attack_steps_per_second peak_memory_mb"
+    " parameters masking_ok",
+    "pretraining": "dataset arm seed epochs loss positive_similarity"
+    " negative_similarity negatives effective_negatives",
+    "sensitivity": f"arm {_PLACE} variant auroc ci_low ci_high note masking_ok",
+    "contrast_sensitivity": f"{_PLACE} adaptive standard variant delta ci_low ci_high"
+    " note masking_ok",
+    "headline_check": f"{_PLACE} auroc_shared seeds chosen in_params masking_ok",
+}
+COLUMNS = {name: columns.split() for name, columns in _NAMES.items()}
+"""The columns of each table; ``cost`` may have more."""
 
 
 def _table(name: str, rows: list[dict]) -> pd.DataFrame:
-    """Rows as a table with the columns of its contract, in their order, and any that `cost` adds."""
-    extra = dict.fromkeys(
-        k for row in rows for k in row if name == "cost" and k not in COLUMNS[name]
-    )
-    return pd.DataFrame(rows, columns=[*COLUMNS[name], *extra])
+    return pd.DataFrame(rows, columns=COLUMNS[name])
 
 
-def _shared_and_label(
+def _each_arm(
     scores: Scores,
-) -> Iterator[tuple[dict, Group, str, list[ScoreSet], list[ScoreSet]]]:
-    """(key columns, group, arm, shared sets, the label sets beside them or none) of every table row."""
-    label = grouped(scores, view="label")
-    for key, group in grouped(scores).items():
-        for name, arm in group.items():
-            own = label.get(key, {}).get(name, {})
-            for seed in (*sorted(arm), ALL):
-                sets = [arm[s] for s in (sorted(arm) if seed == ALL else [seed])]
-                paired = (
-                    sets
-                    if key[2] == "none"
-                    else [own[s.seed] for s in sets if s.seed in own]
-                )
-                columns = place(key) | {
-                    "arm": name,
-                    "seed": seed,
-                    "masking_ok": masking_flag(sets),
-                }
-                yield (
-                    columns,
-                    group,
-                    name,
-                    sets,
-                    paired if len(paired) == len(sets) else [],
-                )
+) -> Iterator[tuple[dict, list[ScoreSet], list[ScoreSet]]]:
+    """Of each arm under each attack, every seed and all: columns, sets, label sets.
+
+    The label sets beside the shared ones are the clean ones themselves without attack;
+    none where a seed has none.
+    """
+    label = group_scores(scores, view="label")
+    for place, group in group_scores(scores).items():
+        for arm, by_seed in group.items():
+            own = label.get(place, {}).get(arm, {})
+            seeds = sorted(by_seed)
+            for name, chosen in [*((k, [k]) for k in seeds), (ALL, seeds)]:
+                sets = [by_seed[seed] for seed in chosen]
+                paired = [own[seed] for seed in chosen if seed in own]
+                if place.attack == "none":
+                    paired = sets
+                columns = {**place._asdict(), "arm": arm, "seed": name}
+                columns["masking_ok"] = masking_flag(sets)
+                yield columns, sets, paired if len(paired) == len(sets) else []
 
 
 def robust_auroc(scores: Scores, confidence: float = 0.95) -> pd.DataFrame:
-    """Macro AUROC, clean and under each attack, of each seed and of all; intervals as in `two_way_t`.
+    """Macro AUROC, clean and under each attack, of each seed and of all.
 
-    The interval of one seed speaks of the patients only. `n_unidentified` of `n_patients` are records without
-    a patient id, which stand for themselves.
+    Intervals are those of `statistics.arm_interval`; that of one seed speaks of the
+    patients only. `n_unidentified` of the patients are records without a patient id.
     """
     rows = []
-    for columns, group, arm, sets, paired in _shared_and_label(scores):
-        found, _ = combined(group, {arm: 1.0}, confidence, [s.seed for s in sets])
-        sample = sets[0].sample
-        rows.append({
+    for columns, sets, paired in _each_arm(scores):
+        found, sample = estimate_arm(sets, confidence), sets[0].sample
+        unidentified = [str(name).startswith(UNIDENTIFIED) for name in sample.names]
+        row = {
             **columns,
-            "auroc_shared": found["delta"],
+            **found,
+            "auroc_shared": found["auroc"],
             "auroc_label": mean_macro(paired),
-            "ci_low": np.maximum(found["ci_low"], 0),
-            "ci_high": np.minimum(found["ci_high"], 1),
             "n_records": len(sample.y),
             "n_patients": len(sample.names),
             "labels_absent": sample.named(~sample.labels),
-            "n_unidentified": sum(str(name).startswith(UNIDENTIFIED) for name in sample.names),
-        })  # fmt: skip
+            "n_unidentified": sum(unidentified),
+        }
+        rows.append(row)
     return _table("robust_auroc", rows)
 
 
 def per_class(scores: Scores) -> pd.DataFrame:
-    """AUROC and average precision of each class; `dominated` marks labels that hang on one patient."""
+    """AUROC and AUPRC of each class; `dominated`: most positives are one patient's."""
     rows = []
-    for columns, _, _, sets, paired in _shared_and_label(scores):
+    for columns, sets, paired in _each_arm(scores):
         sample = sets[0].sample
         auroc = np.mean([s.auroc for s in sets], axis=0)
-        auroc_label = (
-            np.mean([s.auroc for s in paired], axis=0)
-            if paired
-            else np.full(len(auroc), np.nan)
-        )
         auprc = np.mean([s.auprc for s in sets], axis=0)
+        none = np.full(len(auroc), np.nan)
+        auroc_label = np.mean([s.auroc for s in paired], axis=0) if paired else none
         for c, name in enumerate(sample.classes):
             positive = sample.y[:, c] > 0
-            held = {
+            row = {
+                **columns,
                 "class": name,
+                "auroc": auroc[c],
+                "auroc_label": auroc_label[c],
+                "auprc": auprc[c],
                 "positives": int(positive.sum()),
                 "patients": len(np.unique(sample.patients[positive])),
                 "largest_share": sample.shares[c],
                 "dominated": bool(sample.shares[c] > st.DOMINANCE),
             }
-            rows.append(
-                columns
-                | held
-                | {"auroc": auroc[c], "auroc_label": auroc_label[c], "auprc": auprc[c]}
-            )
+            rows.append(row)
     return _table("per_class", rows)
 
 
-def subgroups(scores: Scores, attack: str) -> pd.DataFrame:
-    """Macro AUROC by age band and sex, clean and under `attack`; `labels` are those the subgroup defines."""
+def subgroup_auroc(scores: Scores) -> pd.DataFrame:
+    """Macro AUROC by age band and sex, clean and under the ensemble.
+
+    `labels` are those that the subgroup defines.
+    """
     rows = []
-    for columns, _, _, sets, _ in _shared_and_label(scores):
-        if columns["attack"] not in ("none", attack):
+    for columns, sets, _ in _each_arm(scores):
+        if columns["attack"] not in ("none", ENSEMBLE):
             continue
-        sample = sets[0].sample
-        for kind, value, mask in sample.subgroups(AGES):
-            labels = st.defined_labels(sample.y[mask])
-            member = {
+        for kind, value, mask in subgroups(sets[0].sample):
+            parts = [s.of_records(mask) for s in sets]
+            sample = parts[0].sample
+            row = {
+                **columns,
                 "group": kind,
                 "value": value,
-                "auroc_shared": np.mean([s.macro_of(mask) for s in sets]),
-                "labels": sample.named(labels),
-                "n_records": int(mask.sum()),
-                "n_patients": len(np.unique(sample.patients[mask])),
+                "auroc_shared": mean_macro(parts),
+                "labels": sample.named(sample.labels),
+                "n_records": len(sample.y),
+                "n_patients": len(sample.names),
             }
-            rows.append(columns | member)
+            rows.append(row)
     return _table("subgroups", rows)
 
 
 def contrasts(
     scores: Scores,
-    pairs: list[tuple[str, str]],
+    pairs: Iterable[tuple[str, str]],
     headline: dict[str, float],
-    attack: str,
     confidence: float,
     primary: bool = True,
 ) -> pd.DataFrame:
-    """Paired differences of macro AUROC (adaptive − standard), clean and under every attack.
+    """Paired differences of macro AUROC (adaptive − standard), clean and attacked.
 
     Parameters
     ----------
-    pairs
-        Exploratory pairs (adaptive, standard or control); the primary ones are added.
-    headline, attack
-        Headline ε in mV of each data set tested on, and the headline attack.
-    primary
-        Whether the study tests the primary family; otherwise all its contrasts are exploratory.
+    scores : Scores
+        Of `read_scores`.
+    pairs : iterable of tuple
+        Exploratory pairs (adaptive, standard or control); the planned ones are added.
+    headline : dict
+        Data set tested on → headline ε in mV.
+    confidence : float
+        Level of the intervals.
+    primary : bool
+        Whether the study tests the primary family; otherwise all is exploratory.
     """
     pairs = list(dict.fromkeys([*PRIMARY.items(), *pairs]))
-    clean = {key[:2]: group for key, group in grouped(scores, attack="none").items()}
+    groups = group_scores(scores)
+    clean = {p[:2]: group for p, group in groups.items() if p.attack == "none"}
     rows = []
-    for key, group in grouped(scores).items():
+    for place, group in groups.items():
+        main = is_headline(place, headline)
+        in_family = (
+            primary and place.protocol == "slf" and (main or place.attack == "none")
+        )
         for adaptive, standard in pairs:
-            weights = {adaptive: 1.0, standard: -1.0}
-            if (found := combined(group, weights, confidence)) is None:
+            sets = pair_by_seed(group, (adaptive, standard))
+            if not sets:
                 continue
-            main = is_headline(key, headline, attack)
-            first = (
-                primary
-                and main
-                and key[1] == "slf"
-                and PRIMARY.get(adaptive) == standard
-            )
-            errors = 1 - mean_macro([s for s in found[1] if s.arm == standard])
-            row = (
-                place(key)
-                | found[0]
-                | {"adaptive": adaptive, "standard": standard, "headline": main}
-            )
-            row["seed_list"] = " ".join(
-                str(k) for k in sorted({s.seed for s in found[1]})
-            )
-            row["family"] = "primary" if first else "exploratory"
-            row["n_records"] = len(found[1][0].sample.y)
-            row["error_reduction"] = row["delta"] / errors if errors else np.nan
-            if beside := combined(clean.get(key[:2], {}), weights, confidence):
-                low = beside[0]["ci_low"]
-                row |= {
-                    "clean_delta": beside[0]["delta"],
-                    "clean_ci_low": low,
-                    "equal_clean": low > EQUAL_CLEAN,
-                }
+            planned = in_family and PRIMARY.get(adaptive) == standard
+            found = combine(sets, [1, -1], confidence)
+            errors = 1 - mean_macro(sets[1])
+            row = {
+                **place._asdict(),
+                **found,
+                "adaptive": adaptive,
+                "standard": standard,
+                "headline": main,
+                "family": "primary" if planned else "exploratory",
+                "error_reduction": found["delta"] / errors if errors else np.nan,
+            }
+            beside = pair_by_seed(clean.get(place[:2], {}), (adaptive, standard))
+            if beside:
+                other = combine(beside, [1, -1], confidence)
+                row["clean_delta"] = other["delta"]
+                row["clean_ci_low"] = other["ci_low"]
+                row["equal_clean"] = other["ci_low"] > EQUAL_CLEAN
             rows.append(row)
-    return as_family(_table("contrasts", rows), confidence)
-
-
-def as_family(contrasts: pd.DataFrame, confidence: float) -> pd.DataFrame:
-    """`contrasts` with what its primary rows say together: `p_holm`, `joint_low`, `joint_high` and `mde`.
-
-    All joint intervals hold with `confidence` at once (Bonferroni). `mde` of these rows is what Holm's first
-    step finds with 80 % power, at most 1, the largest difference of two AUROCs.
-    """
-    table = contrasts.copy()
-    family = (table["family"] == "primary").to_numpy()
-    table.loc[family, "p_holm"] = st.holm(table.loc[family, "p"].to_numpy(float))
-    tested = table.index[family & table["se"].gt(0).to_numpy(bool)]
-    level = 1 - (1 - confidence) / max(1, len(tested))
-    for row in table.loc[tested].itertuples():
-        t = row.df, row.heavy, row.seeds
-        half = st.critical_ratio(level, *t) * row.se
-        ends = np.clip([row.delta - half, row.delta + half], -1, 1)
-        table.loc[row.Index, ["joint_low", "joint_high", "mde"]] = (
-            *ends, min(1.0, st.detectable(row.se, level, *t)),
-        )  # fmt: skip
-    return table
+    return adjust_family(_table("contrasts", rows), confidence)
 
 
 def factor_effects(
     scores: Scores, factors: pd.DataFrame, confidence: float
 ) -> pd.DataFrame:
-    """Least-squares effects of the arms' factors on macro AUROC, over the seeds common to all arms.
+    """Least-squares effects of the arms' factors on macro AUROC.
 
-    `design` is ``"schemes"``, each weighting scheme a factor, or ``"kinds"``: adversary, pull and push.
+    Over the seeds common to all arms. `design` is ``"schemes"``, each weighting scheme
+    a factor, or ``"kinds"``: adversary, pull and push.
+
+    Parameters
+    ----------
+    scores : Scores
+        Of `read_scores`.
+    factors : pd.DataFrame
+        Booleans, one row an arm.
+    confidence : float
+        Level of the intervals.
     """
     designs = {"kinds": pull_and_push(factors), "schemes": factors}
     rows = []
-    for key, group in grouped(scores).items():
+    for place, group in group_scores(scores).items():
         for design, table in designs.items():
-            arms = [arm for arm in table.index if arm in group]
-            effects = (
-                effect_weights(table.loc[arms]) if len(arms) > 1 else table.iloc[:0]
-            )
-            for effect, weights in effects.iterrows():
-                if found := combined(group, weights.to_dict(), confidence):
-                    where = place(key) | {
-                        "design": design,
-                        "effect": effect,
-                        "arms": len(arms),
-                    }
-                    rows.append(
-                        where | found[0] | {"n_records": len(found[1][0].sample.y)}
-                    )
+            table = table.loc[[arm for arm in table.index if arm in group]]
+            sets = pair_by_seed(group, table.index) if len(table) > 1 else []
+            if not sets:
+                continue
+            where = {**place._asdict(), "design": design, "arms": len(table)}
+            for effect, weights in effect_weights(table).iterrows():
+                found = combine(sets, weights, confidence)
+                rows.append({**where, "effect": effect, **found})
     return _table("factor_effects", rows)
+
+
+def _of_evaluations(scores: Scores, name: str, key: str) -> pd.DataFrame:
+    """Rows that each evaluation lists under `key`, with the run they are of."""
+    rows = []
+    for run, evaluation in scores.evaluations.items():
+        where = dict(zip(RUN, run, strict=True))
+        where["masking_ok"] = evaluation.get("masking_ok")
+        rows += [{**where, **row} for row in evaluation.get(key) or []]
+    return _table(name, rows)
 
 
 def masking_checks(scores: Scores) -> pd.DataFrame:
     """Every gradient-masking check of every evaluated model."""
-    runs = (
-        (dict(zip(RUN, run, strict=True)), e) for run, e in scores.evaluations.items()
-    )
-    return _table(
-        "masking_checks",
-        [run | check for run, e in runs for check in e.get("checks") or []],
-    )
+    return _of_evaluations(scores, "masking_checks", "checks")
 
 
 def perturbations(scores: Scores) -> pd.DataFrame:
-    """What part of an ECG each attack uses, as `ecgstudy.evaluation.energy.profile` has it."""
-    rows = [
-        dict(zip(RUN, run, strict=True)) | row | {"masking_ok": e.get("masking_ok")}
-        for run, e in scores.evaluations.items()
-        for row in e.get("profiles") or []
-    ]
-    return _table("perturbations", rows)
+    """Where the energy of each attack lies: frequency band, part of the beat, lead."""
+    return _of_evaluations(scores, "perturbations", "profiles")
 
 
 def cost(scores: Scores) -> pd.DataFrame:
-    """Seconds per stage and every other number that an evaluation measured, one row a run and protocol."""
+    """Seconds per stage and every other number that an evaluation measured."""
     rows = []
     for run, evaluation in scores.evaluations.items():
-        stages = {
-            f"seconds_{name}": value
-            for name, value in (evaluation.get("seconds") or {}).items()
-        }
-        numbers = {k: v for k, v in evaluation.items() if type(v) in (int, float)}
-        numbers["masking_ok"] = evaluation.get("masking_ok")
-        rows.append(dict(zip(RUN, run, strict=True)) | numbers | stages)
-    return _table("cost", rows)
+        row = dict(zip(RUN, run, strict=True))
+        row |= {k: v for k, v in evaluation.items() if type(v) in (int, float)}
+        row["masking_ok"] = evaluation.get("masking_ok")
+        seconds = evaluation.get("seconds") or {}
+        row |= {f"seconds_{stage}": value for stage, value in seconds.items()}
+        rows.append(row)
+    found = dict.fromkeys(key for row in rows for key in row)
+    columns = dict.fromkeys([*COLUMNS["cost"], *found])
+    return pd.DataFrame(rows, columns=list(columns))
 
 
 def pretraining(runs: Iterable[Run], paths: Paths) -> pd.DataFrame:
-    """How each run's pretraining ended: loss, mean cosines and negatives an anchor, of its last epoch.
+    """How each pretraining ended: loss, mean cosines and negatives, of its last epoch.
 
-    With `effective_negatives` / `negatives` near 1 all negatives weigh alike, whatever the weighting.
+    With `effective_negatives` / `negatives` near 1 all negatives weigh alike, whatever
+    the weighting.
     """
     rows = []
     for run in runs:
         path = paths.run(run.dataset, run.arm, run.seed) / "history.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         if lines:
-            last = json.loads(lines[-1])
-            which = {
-                "dataset": run.dataset,
-                "arm": run.arm,
-                "seed": run.seed,
-                "epochs": len(lines),
-            }
-            rows.append(
-                {key: last[key] for key in COLUMNS["pretraining"] if key in last}
-                | which
-            )
+            where = {"dataset": run.dataset, "arm": run.arm, "seed": run.seed}
+            rows.append({**json.loads(lines[-1]), **where, "epochs": len(lines)})
     return _table("pretraining", rows)
 
 
 def headline_check(
     scores: Scores, headline: dict[str, float], arm: str = "supervised"
 ) -> pd.DataFrame:
-    """Which ε the rule picks on validation records, beside the one that the params file names.
+    """Which ε the rule picks on validation records, beside the one of the params file.
 
-    The smallest ε at which the seed-mean shared AUROC of `arm` under PGD margin is at most 0.5, else the
-    largest.
-    """
-    grids: dict[tuple, dict[float, list[ScoreSet]]] = {}
-    for key, group in grouped(scores, "validation", attack="pgd-margin").items():
-        if arm in group:
-            grids.setdefault(key[:3], {})[key[3]] = list(group[arm].values())
-    rows = []
-    for key, grid in grids.items():
-        pick = min(
-            (e for e in grid if mean_macro(grid[e]) <= CHANCE), default=max(grid)
-        )
-        for epsilon, sets in grid.items():
-            row = dict(zip(WHERE, (*key, epsilon), strict=True)) | {
-                "auroc_shared": mean_macro(sets)
-            }
-            row |= {
-                "seeds": len(sets),
-                "masking_ok": masking_flag(sets),
-                "chosen": epsilon == pick,
-            }
-            rows.append(row | {"in_params": epsilon == headline.get(target(*key[:2]))})
-    return _table("headline_check", rows)
-
-
-def write_tables(
-    study: Study,
-    paths: Paths,
-    factors: pd.DataFrame,
-    bases: dict[str, str],
-    attack: str = ENSEMBLE,
-) -> dict[str, pd.DataFrame]:
-    """Compute every table of `study` from its stored scores and write ``tables/*.csv``, each whole.
+    The rule: the smallest ε at which the seed-mean shared AUROC of `arm` under PGD with
+    the margin objective is at most 0.5, else the largest.
 
     Parameters
     ----------
-    factors
-        Booleans, one row an arm (`ecgstudy.pretraining.suffixes.factor_table`).
-    bases
-        Adaptive arm → the arm it is compared with (`ecgstudy.pretraining.suffixes.bases`).
-    attack
-        Headline attack.
+    scores : Scores
+        Of `read_scores`.
+    headline : dict
+        Data set tested on → headline ε in mV.
+    arm : str
+        The reference that the rule looks at.
+    """
+    rows = []
+    for place, group in group_scores(scores, "validation", attack="pgd-margin").items():
+        if arm in group:
+            sets = list(group[arm].values())
+            used = headline.get(target(place.dataset, place.protocol))
+            row = {
+                **place._asdict(),
+                "auroc_shared": mean_macro(sets),
+                "seeds": len(sets),
+                "masking_ok": masking_flag(sets),
+                "in_params": place.epsilon_mv == used,
+            }
+            rows.append(row)
+    table = _table("headline_check", rows).assign(chosen=False)
+    for _, grid in table.groupby(["dataset", "protocol"], sort=False):
+        at_chance = grid.loc[grid["auroc_shared"] <= CHANCE, "epsilon_mv"]
+        pick = at_chance.min() if len(at_chance) else grid["epsilon_mv"].max()
+        table.loc[grid.index, "chosen"] = grid["epsilon_mv"] == pick
+    return table
+
+
+def write_tables(study: Study, paths: Paths) -> dict[str, pd.DataFrame]:
+    """Compute every table of `study` from its stored scores; write ``tables/*.csv``.
 
     Returns
     -------
@@ -394,23 +358,19 @@ def write_tables(
         Name → table.
     """
     level = study.statistics.confidence
-    headline = {
-        name: options.headline_epsilon_mv for name, options in study.datasets.items()
-    }
-    scores, pairs = (
-        read_scores(paths, study.runs()),
-        [*bases.items(), *claimed_pairs(), *control_pairs(study.arms)],
-    )
-    by_arm = sensitivity(scores, headline, attack, study.statistics.resamples, level)
-    by_contrast = contrast_sensitivity(scores, headline, attack, level)
+    headline = {name: o.headline_epsilon_mv for name, o in study.datasets.items()}
+    scores = read_scores(paths, study.runs())
+    pairs = [*bases(study.arms).items(), *claimed_pairs(), *control_pairs(study.arms)]
+    by_arm = arm_sensitivity(scores, headline, study.statistics.resamples, level)
+    by_contrast = contrast_sensitivity(scores, headline, level)
     tables = {
         "robust_auroc": robust_auroc(scores, level),
         "per_class": per_class(scores),
-        "subgroups": subgroups(scores, attack),
+        "subgroups": subgroup_auroc(scores),
         "contrasts": contrasts(
-            scores, pairs, headline, attack, level, study.statistics.primary
+            scores, pairs, headline, level, study.statistics.primary
         ),
-        "factor_effects": factor_effects(scores, factors, level),
+        "factor_effects": factor_effects(scores, factor_table(study.arms), level),
         "masking_checks": masking_checks(scores),
         "perturbations": perturbations(scores),
         "cost": cost(scores),
@@ -419,20 +379,16 @@ def write_tables(
         "contrast_sensitivity": _table("contrast_sensitivity", by_contrast),
         "headline_check": headline_check(scores, headline),
     }
-    tables["claims"] = judge(tables["contrasts"], tables["cost"], level)
+    tables["verdicts"] = judge_family(tables["contrasts"], level)
+    claims, evidence = judge_claims(tables["contrasts"], tables["cost"], level)
+    tables |= {"claims": claims, "claim_evidence": evidence}
     write_csv(tables, paths.tables)
     return tables
 
 
 def write_csv(tables: dict[str, pd.DataFrame], folder: Path) -> None:
     """Write each table as ``<name>.csv``, whole, with the same bytes everywhere."""
+    look = {"float_format": "%.6g", "lineterminator": "\n", "encoding": "utf-8"}
     with whole_files() as new:
         for name, table in tables.items():
-            partial = new(folder / f"{name}.csv")
-            table.to_csv(
-                partial,
-                index=False,
-                float_format="%.6g",
-                lineterminator="\n",
-                encoding="utf-8",
-            )
+            table.to_csv(new(folder / f"{name}.csv"), index=False, **look)

@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ecgstudy.analysis.tables import PRIMARY
+from ecgstudy.analysis.contrasts import PRIMARY
 from ecgstudy.errors import StudyError
 from ecgstudy.params import target
 from ecgstudy.plots import style as pl

@@ -6,7 +6,7 @@ from html import escape
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from ecgstudy.analysis.claims import RATIOS, decider
+from ecgstudy.analysis.claims import RATIOS
 
 NAMES = {
     "epsilon_mv": "ε (mV)", "auroc_shared": "AUROC, shared δ", "auroc_label": "AUROC, δ per label",
@@ -23,7 +23,13 @@ ESTIMATES = {
 """Columns whose interval is ci_low … ci_high, and how they are written: differences with their sign."""
 NAMED = ("arm", "adaptive", "effect", "attack")
 """The first of these columns that a table has carries the †."""
-SIGNS = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "not tested": "–"}
+SIGNS = {
+    "supported": "✓",
+    "contradicted": "✗",
+    "equivalent": "=",
+    "inconclusive": "?",
+    "not tested": "–",
+}
 COLOURS = {"supported": "#009E73", "contradicted": "#D55E00"}
 TEXT = {"white-space": "normal", "text-align": "left", "vertical-align": "top"}
 
@@ -50,22 +56,24 @@ def readable(table: pd.DataFrame) -> Styler:
     return styler.format("{:.2g}", subset=tests, na_rep="–")
 
 
-def readable_claims(claims: pd.DataFrame) -> Styler:
-    """Claims with their verdict, the deciding effect and, a line each, the comparisons they rest on.
+def readable_claims(claims: pd.DataFrame, evidence: pd.DataFrame) -> Styler:
+    """Claims with verdict, deciding effect and, a line each, what they rest on.
 
-    `claims` is ``claims.csv``. † marks verdicts that rest on a model which may mask gradients.
+    `claims` is ``claims.csv``, `evidence` ``claim_evidence.csv``. † marks verdicts that
+    rest on a model which may mask gradients.
     """
-    shown = pd.DataFrame({
-        "claim": claims["claim"].map(escape),
-        "verdict": [f"{SIGNS.get(v, '')} {v}" for v in claims["verdict"]],
-        "effect": [claim_effect(row) for row in claims.to_dict("records")],
-        "evidence": ["<br>".join(escape(line) for line in str(e).split("; ")) for e in claims["evidence"]],
-    })  # fmt: skip
-    shown["verdict"] += (
-        claims["evidence"]
-        .str.contains("masking suspected")
-        .map({True: " †", False: ""})
+    lines = evidence.assign(
+        line=[_evidence(row) for row in evidence.to_dict("records")]
     )
+    joined = lines.groupby("number")["line"].agg("<br>".join)
+    failed = claims["masking_ok"].astype(str) == "False"
+    signs = claims["verdict"].map(SIGNS) + " " + claims["verdict"]
+    shown = pd.DataFrame({
+        "claim": claims["number"].astype(str) + ". " + claims["claim"].map(escape),
+        "verdict": signs + failed.map({True: " †", False: ""}),
+        "effect": [claim_effect(row) for row in claims.to_dict("records")],
+        "evidence": claims["number"].map(joined),
+    })  # fmt: skip
     left = [{"selector": "th", "props": [("text-align", "left")]}]
     styler = shown.style.hide().set_properties(**TEXT).set_table_styles(left)
     styler = styler.set_properties(
@@ -74,6 +82,18 @@ def readable_claims(claims: pd.DataFrame) -> Styler:
     styler = styler.set_properties(subset=["evidence"], **{"font-size": "85%"})
     styler = styler.set_properties(subset=["effect"], **{"white-space": "nowrap"})
     return styler.map(_verdict_colour, subset=["verdict"])
+
+
+def _evidence(row: Mapping[str, object]) -> str:
+    """One comparison of a claim in a line of HTML."""
+    pair = f"{row['adaptive']} against {row['standard']}, {row['measure']}"
+    if row["verdict"] == "not tested":
+        return escape(f"{pair}: not run")
+    where = f"{row['dataset']} {row['protocol']}".removesuffix(" slf")
+    form = "{:.3g}" if row["measure"] in RATIOS else "{:+.3f}"
+    effect = interval(row, "value", form)
+    failed = " †" if str(row["masking_ok"]) == "False" else ""
+    return escape(f"{pair}, {where}: {effect} {row['verdict']}{failed}")
 
 
 def verdict_counts(claims: pd.DataFrame) -> str:
@@ -110,10 +130,8 @@ def intervals(table: pd.DataFrame, value: str) -> list[str]:
 
 
 def claim_effect(row: Mapping[str, object]) -> str:
-    """The effect of a row of ``claims.csv`` with its interval: a difference has a sign, a ratio none."""
-    return interval(
-        row, "effect", "{:.3g}" if decider(row).get("measure") in RATIOS else None
-    )
+    """Effect and interval of a row of ``claims.csv``: a difference has a sign."""
+    return interval(row, "effect", "{:.3g}" if row["measure"] in RATIOS else None)
 
 
 def _verdict_colour(verdict: str) -> str:

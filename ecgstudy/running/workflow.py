@@ -51,7 +51,7 @@ EVALUATE_CODE = _modules(
 )
 FEATURES_CODE = _modules("datasets.features evaluation.blackbox")
 FIGURES_CODE = _modules(
-    "analysis.statistics analysis.scores analysis.contrasts analysis.effects pretraining.suffixes analysis.sensitivity analysis.tables analysis.claims plots.comparisons plots.heatmaps plots.tables_html plots.style plots.alt_texts"
+    "analysis.statistics analysis.scores analysis.contrasts analysis.verdict pretraining.suffixes analysis.sensitivity analysis.tables analysis.claims plots.comparisons plots.heatmaps plots.tables_html plots.style plots.alt_texts"
 )
 LONG_AGO = 946684800
 """1 January 2000: the time given to the ``run.json`` of steps that are up to date."""

@@ -33,7 +33,6 @@ from ecgstudy.plots import alt_texts, comparisons, heatmaps
 from ecgstudy.plots import single_run as figures
 from ecgstudy.plots import style as plotting
 from ecgstudy.plots.tables_html import readable, readable_claims, verdict_counts
-from ecgstudy.pretraining.suffixes import bases, factor_table
 from ecgstudy.study import ENSEMBLE, Paths, load_study
 
 plan = load_study(study)
@@ -43,7 +42,7 @@ save = {"folder": paths.figures, "synthetic": is_synthetic(plan)}
 suffixes = {p: f"_{p.replace('@', '-to-')}" * (p != protocol) for p in plan.protocols}
 
 # %%
-tables = write_tables(plan, paths, factor_table(plan.arms), bases(plan.arms), attack)
+tables = write_tables(plan, paths)
 robust, contrasts, perturbations = (tables[name] for name in ("robust_auroc", "contrasts", "perturbations"))
 budgets = ", ".join(f"{epsilon:g} mV on {name}" for name, epsilon in headline.items())
 print(f"{len(plan.arms)} arms × {len(plan.seeds)} seeds; {attack} at {budgets}")
@@ -57,7 +56,7 @@ print(f"{len(plan.arms)} arms × {len(plan.seeds)} seeds; {attack} at {budgets}"
 
 # %%
 print(verdict_counts(tables["claims"]))
-display(readable_claims(tables["claims"]))
+display(readable_claims(tables["claims"], tables["claim_evidence"]))
 
 # %% [markdown]
 # ## Adaptive against standard

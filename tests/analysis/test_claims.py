@@ -8,10 +8,9 @@ from scipy import stats
 from ecgstudy.analysis.claims import (
     CLAIMS,
     COLUMNS,
+    EVIDENCE_COLUMNS,
     claimed_pairs,
-    compared,
-    decider,
-    judge,
+    judge_claims,
 )
 
 
@@ -48,10 +47,20 @@ def contrast(
 NO_COST = pd.DataFrame(columns=["dataset", "arm", "seed", "protocol"])
 
 
-def verdict(number, *rows, cost=NO_COST):
+def judged(number, *rows, cost=NO_COST):
+    """Row of the claim, and rows of its evidence."""
     columns = list(contrast("a", "b", 0.0))
-    table = judge(pd.DataFrame(list(rows), columns=columns), cost)
-    return table.iloc[number - 1]
+    claims, evidence = judge_claims(pd.DataFrame(list(rows), columns=columns), cost)
+    return claims.iloc[number - 1], evidence[evidence["number"] == number]
+
+
+def verdict(number, *rows, cost=NO_COST):
+    return judged(number, *rows, cost=cost)[0]
+
+
+def missing(evidence):
+    rows = evidence[evidence["verdict"] == "not tested"]
+    return rows[["adaptive", "standard", "measure", "dataset"]].values.tolist()
 
 
 def hard_negatives(robust, clean, **more):
@@ -60,15 +69,14 @@ def hard_negatives(robust, clean, **more):
 
 
 def test_all_fourteen_claims_are_listed_and_untested_without_results():
-    table = judge(pd.DataFrame(columns=list(contrast("a", "b", 0.0))), NO_COST)
-    assert list(table.columns) == COLUMNS
-    assert (
-        list(table["claim"].str.split(".").str[0].astype(int))
-        == list(CLAIMS)
-        == list(range(1, 15))
-    )
-    assert set(table["verdict"]) == {"not tested"}
-    assert table["evidence"].str.startswith("missing: ").all()
+    no_contrasts = pd.DataFrame(columns=list(contrast("a", "b", 0.0)))
+    claims, evidence = judge_claims(no_contrasts, NO_COST)
+    assert list(claims.columns) == COLUMNS
+    assert list(evidence.columns) == EVIDENCE_COLUMNS
+    assert list(claims["number"]) == list(CLAIMS) == list(range(1, 15))
+    assert set(claims["verdict"]) == set(evidence["verdict"]) == {"not tested"}
+    assert len(evidence) == sum(len(claim.parts) for claim in CLAIMS.values())
+    assert not evidence["decides"].any()
 
 
 @pytest.mark.parametrize(
@@ -78,7 +86,10 @@ def test_all_fourteen_claims_are_listed_and_untested_without_results():
         (0.05, 0.0, "inconclusive"),
         (0.05, -0.05, "contradicted"),
         (-0.05, -0.05, "contradicted"),
-        (0.001, 0.001, "inconclusive"),
+        (0.001, 0.001, "equivalent"),
+        (0.05, 0.001, "inconclusive"),
+        (0.009, 0.009, "supported"),
+        (0.0, 0.0, "equivalent"),
     ],
 )
 def test_a_claim_of_two_parts_needs_both_and_falls_with_one(robust, clean, expected):
@@ -102,18 +113,12 @@ def test_a_claim_of_several_parts_is_tested_where_one_data_set_has_them_all():
         for b, d in zip(bases, "abb", strict=True)
     ]
     assert verdict(4, *apart)["verdict"] == "not tested"
-    row = verdict(4, *whole, contrast("rocl-ip-hn", "rocl", 0.05, dataset="ptbxl"))
+    one = contrast("rocl-ip-hn", "rocl", 0.05, dataset="ptbxl")
+    row, evidence = judged(4, *whole, one)
     assert row["verdict"] == "supported"
-    assert (
-        "missing: rocl-ip-hn against rocl-ip (robust, slf) on ptbxl, "
-        in row["evidence"]
-    )
-    assert (
-        verdict(4, *whole, contrast("rocl-ip-hn", "rocl", 0.0, dataset="ptbxl"))[
-            "verdict"
-        ]
-        == "inconclusive"
-    )
+    assert missing(evidence)[0] == ["rocl-ip-hn", "rocl-ip", "robust", "ptbxl"]
+    unclear = contrast("rocl-ip-hn", "rocl", 0.0, dataset="ptbxl")
+    assert verdict(4, *whole, unclear)["verdict"] == "inconclusive"
 
 
 def test_a_part_of_one_data_set_contradicts_no_claim_of_two():
@@ -123,23 +128,35 @@ def test_a_part_of_one_data_set_contradicts_no_claim_of_two():
         for base in bases
     ]
     assert verdict(4, *rows)["verdict"] == "contradicted"
-    assert (
-        verdict(4, *rows, contrast("rocl-ip-hn", "rocl-ip", 0.05, dataset="ptbxl"))[
-            "verdict"
-        ]
-        == "inconclusive"
-    )
+    other = contrast("rocl-ip-hn", "rocl-ip", 0.05, dataset="ptbxl")
+    assert verdict(4, *rows, other)["verdict"] == "inconclusive"
 
 
-def test_the_runs_that_a_verdict_rests_on_are_named():
-    rows = hard_negatives(0.05, 0.05) + hard_negatives(
-        0.05, 0.05, dataset="ptbxl", seed_list="1 2"
-    )
-    assert (
-        verdict(2, *rows)["runs"]
-        == "mitdb slf: rocl-hn, rocl, seeds 0 1 2; ptbxl slf: rocl-hn, rocl, seeds 1 2"
-    )
-    assert verdict(2)["runs"] == ""
+def test_evidence_is_a_row_a_comparison_and_says_which_one_decides():
+    rows = [
+        *hard_negatives(0.05, 0.1, masking_ok=False),
+        *hard_negatives(-0.2, 0.3, dataset="ptbxl", seed_list="1 2"),
+    ]
+    claim, evidence = judged(2, *rows)
+    columns = ["measure", "dataset", "value", "verdict", "seed_list", "masking_ok"]
+    assert evidence[columns].values.tolist() == [
+        ["robust", "mitdb", 0.05, "supported", "0 1 2", False],
+        ["robust", "ptbxl", -0.2, "contradicted", "1 2", True],
+        ["clean", "mitdb", 0.1, "supported", "0 1 2", False],
+        ["clean", "ptbxl", 0.3, "supported", "1 2", True],
+    ]
+    assert evidence["decides"].tolist() == [False, True, False, False]
+    assert claim["effect"] == -0.2
+    assert claim["evidence"] == "rocl-hn − rocl, robust, ptbxl"
+    assert not claim["masking_ok"]
+
+
+def test_of_two_effects_that_look_alike_the_weaker_decides():
+    rows = [*hard_negatives(0.05, 0.05), *hard_negatives(0.05, 0.05, se=0.002)]
+    rows[2]["dataset"] = rows[3]["dataset"] = "ptbxl"
+    claim, evidence = judged(2, *rows)
+    assert evidence.loc[evidence["decides"], "dataset"].tolist() == ["ptbxl"]
+    assert claim["ci_low"] == evidence.loc[evidence["decides"], "ci_low"].item()
 
 
 def test_intervals_are_adjusted_for_the_parts_and_data_sets_of_the_claim():
@@ -166,28 +183,27 @@ def test_intervals_have_the_tails_of_their_contrast():
 
 
 def test_too_few_seeds_decide_nothing():
-    row = verdict(2, *hard_negatives(0.05, 0.05, beyond_seeds=False))
-    assert row["verdict"] == "inconclusive"
-    assert "fewer than 3 seeds" in row["evidence"]
+    for delta in (0.05, 0.0):
+        row, evidence = judged(2, *hard_negatives(delta, delta, beyond_seeds=False))
+        assert row["verdict"] == "inconclusive"
+        assert set(evidence["verdict"]) == {"inconclusive"}
 
 
-def test_a_model_that_fails_its_masking_checks_is_named_in_the_evidence():
-    assert (
-        "masking"
-        in verdict(2, *hard_negatives(0.05, 0.05, masking_ok=False))["evidence"]
-    )
-    assert "masking" not in verdict(2, *hard_negatives(0.05, 0.05))["evidence"]
+def test_a_model_that_fails_its_masking_checks_marks_the_claim():
+    assert not verdict(2, *hard_negatives(0.05, 0.05, masking_ok=False))["masking_ok"]
+    assert verdict(2, *hard_negatives(0.05, 0.05))["masking_ok"]
 
 
 def test_a_missing_arm_means_not_tested_unless_any_base_will_do():
-    row = verdict(4, contrast("rocl-ip-hn", "rocl", 0.05))
+    row, evidence = judged(4, contrast("rocl-ip-hn", "rocl", 0.05))
     assert row["verdict"] == "not tested"
     assert np.isnan(row["effect"])
-    assert "missing: rocl-ip-hn against rocl-ip" in row["evidence"]
+    assert ["rocl-ip-hn", "rocl-ip", "robust", "mitdb"] in missing(evidence)
     pair = "rocl-ip", "rocl"
-    row = verdict(1, contrast(*pair, 0.05), contrast(*pair, 0.05, "clean"))
+    rows = contrast(*pair, 0.05), contrast(*pair, 0.05, "clean")
+    row, evidence = judged(1, *rows)
     assert row["verdict"] == "supported"
-    assert "missing: advcl-ip against advcl" in row["evidence"]
+    assert ["advcl-ip", "advcl", "clean", "mitdb"] in missing(evidence)
 
 
 def test_robust_claims_read_the_headline_row_only():
@@ -261,86 +277,40 @@ def test_step_time_is_judged_by_the_upper_bound_of_its_ratio(factor, expected):
 
 
 def test_attacks_must_confuse_identities_and_inferior_positives_less():
-    shares = {
-        "simclr": [0.5, 0.51, 0.5],
-        "rocl": [0.3, 0.31, 0.3],
-        "rocl-ip": [0.2, 0.2, 0.21],
-    }
-    assert (
-        verdict(14, cost=measured("identity_confusion", shares))["verdict"]
-        == "supported"
-    )
-    swapped = shares | {"rocl": [0.02, 0.02, 0.01], "rocl-ip": [0.2, 0.2, 0.2]}
-    assert (
-        verdict(14, cost=measured("identity_confusion", swapped))["verdict"]
-        == "contradicted"
-    )
-    unmoved = verdict(
-        14, cost=measured("identity_confusion", shares | {"simclr": [0.0, 0.2, 0.0]})
-    )
+    def confused(**changed):
+        shares = {
+            "simclr": [0.5, 0.51, 0.5],
+            "rocl": [0.3, 0.31, 0.3],
+            "rocl_ip": [0.2, 0.2, 0.21],
+        }
+        shares |= changed
+        return measured(
+            "identity_confusion", {k.replace("_", "-"): v for k, v in shares.items()}
+        )
+
+    assert verdict(14, cost=confused())["verdict"] == "supported"
+    swapped = confused(rocl=[0.02, 0.02, 0.01], rocl_ip=[0.2, 0.2, 0.2])
+    assert verdict(14, cost=swapped)["verdict"] == "contradicted"
+    unmoved, evidence = judged(14, cost=confused(simclr=[0.0, 0.2, 0.0]))
     assert unmoved["verdict"] == "inconclusive"
-    assert (
-        "simclr − unattacked, identity_confusion, mitdb: 0.0667 ["
-        in unmoved["evidence"]
-    )
-    none = {arm: [0.0, 0.0, 0.0] for arm in ("simclr", "rocl", "rocl-ip")}
-    assert (
-        verdict(14, cost=measured("identity_confusion", none))["verdict"]
-        == "inconclusive"
-    )
-    assert (
-        verdict(14, cost=measured("something_else", shares))["verdict"] == "not tested"
-    )
-    row = verdict(
-        14, cost=measured("identity_confusion", shares).assign(masking_ok=False)
-    )
-    assert row["runs"] == "mitdb slf: simclr, rocl-ip, rocl, seeds 0 1 2"
-    assert "seeds alone vary" in row["evidence"]
-    assert "masking suspected" in row["evidence"]
+    first = evidence.iloc[0]
+    assert (first["adaptive"], first["standard"]) == ("simclr", "unattacked")
+    assert first["value"] == pytest.approx(0.2 / 3)
+    none = confused(simclr=[0.0] * 3, rocl=[0.0] * 3, rocl_ip=[0.0] * 3)
+    assert verdict(14, cost=none)["verdict"] == "inconclusive"
+    other = confused().rename(columns={"identity_confusion": "something_else"})
+    assert verdict(14, cost=other)["verdict"] == "not tested"
+    assert not verdict(14, cost=confused().assign(masking_ok=False))["masking_ok"]
 
 
 def test_pairs_that_claims_compare_are_listed_once():
     pairs = claimed_pairs()
     assert len(pairs) == len(set(pairs))
     assert ("anchor", "trades") in pairs
-    assert all(
-        "unattacked" not in pair for pair in pairs
-    )  # compared by identity confusion, not by AUROC
+    # Compared by identity confusion, not by AUROC.
+    assert all("unattacked" not in pair for pair in pairs)
 
 
 def test_intervals_of_differences_end_where_auroc_does():
     row = verdict(2, *hard_negatives(-0.05, 0.0, se=5.0, seeds=3, df=2.0))
     assert (row["ci_low"], row["ci_high"]) == (-1.0, 1.0)
-    assert "rocl-hn − rocl, clean, mitdb: 0.0000 [-1.0000, 1.0000]" in row["evidence"]
-
-
-def test_evidence_is_read_as_it_was_written():
-    rows = [
-        *hard_negatives(0.05, 0.1, masking_ok=False),
-        *hard_negatives(-0.2, 0.3, dataset="ptbxl"),
-    ]
-    row = verdict(2, *rows)
-    parts = compared(row["evidence"])
-    assert [
-        (p["pair"], p["measure"], p["place"], float(p["value"])) for p in parts
-    ] == [
-        ("rocl-hn − rocl", "robust", "mitdb", 0.05),
-        ("rocl-hn − rocl", "robust", "ptbxl", -0.2),
-        ("rocl-hn − rocl", "clean", "mitdb", 0.1),
-        ("rocl-hn − rocl", "clean", "ptbxl", 0.3),
-    ]
-    assert [part["verdict"] for part in parts] == [
-        "supported",
-        "contradicted",
-        "supported",
-        "supported",
-    ]
-    assert [part["remark"] for part in parts] == [
-        " (gradient masking suspected)",
-        "",
-        " (gradient masking suspected)",
-        "",
-    ]
-    assert decider(row) == parts[1]
-    assert compared(verdict(3)["evidence"]) == compared(np.nan) == []
-    assert decider(verdict(3)) == {}

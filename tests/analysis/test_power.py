@@ -8,8 +8,6 @@ from scipy import stats
 
 from ecgstudy.analysis import power as pw
 from ecgstudy.analysis import statistics as st
-from ecgstudy.errors import StudyError
-from ecgstudy.study import Paths, Study
 
 NONE = pw.Components(patients=0.0, seeds=0.0, models=0.0, df_patients=21, pilot_seeds=3)
 
@@ -116,53 +114,3 @@ def test_planned_power_is_that_of_the_studys_own_interval():
         by_seed, left_out = study_of(rng, 40, 12, sd)
         found.append(st.two_way_t(by_seed + 0.02, left_out + 0.02, 39).p < 0.05)
     assert np.mean(found) == pytest.approx(pw.power(planned, 0.02, 12), abs=0.04)
-
-
-def sample_of(patients, records):
-    return type(
-        "Sample", (), {"names": np.arange(patients), "y": np.zeros((records, 1))}
-    )()
-
-
-def test_the_page_states_numbers_that_follow_from_the_components():
-    found = {
-        "rocl-ip − rocl": replace(NONE, seeds=0.02**2),
-        "rocl-hn − rocl": replace(NONE, patients=0.01**2),
-    }
-    text = pw.page(
-        [pw.Pilot("mitdb", 0.02, sample_of(22, 500), found)], "`params/mitdb.yaml`"
-    )
-    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if "|" in line]
-    row = next(r for r in rows if r[:2] == ["rocl-ip − rocl", "0.02"])
-    assert row[2] == "10"
-    assert row[4] == str(pw.seeds_needed(found["rocl-ip − rocl"], 0.02, 0.05 / 8))
-    row = next(r for r in rows if r[:2] == ["rocl-hn − rocl", "0.01"])
-    assert row[2] == row[4] == pw.NEVER
-    factor = pw.patients_needed(found["rocl-hn − rocl"], 0.01)
-    assert row[6] == str(int(np.ceil(22 * factor)))
-    low, high = 0.02 / np.sqrt(
-        stats.chi2.ppf([0.9, 0.1], 2)
-    )  # s² (seeds − 1) / χ², for half of 0.02²
-    assert [
-        "mean variances",
-        "0.0071",
-        "0.0141",
-        f"{low:.4f} to {high:.4f}",
-        "0.0000",
-    ] in rows
-    assert "22 test patients, 500 records, ε = 0.02 mV" in text
-
-
-def test_a_study_without_the_primary_contrasts_is_named(tmp_path):
-    study = Study(
-        study="small",
-        title="No scores",
-        datasets={"mitdb": {"headline_epsilon_mv": 0.02}},
-        arms=["rocl"],
-        seeds=[0],
-        training={"epochs": 1},
-    )
-    with pytest.raises(
-        StudyError, match="study 'small' has no scores under 'ensemble'"
-    ):
-        pw.pilot(study, Paths("small", tmp_path))

@@ -1,4 +1,4 @@
-"""AUROC and its uncertainty against scikit-learn, pair enumeration, brute-force jackknifes and t-tests."""
+"""Uncertainty of AUROC against brute-force jackknifes, resamples and t-tests."""
 
 from dataclasses import asdict
 
@@ -6,70 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
-from scipy import stats
-from sklearn.metrics import average_precision_score, roc_auc_score
+from scipy import special, stats
+from small_scores import scored
 
+from ecgstudy import metrics
 from ecgstudy.analysis import statistics as st
-
-
-@some.composite
-def scored(draw, classes=2):
-    """(y, scores with many ties, patients): small random data sets."""
-    rng = np.random.default_rng(draw(some.integers(0, 2**32 - 1)))
-    n, patients = draw(some.integers(4, 40)), draw(some.integers(1, 8))
-    y = (rng.random((n, classes)) < draw(some.floats(0.1, 0.9))).astype(float)
-    scores = rng.integers(0, draw(some.integers(1, 12)), (n, classes)).astype(float)
-    codes = np.unique(rng.integers(0, patients, n), return_inverse=True)[1]
-    return y, scores, codes
-
-
-def pairwise(y, score):
-    """AUROC by looking at every pair of a positive and a negative."""
-    difference = score[y > 0][:, None] - score[y <= 0][None]
-    return (
-        np.mean((difference > 0) + 0.5 * (difference == 0))
-        if difference.size
-        else np.nan
-    )
-
-
-@settings(max_examples=60, deadline=None)
-@given(scored())
-def test_auroc_and_average_precision_equal_scikit_learn_and_pair_enumeration(data):
-    y, scores, _ = data
-    defined = st.defined_labels(y)
-    found, precision = st.auroc(y, scores), st.average_precision(y, scores)
-    assert np.array_equal(np.isnan(found), ~defined)
-    assert np.array_equal(np.isnan(precision), ~defined)
-    for c in np.flatnonzero(defined):
-        assert found[c] == pytest.approx(
-            roc_auc_score(y[:, c], scores[:, c]), abs=1e-12
-        )
-        assert found[c] == pytest.approx(pairwise(y[:, c], scores[:, c]), abs=1e-12)
-        assert precision[c] == pytest.approx(
-            average_precision_score(y[:, c], scores[:, c]), abs=1e-12
-        )
-
-
-@settings(max_examples=30, deadline=None)
-@given(scored(classes=1))
-def test_auroc_of_negated_scores_is_the_complement_and_order_alone_counts(data):
-    y, scores, _ = data
-    found = st.auroc(y, scores)
-    np.testing.assert_allclose(st.auroc(y, -scores), 1 - found, atol=1e-12)
-    np.testing.assert_array_equal(st.auroc(y, np.exp(scores)), found)
-
-
-def test_auroc_of_perfectly_wrong_scores_is_zero_and_not_clipped():
-    assert (
-        st.auroc(np.array([[0], [0], [1], [1]]), np.array([[3.0], [4.0], [1.0], [2.0]]))
-        == 0
-    )
-
-
-def test_macro_leaves_out_absent_classes_only():
-    assert st.macro(np.array([0.2, np.nan, 0.6])) == pytest.approx(0.4)
-    assert np.isnan(st.macro(np.array([np.nan, np.nan])))
 
 
 @settings(max_examples=60, deadline=None)
@@ -78,10 +19,10 @@ def test_leave_one_out_equals_recomputing_without_each_patient(data):
     y, scores, patients = data
     found = st.leave_one_out(y, scores, patients)
     brute = [
-        st.auroc(y[patients != g], scores[patients != g])
+        metrics.auroc(y[patients != g], scores[patients != g])
         for g in range(patients.max() + 1)
     ]
-    brute = np.where(st.defined_labels(y), np.array(brute), np.nan)
+    brute = np.where(metrics.defined_labels(y), np.array(brute), np.nan)
     np.testing.assert_allclose(found, brute, atol=1e-12)
 
 
@@ -91,33 +32,29 @@ def test_a_label_undefined_without_a_patient_keeps_its_value_there():
         np.array([[4, 2], [1, 3], [0, 1], [2, 4]]) * 1.0,
         np.array([0, 0, 1, 1]),
     )
-    whole, left_out = st.auroc(y, scores), st.leave_one_out(y, scores, patients)
+    whole, left_out = metrics.auroc(y, scores), st.leave_one_out(y, scores, patients)
     assert np.isnan(left_out[0, 1])
     expected = [(left_out[0, 0] + whole[1]) / 2, left_out[1].mean()]
     np.testing.assert_allclose(st.macro_without_each(whole, left_out), expected)
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    scored(), some.sampled_from([5, 40])
-)  # more and fewer resamples than patients: two algorithms
-def test_resampled_auroc_equals_that_of_repeated_records(data, resamples):
+@given(scored())
+def test_resampled_auroc_equals_that_of_repeated_records(data):
     y, scores, patients = data
-    drawn, _ = st.patient_resamples(
-        y, patients, resamples, np.random.default_rng(resamples)
-    )
-    found = st.resampled_auroc(y, scores, patients, drawn, block=2)
+    drawn, _ = st.draw_patients(y, patients, 20, np.random.default_rng(0))
+    found = st.resampled_auroc(y, scores, patients, drawn)
     for row, counts in zip(found, drawn, strict=True):
         again = np.repeat(np.arange(len(y)), counts[patients].astype(int))
         expected = np.where(
-            st.defined_labels(y), st.auroc(y[again], scores[again]), np.nan
+            metrics.defined_labels(y), metrics.auroc(y[again], scores[again]), np.nan
         )
         np.testing.assert_allclose(row, expected, atol=1e-12)
 
 
 def test_resamples_without_the_only_positive_patient_are_redrawn_and_counted():
     y, patients = np.array([[1], [0], [0], [0]]), np.arange(4)
-    drawn, redrawn = st.patient_resamples(y, patients, 500, np.random.default_rng(0))
+    drawn, redrawn = st.draw_patients(y, patients, 500, np.random.default_rng(0))
     assert drawn.shape == (500, 4)
     assert (drawn[:, 0] > 0).all()
     assert (drawn.sum(axis=1) == 4).all()
@@ -196,14 +133,23 @@ def test_two_way_t_adds_variances_and_takes_satterthwaite_degrees_of_freedom():
 def test_the_critical_ratio_is_exceeded_as_often_as_stated(
     df, heavy, seeds, confidence
 ):
-    ratio = st.critical_ratio(confidence, df, heavy, seeds)
+    ratio = st.MixedT(df, heavy, seeds).critical(confidence)
     beyond = (1 - heavy) * stats.t.sf(ratio, df) + heavy * stats.t.sf(
         ratio, (seeds - 1) / 2
     )
     assert 2 * beyond == pytest.approx(1 - confidence, rel=1e-6)
-    assert st.two_sided_p(-ratio, df, heavy, seeds) == pytest.approx(
+    assert st.MixedT(df, heavy, seeds).two_sided_p(-ratio) == pytest.approx(
         1 - confidence, rel=1e-6
     )
+
+
+def test_the_plain_satterthwaite_interval_stands_beside():
+    values, seeds = np.arange(10.0), np.array([3.0, 4.5, 6.0])
+    found = st.two_way_t(seeds, left_out_means(values) + seeds[:, None], 9)
+    half = stats.t.ppf(0.975, found.df) * found.se
+    ends = found.satterthwaite_low, found.satterthwaite_high
+    assert ends == pytest.approx((found.value - half, found.value + half))
+    assert found.ci_low < ends[0] < ends[1] < found.ci_high
 
 
 def test_tails_are_heavy_where_patients_and_seeds_both_matter():
@@ -214,7 +160,7 @@ def test_tails_are_heavy_where_patients_and_seeds_both_matter():
     light = stats.t.ppf(0.975, both.df) * both.se
     assert both.ci_high - both.value > light
     assert both.ci_high - both.value == pytest.approx(
-        st.critical_ratio(0.95, both.df, both.heavy, 3) * both.se
+        st.MixedT(both.df, both.heavy, 3).critical(0.95) * both.se
     )
 
 
@@ -276,9 +222,69 @@ def test_the_minimal_detectable_effect_is_found_with_80_percent_power():
 def test_a_contrast_of_arms_is_the_interval_of_their_difference():
     rng = np.random.default_rng(1)
     by_seed, left_out = rng.random((3, 4)), rng.random((3, 4, 9))
-    found = st.combination_t(by_seed, left_out, np.array([1.0, -1.0, 0.0]), 8)
+    found = st.combine_arms(by_seed, left_out, np.array([1.0, -1.0, 0.0]), 8)
     expected = st.two_way_t(by_seed[0] - by_seed[1], left_out[0] - left_out[1], 8)
     assert asdict(found) == pytest.approx(asdict(expected))
+
+
+@pytest.mark.parametrize("arms", [[[0.0] * 3], [[1.0] * 3], [[0.0] * 3, [1.0] * 3]])
+def test_scores_at_the_floor_or_ceiling_have_no_interval(arms):
+    by_seed = np.array(arms)
+    weights = np.array([1.0, -1.0])[: len(by_seed)]
+    left_out = np.repeat(by_seed[:, :, None], 9, axis=2)
+    found = st.combine_arms(by_seed, left_out, weights, 8)
+    assert found.value == (weights @ by_seed).mean()
+    assert np.isnan([found.ci_low, found.satterthwaite_high, found.p, found.se]).all()
+    assert np.isnan(st.arm_interval(by_seed[0], left_out[0], 8)).all()
+
+
+def test_arms_with_the_same_scores_off_the_floor_have_an_interval_of_zero():
+    by_seed = np.array([[0.0, 0.5, 1.0]] * 2)
+    left_out = np.repeat(by_seed[:, :, None], 9, axis=2)
+    found = st.combine_arms(by_seed, left_out, np.array([1.0, -1.0]), 8)
+    assert (found.ci_low, found.ci_high, found.p) == (0, 0, 1)
+
+
+def test_an_arms_interval_adds_the_half_widths_of_patients_and_seeds_as_logits():
+    patients, seeds = np.linspace(-0.1, 0.1, 21), np.array([0.8, 0.85, 0.9])
+    left_out = left_out_means(patients) + seeds[:, None]
+    low, high = st.arm_interval(seeds, left_out, 20, confidence=0.9)
+    of_patients = stats.t.ppf(0.95, 20) * patients.std(ddof=1) / np.sqrt(21)
+    of_seeds = stats.t.ppf(0.95, 2) * seeds.std(ddof=1) / np.sqrt(3)
+    half = np.hypot(of_patients, of_seeds) / (0.85 * 0.15)
+    expected = special.expit(special.logit(0.85) + np.array([-half, half]))
+    np.testing.assert_allclose((low, high), expected)
+
+
+def test_an_arms_interval_of_few_seeds_speaks_of_the_patients_only():
+    patients, seeds = np.linspace(-0.1, 0.1, 21), np.array([0.6, 0.8])
+    low, high = st.arm_interval(seeds, left_out_means(patients) + seeds[:, None], 20)
+    half = stats.t.ppf(0.975, 20) * patients.std(ddof=1) / np.sqrt(21) / (0.7 * 0.3)
+    assert special.logit(high) - special.logit(low) == pytest.approx(2 * half)
+    assert np.isnan(st.arm_interval(seeds, np.full((2, 1), np.nan), 0.0)).all()
+
+
+@given(some.floats(-0.05, 0.05), some.floats(0.001, 0.05))
+def test_equivalence_is_tested_by_two_one_sided_t_tests(mean, margin):
+    values = np.random.default_rng(5).normal(0, 0.05, 12)
+    values += mean - values.mean()
+    left_out = np.tile(left_out_means(values), (3, 1))
+    found = st.two_way_t(np.full(3, mean), left_out, 11)
+    above = stats.ttest_1samp(values, -margin, alternative="greater").pvalue
+    below = stats.ttest_1samp(values, margin, alternative="less").pvalue
+    t = st.MixedT(found.df, found.heavy, found.seeds)
+    p = st.equivalence_p(found.value, found.se, t, margin)
+    assert p == pytest.approx(max(above, below))
+
+
+def test_equivalence_within_a_margin_is_an_interval_within_it():
+    t = st.MixedT(7.3, 0.08, 5)
+    for value in np.linspace(-0.02, 0.02, 41):
+        inside = abs(value) + t.critical(0.9) * 0.004 < 0.01
+        assert (st.equivalence_p(value, 0.004, t, 0.01) < 0.05) == inside
+    assert st.equivalence_p(0.0, 0.0, t, 0.01) == 0
+    assert st.equivalence_p(0.01, 0.0, t, 0.01) == 1
+    assert np.isnan(st.equivalence_p(0.0, np.nan, t, 0.01))
 
 
 def test_holm_steps_down_and_ignores_what_was_not_tested():

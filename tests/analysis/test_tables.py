@@ -19,7 +19,6 @@ FACTORS = pd.DataFrame(
     {"adversary": [0, 1, 1, 1], "pull": [0, 0, 1, 0], "push": [0, 0, 0, 1]},
     index=ARMS[1:],
 ).astype(bool)
-BASES = {"rocl": "simclr", "rocl-ip": "rocl", "rocl-hn": "rocl"}
 
 
 def make_study(datasets=("mitdb",), seeds=(0, 1, 2), protocols=("slf",)) -> Study:
@@ -86,10 +85,10 @@ def write_run(paths: Paths, dataset: str, arm: str, seed: int, n: int = 160) -> 
         left = gain - 60 * epsilon
         parts += [
             attacked(test, a, "shared", epsilon, left, noise)
-            for a in ("fgsm", "pgd-margin")
+            for a in ("fgsm", "ensemble")
         ]
-        parts.append(attacked(test, "pgd-margin", "label", epsilon, left - 0.5, noise))
-        parts.append(attacked(extra, "pgd-margin", "shared", epsilon, left, noise))
+        parts.append(attacked(test, "ensemble", "label", epsilon, left - 0.5, noise))
+        parts.append(attacked(extra, "ensemble", "shared", epsilon, left, noise))
         if arm == "supervised":
             # 0.01 mV leaves the ranking intact, 0.02 mV turns it round
             parts.append(
@@ -102,7 +101,7 @@ def write_run(paths: Paths, dataset: str, arm: str, seed: int, n: int = 160) -> 
                     0,
                 )
             )
-    parts.append(attacked(test, "pgd-margin-adc", "shared", 0.02, gain - 1, noise))
+    parts.append(attacked(test, "ensemble-adc", "shared", 0.02, gain - 1, noise))
     folder = paths.protocol(dataset, arm, seed, "slf")
     folder.mkdir(parents=True)
     pd.concat(parts, ignore_index=True).to_parquet(folder / "scores.parquet")
@@ -129,7 +128,7 @@ def stored(tmp_path_factory):
     paths = Paths("small", tmp_path_factory.mktemp("outputs"))
     for run in study.runs():
         write_run(paths, run.dataset, run.arm, run.seed)
-    return study, paths, tb.write_tables(study, paths, FACTORS, BASES, "pgd-margin")
+    return study, paths, tb.write_tables(study, paths)
 
 
 def raw(paths, arm, seed, attack, view="shared", epsilon=0.02, split="test"):
@@ -155,10 +154,10 @@ def pick(table, **wanted):
 
 def test_robust_auroc_is_scikit_learns_macro_auroc_of_the_stored_scores(stored):
     _, paths, tables = stored
-    where = {"arm": "rocl", "attack": "pgd-margin", "epsilon_mv": 0.02}
+    where = {"arm": "rocl", "attack": "ensemble", "epsilon_mv": 0.02}
     row = pick(tables["robust_auroc"], seed=1, **where)
-    _, y, shared = raw(paths, "rocl", 1, "pgd-margin")
-    _, _, label = raw(paths, "rocl", 1, "pgd-margin", "label")
+    _, y, shared = raw(paths, "rocl", 1, "ensemble")
+    _, _, label = raw(paths, "rocl", 1, "ensemble", "label")
     assert row["auroc_shared"] == pytest.approx(
         roc_auc_score(y, shared, average="macro")
     )
@@ -166,7 +165,7 @@ def test_robust_auroc_is_scikit_learns_macro_auroc_of_the_stored_scores(stored):
     assert (row["n_records"], row["n_patients"], row["masking_ok"]) == (160, 8, True)
     assert row["ci_low"] < row["auroc_shared"] < row["ci_high"]
     seeds = tables["robust_auroc"].query(
-        "arm == 'rocl' and attack == 'pgd-margin' and epsilon_mv == 0.02"
+        "arm == 'rocl' and attack == 'ensemble' and epsilon_mv == 0.02"
     )
     alone = seeds.loc[seeds["seed"] != "all", "auroc_shared"]
     assert pick(seeds, seed="all")["auroc_shared"] == pytest.approx(alone.mean())
@@ -230,29 +229,52 @@ def test_subgroups_are_those_of_age_and_sex_and_name_their_labels(stored):
 def test_contrasts_are_paired_differences_with_holm_over_the_primary_family(stored):
     _, paths, tables = stored
     row = pick(
-        tables["contrasts"], adaptive="rocl-ip", attack="pgd-margin", epsilon_mv=0.02
+        tables["contrasts"], adaptive="rocl-ip", attack="ensemble", epsilon_mv=0.02
     )
     each = [
-        roc_auc_score(*raw(paths, "rocl-ip", seed, "pgd-margin")[1:])
-        - roc_auc_score(*raw(paths, "rocl", seed, "pgd-margin")[1:])
+        roc_auc_score(*raw(paths, "rocl-ip", seed, "ensemble")[1:])
+        - roc_auc_score(*raw(paths, "rocl", seed, "ensemble")[1:])
         for seed in (0, 1, 2)
     ]
     assert row["delta"] == pytest.approx(np.mean(each))
     assert row["delta"] - row["ci_low"] == pytest.approx(row["ci_high"] - row["delta"])
     assert row["se"] > 0
     primary = tables["contrasts"].query("family == 'primary'")
-    assert list(primary["adaptive"]) == ["rocl-ip", "rocl-hn"]
-    assert primary["headline"].all()
+    assert primary[["adaptive", "attack", "headline"]].values.tolist() == [
+        ["rocl-ip", "ensemble", True],
+        ["rocl-hn", "ensemble", True],
+        ["rocl-ip", "none", False],
+        ["rocl-hn", "none", False],
+    ]
+    assert set(primary["epsilon_mv"]) == {0.0, 0.02}
     assert set(primary["seed_list"]) == {"0 1 2"}
     np.testing.assert_allclose(primary["p_holm"], holm(primary["p"].to_numpy()))
     assert tables["contrasts"].query("family != 'primary'")["p_holm"].isna().all()
-    assert not pick(primary, adaptive="rocl-hn")["masking_ok"]
+    assert not pick(primary, adaptive="rocl-hn", attack="none")["masking_ok"]
+
+
+def test_verdicts_are_those_of_the_primary_family(stored):
+    verdicts = stored[2]["verdicts"]
+    assert len(verdicts) == 3 * 4
+    planned = verdicts[verdicts["margin"] == 0.01]
+    assert list(planned["measure"]) == ["robust", "robust", "clean", "clean"]
+    primary = stored[2]["contrasts"].query("family == 'primary'")
+    for name in ("delta", "p_holm", "joint_low", "satterthwaite_high"):
+        np.testing.assert_array_equal(planned[name], primary[name])
+
+
+def test_a_study_without_primary_family_is_all_exploratory(stored):
+    study, paths, _ = stored
+    scores = read_scores(paths, study.runs())
+    table = tb.contrasts(scores, [], {"mitdb": 0.02}, 0.95, primary=False)
+    assert set(table["family"]) == {"exploratory"}
+    assert table["p_holm"].isna().all()
 
 
 def test_clean_differences_stand_beside_robust_ones(stored):
     contrasts = stored[2]["contrasts"]
     clean = pick(contrasts, adaptive="rocl-ip", attack="none")
-    robust = pick(contrasts, adaptive="rocl-ip", attack="pgd-margin", epsilon_mv=0.01)
+    robust = pick(contrasts, adaptive="rocl-ip", attack="ensemble", epsilon_mv=0.01)
     assert (robust["clean_delta"], robust["clean_ci_low"]) == (
         clean["delta"],
         clean["ci_low"],
@@ -272,20 +294,18 @@ def test_holm_runs_over_all_data_sets(tmp_path):
         )
     scores = read_scores(paths, study.runs(), study.protocols)
     headline = dict.fromkeys(("mitdb", "ptbxl"), 0.02)
-    primary = tb.contrasts(scores, [], headline, "pgd-margin", 0.95).query(
-        "family == 'primary'"
-    )
-    assert list(primary["dataset"]) == ["mitdb", "mitdb", "ptbxl", "ptbxl"]
+    primary = tb.contrasts(scores, [], headline, 0.95).query("family == 'primary'")
+    assert list(primary["dataset"]) == ["mitdb"] * 4 + ["ptbxl"] * 4
     np.testing.assert_allclose(primary["p_holm"], holm(primary["p"].to_numpy()))
 
 
 def test_factor_effects_equal_least_squares_on_the_arms_mean_auroc(stored):
     tables = stored[2]
     effects = tables["factor_effects"].query(
-        "attack == 'pgd-margin' and epsilon_mv == 0.02"
+        "attack == 'ensemble' and epsilon_mv == 0.02 and design == 'kinds'"
     )
     outcome = tables["robust_auroc"].query(
-        "attack == 'pgd-margin' and epsilon_mv == 0.02 and seed == 'all'"
+        "attack == 'ensemble' and epsilon_mv == 0.02 and seed == 'all'"
     )
     outcome = outcome.set_index("arm").loc[ARMS[1:], "auroc_shared"].to_numpy()
     design = np.column_stack([np.ones(4), FACTORS.to_numpy(float)])
@@ -299,18 +319,17 @@ def test_sensitivity_table_recomputes_the_outcome_under_other_choices(stored):
     _, paths, tables = stored
     rows = (
         tables["sensitivity"]
-        .query("arm == 'rocl' and attack == 'pgd-margin'")
+        .query("arm == 'rocl' and attack == 'ensemble'")
         .set_index("variant")
     )
-    per_seed = [raw(paths, "rocl", seed, "pgd-margin") for seed in (0, 1, 2)]
+    per_seed = [raw(paths, "rocl", seed, "ensemble") for seed in (0, 1, 2)]
     without = np.mean(
         [roc_auc_score(y[:, :2], s[:, :2], average="macro") for _, y, s in per_seed]
     )
     assert rows.loc["without dominated labels", "auroc"] == pytest.approx(without)
     assert rows.loc["without dominated labels", "note"] == "without F"
     added = [
-        raw(paths, "rocl", seed, "pgd-margin", split="sensitivity")
-        for seed in (0, 1, 2)
+        raw(paths, "rocl", seed, "ensemble", split="sensitivity") for seed in (0, 1, 2)
     ]
     both = [
         roc_auc_score(np.r_[y, z], np.r_[s, t], average="macro")
@@ -329,7 +348,7 @@ def test_sensitivity_table_recomputes_the_outcome_under_other_choices(stored):
     )
     assert rows.loc["one patient left out, lowest", "auroc"] == pytest.approx(lowest)
     rounded = [
-        roc_auc_score(*raw(paths, "rocl", seed, "pgd-margin-adc")[1:])
+        roc_auc_score(*raw(paths, "rocl", seed, "ensemble-adc")[1:])
         for seed in (0, 1, 2)
     ]
     assert rows.loc["rounded to ADC units", "auroc"] == pytest.approx(np.mean(rounded))
@@ -346,11 +365,11 @@ def difference(sets):
 def test_contrasts_are_recomputed_by_seed_label_subgroup_and_patient(stored):
     _, paths, tables = stored
     rows = tables["contrast_sensitivity"].query(
-        "adaptive == 'rocl-ip' and attack == 'pgd-margin'"
+        "adaptive == 'rocl-ip' and attack == 'ensemble'"
     )
     rows = rows.set_index("variant")
     sets = [
-        [raw(paths, arm, k, "pgd-margin") for k in (0, 1, 2)]
+        [raw(paths, arm, k, "ensemble") for k in (0, 1, 2)]
         for arm in ("rocl-ip", "rocl")
     ]
     whole = [[one[1:] for one in arm] for arm in sets]
@@ -358,7 +377,7 @@ def test_contrasts_are_recomputed_by_seed_label_subgroup_and_patient(stored):
         tables["contrasts"],
         adaptive="rocl-ip",
         standard="rocl",
-        attack="pgd-margin",
+        attack="ensemble",
         epsilon_mv=0.02,
     )
     columns = ["delta", "ci_low", "ci_high"]
@@ -404,7 +423,7 @@ def test_contrasts_are_recomputed_by_seed_label_subgroup_and_patient(stored):
         == f"without p{np.argmax(without)}"
     )
     added = [
-        [raw(paths, arm, k, "pgd-margin", split="sensitivity") for k in (0, 1, 2)]
+        [raw(paths, arm, k, "ensemble", split="sensitivity") for k in (0, 1, 2)]
         for arm in ("rocl-ip", "rocl")
     ]
     both = [
@@ -479,8 +498,8 @@ def test_records_without_a_patient_id_are_counted(tmp_path):
 def test_tables_are_written_whole_and_bit_identical_each_time(stored):
     study, paths, tables = stored
     before = {path.name: path.read_bytes() for path in paths.tables.iterdir()}
-    assert set(before) == {f"{name}.csv" for name in [*tb.COLUMNS, "claims"]}
-    tb.write_tables(study, paths, FACTORS, BASES, "pgd-margin")
+    assert set(before) == {f"{name}.csv" for name in tables}
+    tb.write_tables(study, paths)
     assert {path.name: path.read_bytes() for path in paths.tables.iterdir()} == before
     again = pd.read_csv(paths.tables / "contrasts.csv")
     np.testing.assert_allclose(
@@ -491,7 +510,7 @@ def test_tables_are_written_whole_and_bit_identical_each_time(stored):
 def test_a_study_without_results_gives_empty_tables_with_the_contracts_columns(
     tmp_path,
 ):
-    tables = tb.write_tables(make_study(), Paths("small", tmp_path), FACTORS, BASES)
+    tables = tb.write_tables(make_study(), Paths("small", tmp_path))
     for name, columns in tb.COLUMNS.items():
         assert list(tables[name]) == columns
         assert tables[name].empty
@@ -502,7 +521,7 @@ def test_two_seeds_make_no_claim_beyond_them(tmp_path):
     study, paths = make_study(seeds=(0, 1)), Paths("small", tmp_path)
     for run in study.runs():
         write_run(paths, run.dataset, run.arm, run.seed)
-    tables = tb.write_tables(study, paths, FACTORS, BASES, "pgd-margin")
+    tables = tb.write_tables(study, paths)
     assert not tables["contrasts"]["beyond_seeds"].any()
     assert set(tables["claims"]["verdict"]) <= {"inconclusive", "not tested"}
 
@@ -513,9 +532,7 @@ def test_contrasts_use_only_the_seeds_that_both_arms_have(tmp_path):
         for seed in seeds:
             write_run(paths, "mitdb", arm, seed)
     scores = read_scores(paths, make_study().runs(), ["slf"])
-    assert set(
-        tb.contrasts(scores, [], {"mitdb": 0.02}, "pgd-margin", 0.95)["seeds"]
-    ) == {2}
+    assert set(tb.contrasts(scores, [], {"mitdb": 0.02}, 0.95)["seeds"]) == {2}
 
 
 def test_a_single_seed_is_listed_alone_and_as_all(tmp_path):
@@ -536,23 +553,27 @@ def test_arms_scored_on_other_records_are_refused(tmp_path):
     with pytest.raises(
         StudyError, match="rocl seed 0 scored other records than rocl-ip seed 0"
     ):
-        tb.contrasts(scores, [], {"mitdb": 0.02}, "pgd-margin", 0.95)
+        tb.contrasts(scores, [], {"mitdb": 0.02}, 0.95)
 
 
-def test_ages_come_from_the_prepared_table_when_the_scores_lack_them(tmp_path):
+def test_scores_without_age_and_sex_have_no_subgroups(tmp_path):
     paths = Paths("small", tmp_path)
     write_run(paths, "mitdb", "rocl", 0)
     path = paths.protocol("mitdb", "rocl", 0, "slf") / "scores.parquet"
-    full = pd.read_parquet(path)
-    full.drop(columns=["age", "sex"]).to_parquet(path)
-    assert tb.subgroups(
-        read_scores(paths, make_study().runs(), ["slf"]), "pgd-margin"
-    ).empty
-    prepared = full.drop_duplicates("record")[["record", "age", "sex"]]
-    paths.data("mitdb").mkdir(parents=True)
-    prepared.to_parquet(paths.data("mitdb") / "table.parquet")
-    found = tb.subgroups(read_scores(paths, make_study().runs(), ["slf"]), "pgd-margin")
-    assert set(found["value"]) == {"<50", "50–69", "≥70", "female", "male"}
+    pd.read_parquet(path).drop(columns=["age", "sex"]).to_parquet(path)
+    scores = read_scores(paths, make_study().runs(), ["slf"])
+    assert tb.subgroup_auroc(scores).empty
+    assert len(tb.robust_auroc(scores))
+
+
+def test_scores_that_changed_after_they_were_written_are_refused(tmp_path):
+    paths = Paths("small", tmp_path)
+    write_run(paths, "mitdb", "rocl", 0)
+    folder = paths.protocol("mitdb", "rocl", 0, "slf")
+    for name in ("scores.parquet", "evaluation.json"):
+        (folder / "SHA256SUMS").write_text(f"{'0' * 64}  {name}\n")
+        with pytest.raises(StudyError, match=f"{name}: damaged"):
+            read_scores(paths, make_study().runs(), ["slf"])
 
 
 @pytest.mark.parametrize(

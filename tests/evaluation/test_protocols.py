@@ -13,7 +13,7 @@ import torch
 import yaml
 from toy import toy_records, toy_run
 
-from ecgstudy.analysis.claims import judge
+from ecgstudy.analysis.claims import judge_claims
 from ecgstudy.analysis.scores import read_scores
 from ecgstudy.analysis.tables import contrasts, robust_auroc
 from ecgstudy.datasets.prepare import prepare
@@ -379,7 +379,7 @@ def test_tables_and_claims_find_transfer(transferred):
     headline = {
         name: options.headline_epsilon_mv for name, options in one.datasets.items()
     }
-    found = contrasts(scores, [("rocl-ip-hn", "rocl")], headline, "ensemble", 0.95)
+    found = contrasts(scores, [("rocl-ip-hn", "rocl")], headline, 0.95)
     main = found[found["headline"] & (found["adaptive"] == "rocl-ip-hn")]
     assert dict(zip(main["protocol"], main["epsilon_mv"], strict=True)) == {
         "slf": 0.05,
@@ -388,12 +388,11 @@ def test_tables_and_claims_find_transfer(transferred):
     assert main.loc[main["protocol"] == "slf@other", "family"].tolist() == [
         "exploratory"
     ]
-    claims = judge(
-        found, pd.DataFrame(columns=["dataset", "arm", "seed", "protocol"])
-    ).set_index("claim")
-    ninth = claims.loc[next(c for c in claims.index if c.startswith("9."))]
+    no_cost = pd.DataFrame(columns=["dataset", "arm", "seed", "protocol"])
+    claims, _ = judge_claims(found, no_cost)
+    ninth = claims.set_index("number").loc[9]
     assert ninth["verdict"] == "inconclusive"  # one seed
-    assert "toy slf@other" in ninth["evidence"]
+    assert ninth["evidence"] == "rocl-ip-hn − rocl, robust, toy slf@other"
 
 
 # ---- the whole workflow ----------------------------------------------------------------------------

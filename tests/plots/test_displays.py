@@ -50,31 +50,48 @@ def test_a_table_without_rows_says_so():
 
 
 CLAIMS = pd.DataFrame({
-    "claim": ["1. A & B < C", "2. D", "3. E"], "verdict": ["contradicted", "not tested", "not tested"],
-    "effect": [-0.1, np.nan, np.nan], "ci_low": [-0.2, np.nan, np.nan], "ci_high": [-0.05, np.nan, np.nan],
-    "evidence": ["a − b: −0.1 contradicted (gradient masking suspected); c − d: −0.2", "missing: e", ""],
+    "number": [1, 2, 3],
+    "claim": ["A & B < C", "D", "E"],
+    "verdict": ["contradicted", "not tested", "not tested"],
+    "effect": [-0.1, np.nan, np.nan],
+    "ci_low": [-0.2, np.nan, np.nan],
+    "ci_high": [-0.05, np.nan, np.nan],
+    "measure": ["clean", np.nan, np.nan],
+    "evidence": ["a − b, clean, mitdb", np.nan, np.nan],
+    "masking_ok": [False, np.nan, np.nan],
 })  # fmt: skip
 
 
+def evidence(number, adaptive, measure, value, verdict, **more):
+    row = {"number": number, "adaptive": adaptive, "standard": "b", "measure": measure}
+    row |= {"dataset": "mitdb", "protocol": "slf", "verdict": verdict, "value": value}
+    row |= {"ci_low": value - 0.05, "ci_high": value + 0.05, "masking_ok": True}
+    return row | more
+
+
+EVIDENCE = pd.DataFrame([
+    evidence(1, "a", "clean", -0.1, "contradicted", masking_ok=False),
+    evidence(1, "c", "step_ms", 1.2, "inconclusive", protocol="slf@ptbxl"),
+    evidence(2, "d", "robust", np.nan, "not tested", dataset=None),
+    evidence(3, "e", "robust", np.nan, "not tested", dataset=None),
+])  # fmt: skip
+
+
 def test_claims_show_verdicts_in_words_and_one_comparison_a_line():
-    html = readable_claims(CLAIMS).to_html()
-    assert "A &amp; B &lt; C" in html
-    assert "suspected)<br>c − d" in html
+    html = readable_claims(CLAIMS, EVIDENCE).to_html()
+    assert "1. A &amp; B &lt; C" in html
+    assert "mitdb: −0.100 [−0.150, −0.050] contradicted †<br>c against b" in html
+    assert "c against b, step_ms, mitdb slf@ptbxl: 1.2 [1.15, 1.25]" in html
+    assert "d against b, robust: not run" in html
     assert "✗ contradicted †" in html
     assert html.count("– not tested<") == 2
     assert "−0.100 [−0.200, −0.050]" in html
 
 
 def test_ratios_have_no_sign():
-    evidence = "a / b, step_ms, mitdb: 1.1180 [0.0022, 576.9430] inconclusive (seeds alone vary)"
-    row = {"effect": 1.118, "ci_low": 0.0022, "ci_high": 576.943, "evidence": evidence}
+    row = {"effect": 1.118, "ci_low": 0.0022, "ci_high": 576.943, "measure": "step_ms"}
     assert claim_effect(row) == "1.12 [0.0022, 577]"
-    assert (
-        claim_effect(
-            row | {"evidence": evidence.replace("/", "−").replace("step_ms", "clean")}
-        )[0]
-        == "+"
-    )
+    assert claim_effect(row | {"measure": "clean"})[0] == "+"
 
 
 def test_verdicts_are_counted():

@@ -5,7 +5,6 @@ import shutil
 import pytest
 from browser import CHROMIUM, browser
 
-from ecgstudy.running.pages.across import write_report
 from ecgstudy.running.pages.index import write_index
 from ecgstudy.study import ROOT, Paths, load_study
 
@@ -13,7 +12,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
 ]
-PILOT = ("mitdb", "ptbxl", "transfer")
 COMMITTED = sorted((ROOT / "outputs").glob("*/report/0*.html"))
 A4 = 688
 """Width between the margins of an A4 page, in CSS pixels."""
@@ -43,19 +41,14 @@ CONTRASTS = """(() => {
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
-    """Pages made now from the committed tables: the pilot's, one study's, and the methods."""
+    """Pages made now from the committed tables: a study's, and the methods."""
     root = tmp_path_factory.mktemp("outputs")
-    for name in PILOT:
-        for part in ("tables", "figures"):
-            shutil.copytree(ROOT / f"outputs/{name}/{part}", root / name / part)
-    studies = [load_study(ROOT / f"params/{name}.yaml") for name in PILOT]
-    write_index(studies[0], Paths("mitdb", root), [], synthetic=True)
-    pilot = write_report("pilot", studies, root)
-    return {
-        "pilot": pilot,
-        "study": root / "mitdb/report/index.html",
-        "methods": pilot.with_name("methods.html"),
-    }
+    for part in ("tables", "figures"):
+        shutil.copytree(ROOT / f"outputs/mitdb/{part}", root / "mitdb" / part)
+    study = load_study(ROOT / "params/mitdb.yaml")
+    write_index(study, Paths("mitdb", root), [], synthetic=True)
+    folder = root / "mitdb/report"
+    return {"study": folder / "index.html", "methods": folder / "methods.html"}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +68,7 @@ def beyond(chromium, page, width, **look):
 
 
 @pytest.mark.parametrize("width", [390, 820, 1440])
-@pytest.mark.parametrize("name", ["pilot", "study", "methods"])
+@pytest.mark.parametrize("name", ["study", "methods"])
 def test_no_page_is_wider_than_the_window(chromium, reports, name, width):
     assert beyond(chromium, reports[name], width) == (0, [])
 
@@ -88,16 +81,15 @@ def test_no_committed_notebook_page_is_wider_than_the_window(chromium, page):
         assert beyond(chromium, page, width) == (0, []), width
 
 
-@pytest.mark.parametrize("name", ["pilot", "study", "methods"])
+@pytest.mark.parametrize("name", ["study", "methods"])
 def test_printed_pages_fit_the_paper(chromium, reports, name):
     assert beyond(chromium, reports[name], A4, printed=True) == (0, [])
 
 
-@pytest.mark.parametrize("name", ["pilot", "study"])
 def test_the_first_screen_holds_answer_comparisons_claims_and_caveats(
-    chromium, reports, name
+    chromium, reports
 ):
-    chromium.show(reports[name], 1440)
+    chromium.show(reports["study"], 1440)
     for part in (".lead", ".forest", ".claims", ".caveats"):
         assert (
             chromium.value(
@@ -108,7 +100,7 @@ def test_the_first_screen_holds_answer_comparisons_claims_and_caveats(
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("name", ["pilot", "study", "methods"])
+@pytest.mark.parametrize("name", ["study", "methods"])
 def test_every_text_stands_out_from_what_is_behind_it(chromium, reports, name, dark):
     chromium.show(reports[name], 1440, dark=dark)
     assert chromium.value("matchMedia('(prefers-color-scheme: dark)').matches") is dark

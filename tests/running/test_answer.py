@@ -266,53 +266,27 @@ def test_classes_of_one_patient_and_an_odd_epsilon_are_caveats():
 
 
 def test_claims_in_short_name_the_deciding_comparison():
-    evidence = "a − b, robust, mitdb: -0.0100 [-0.0200, 0.0100] inconclusive; "
-    evidence += "a − b, clean, mitdb: -0.1000 [-0.2000, -0.0500] contradicted (gradient masking suspected)"
     claims = pd.DataFrame({
-        "claim": ["1. A helps", "2. No extra time", "3. C"],
-        "verdict": ["contradicted", "inconclusive", "not tested"], "effect": [-0.1, 1.118, np.nan],
-        "ci_low": [-0.2, 0.5, np.nan], "ci_high": [-0.05, 2.0, np.nan],
-        "evidence": [evidence, "a / b, step_ms, mitdb: 1.1180 [0.5000, 2.0000] inconclusive", np.nan],
+        "number": [1, 2, 3],
+        "claim": ["A helps", "No extra time", "C"],
+        "verdict": ["contradicted", "inconclusive", "not tested"],
+        "effect": [-0.1, 1.118, np.nan],
+        "ci_low": [-0.2, 0.5, np.nan],
+        "ci_high": [-0.05, 2.0, np.nan],
+        "measure": ["clean", "step_ms", np.nan],
+        "evidence": ["a − b, clean, mitdb", "a / b, step_ms, mitdb", np.nan],
+        "masking_ok": [False, True, np.nan],
     })  # fmt: skip
     first, second, third = answer.short_claims(claims)
-    assert (first["number"], first["text"], first["dagger"]) == ("1", "A helps", " †")
-    assert (first["effect"], first["measure"], first["pair"]) == (
-        "−0.100 [−0.200, −0.050]", "clean AUROC", "a − b"
-    )  # fmt: skip
+    assert (first["number"], first["text"], first["dagger"]) == (1, "A helps", " †")
+    assert first["effect"] == "−0.100 [−0.200, −0.050]"
+    assert (first["measure"], first["pair"]) == ("clean AUROC", "a − b, clean, mitdb")
     assert (second["effect"], second["measure"]) == (
         "1.12 [0.5, 2]",
         "ratio of step times",
     )
     assert (third["effect"], third["pair"], third["dagger"]) == ("–", "", "")
-    assert [claim["where"] for claim in (first, second, third)] == ["", "", ""]
     assert answer.short_claims(None) == []
-
-
-def test_a_claim_undecided_for_its_data_sets_disagree_says_where():
-    places = {
-        "mitdb": "inconclusive",
-        "ptbxl": "contradicted",
-        "ptbxl slf@mitdb": "inconclusive",
-    }
-    parts = [f"a − b, clean, {place}: -0.{i}000 [-0.3000, 0.1000] {said} (seeds alone vary)"
-             for i, (place, said) in enumerate(places.items(), 1)]  # fmt: skip
-    row = {
-        "claim": "1. A",
-        "effect": -0.2,
-        "ci_low": -0.3,
-        "ci_high": -0.1,
-        "verdict": "inconclusive",
-    }
-    parts.append(
-        "a − c, clean, mitdb: 0.1000 [0.0500, 0.2000] supported"
-    )  # another comparison
-    (claim,) = answer.short_claims(pd.DataFrame([row | {"evidence": "; ".join(parts)}]))
-    assert (
-        claim["where"]
-        == "contradicted on PTB-XL, undecided on MIT-BIH and MIT-BIH (encoders from PTB-XL)"
-    )
-    (claim,) = answer.short_claims(pd.DataFrame([row | {"evidence": parts[1]}]))
-    assert claim["where"] == ""
 
 
 @pytest.mark.parametrize(

@@ -296,9 +296,17 @@ def paths(tmp_path):
     ]
     pd.DataFrame(rows).to_csv(paths.tables / "contrasts.csv", index=False)
     robust_table().to_csv(paths.tables / "robust_auroc.csv", index=False)
-    claims = {"claim": ["1. Inferior positives help", "2. Hard negatives do"], "effect": [0.031, np.nan],
-              "verdict": ["supported", "not tested"], "ci_low": [0.01, np.nan], "ci_high": [0.05, np.nan],
-              "evidence": ["rocl-ip − rocl, robust, builtin: 0.0310 [0.0100, 0.0500] yes", ""]}  # fmt: skip
+    claims = {
+        "number": [1, 2],
+        "claim": ["Inferior positives help", "Hard negatives do"],
+        "effect": [0.031, np.nan],
+        "verdict": ["supported", "not tested"],
+        "ci_low": [0.01, np.nan],
+        "ci_high": [0.05, np.nan],
+        "measure": ["robust", ""],
+        "evidence": ["rocl-ip − rocl, robust, builtin", ""],
+        "masking_ok": [True, np.nan],
+    }
     pd.DataFrame(claims).to_csv(paths.tables / "claims.csv", index=False)
     for name in ("contrasts", "class_counts_builtin"):
         values = pd.DataFrame({"x": [1]})
@@ -350,7 +358,7 @@ def test_the_first_section_answers_the_question(index):
 def test_claims_stand_in_short_form_and_untested_ones_apart(index):
     (claim,) = rows_of(index.find("table", class_="claims"))
     assert claim == [
-        "1. Inferior positives help", "✓ supported", "+0.031 [+0.010, +0.050] robust AUROC,  rocl-ip − rocl"
+        "1. Inferior positives help", "✓ supported", "+0.031 [+0.010, +0.050] robust AUROC,  rocl-ip − rocl, robust, builtin"
     ]  # fmt: skip
     assert index.find("details", class_="kept").li.get_text() == "2. Hard negatives do"
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ecgstudy.analysis.claims import compared, decider
 from ecgstudy.analysis.statistics import MIN_SEEDS
 from ecgstudy.params import method, target
 from ecgstudy.plots.style import CONTROL_MARKERS, is_true, known_arm
@@ -43,9 +42,9 @@ def comparisons(contrasts: pd.DataFrame | None, confidence: float) -> list[dict]
     """
     if contrasts is None or contrasts.empty:
         return []
-    rows = contrasts[contrasts["family"] == "primary"]
+    main = contrasts[is_true(contrasts["headline"])]
+    rows = main[main["family"] == "primary"]
     if rows.empty:
-        main = contrasts[is_true(contrasts["headline"])]
         pairs = zip(main["adaptive"], main["standard"], strict=True)
         rows = main[
             [_adaptive(a) and not (_adaptive(b) or _control(b)) for a, b in pairs]
@@ -329,37 +328,18 @@ def short_claims(claims: pd.DataFrame | None) -> list[dict]:
 
 
 def _short(row: dict) -> dict:
-    number, _, text = row["claim"].partition(". ")
-    shown = decider(row)
-    measure = shown.get("measure", "")
+    tested = row["verdict"] != "not tested"
+    measure = row["measure"] if tested else ""
+    dagger = " †" if str(row["masking_ok"]) == "False" else ""
     return {
-        "number": number, "text": text, "verdict": row["verdict"], "effect": claim_effect(row),
-        "pair": shown.get("pair", ""), "measure": MEASURES.get(measure, measure.replace("_", " ")),
-        "where": _disagreement(row, shown), "dagger": " †" * ("masking suspected" in str(row["evidence"])),
-    }  # fmt: skip
-
-
-def _disagreement(row: dict, shown: dict[str, str]) -> str:
-    """Verdicts by data set on the comparison shown, the decided ones first; nothing where all agree."""
-    if row["verdict"] != "inconclusive":
-        return ""
-    by: dict[str, list[str]] = {}
-    for part in compared(row["evidence"]):
-        if all(part[key] == shown.get(key) for key in ("pair", "measure")):
-            dataset, _, protocol = part["place"].partition(" ")
-            by.setdefault(part["verdict"], []).append(
-                place_name(dataset, protocol or "slf")
-            )
-    said = {
-        "undecided" if verdict == "inconclusive" else verdict: names
-        for verdict, names in by.items()
+        "number": row["number"],
+        "text": row["claim"],
+        "verdict": row["verdict"],
+        "effect": claim_effect(row),
+        "pair": row["evidence"] if tested else "",
+        "measure": MEASURES.get(measure, measure.replace("_", " ")),
+        "dagger": dagger,
     }
-    order = sorted(said, key=["supported", "contradicted", "undecided"].index)
-    return (
-        ", ".join(f"{verdict} on {listed(said[verdict])}" for verdict in order)
-        if len(by) > 1
-        else ""
-    )
 
 
 def place_name(dataset: str, protocol: str) -> str:

@@ -1,4 +1,4 @@
-"""The index page of a study, or of several: the answer first, then where everything else is."""
+"""The index page of a study: the answer first, then where everything else is."""
 
 import re
 from collections.abc import Mapping
@@ -50,7 +50,9 @@ FIGURES = {
 }
 MAIN_FIGURES = list(FIGURES)[:7]
 TABLES = {
-    "claims": "claims from the literature: verdict, deciding effect and all evidence",
+    "verdicts": "the planned tests: better, worse, equivalent or undecided, by margin",
+    "claims": "claims from the literature: verdict and deciding effect",
+    "claim_evidence": "the comparisons that the verdicts on claims rest on",
     "contrasts": "differences between two arms, under every attack and ε",
     "robust_auroc": "AUROC of every arm and seed, under every attack and ε",
     "per_class": "the same by class, with average precision",
@@ -113,86 +115,6 @@ def write_index(
         tables=[_table_entry(name, frame, paths) for name, frame in tables.items()],
         facts=_facts(study, tables.get("robust_auroc")),
     )
-
-
-def write_joint_index(
-    name: str,
-    paths: Paths,
-    studies: list[Study],
-    tables: Mapping[str, pd.DataFrame],
-    synthetic: bool,
-) -> None:
-    """Write the index page of several studies together, with links to theirs.
-
-    `paths` are those of the whole; `tables`, as `ecgstudy.running.pages.across` joins them, and figures are there.
-    """
-    headline = {
-        d: o.headline_epsilon_mv for study in studies for d, o in study.datasets.items()
-    }
-    reports = [
-        (Paths(study.study, paths.root).report / "index.html", study)
-        for study in studies
-    ]
-    pages = {
-        relpath(file, paths.report): (
-            study.title,
-            f"the study's own report, {many(len(study.arms), 'arm')}",
-        )
-        for file, study in reports
-        if file.exists()
-    }
-    places = zip(
-        tables["contrasts"]["dataset"], tables["contrasts"]["protocol"], strict=True
-    )
-    tested = list(dict.fromkeys(target(*place) for place in places))
-    written = {name: tables[name] for name in ("claims", "contrasts")}
-    robust, protocols = (
-        tables.get("robust_auroc"),
-        [study.protocols[0] for study in studies],
-    )
-    measured = {study.study: _facts(study, _of(study, robust)) for study in studies}
-    used = {
-        study.study: read_provenance(Paths(study.study, paths.root).tables)
-        for study in studies
-    }
-    _write(
-        paths,
-        first_screen(
-            tables, studies[0].statistics.confidence, headline, tested, synthetic
-        ),
-        title=f"{name.capitalize()}: {listed([study.title for study in studies])}",
-        synthetic=synthetic,
-        provenance=_together(used),
-        pages=pages,
-        arms=_arms(robust, headline, protocols),
-        tables=[_table_entry(name, frame, paths) for name, frame in written.items()],
-        facts={
-            term: text for term, text in _together(measured).items() if term != "Arms"
-        },  # all are above
-    )
-
-
-def _of(study: Study, robust: pd.DataFrame | None) -> pd.DataFrame | None:
-    return (
-        None
-        if robust is None or robust.empty
-        else robust[robust["study"] == study.study]
-    )
-
-
-def _together(said: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
-    """What studies say as one: what all say alike once, else each with the study's name."""
-    keys = dict.fromkeys(key for each in said.values() for key in each)
-    found = {
-        key: {name: each[key] for name, each in said.items() if key in each}
-        for key in keys
-    }
-    return {
-        key: next(iter(by.values()))
-        if len(by) == len(said) and len(set(map(str, by.values()))) == 1
-        else " | ".join(f"{name}: {value}" for name, value in by.items())
-        for key, by in found.items()
-    }
 
 
 def _write(paths: Paths, said: dict[str, object], **content: object) -> None:

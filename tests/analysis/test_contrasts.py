@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecgstudy.analysis.effects import effect_weights, pull_and_push
+from ecgstudy.analysis.contrasts import effect_weights, pull_and_push
 from ecgstudy.pretraining.suffixes import factor_table
 
 

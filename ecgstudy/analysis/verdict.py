@@ -1,0 +1,159 @@
+"""What a study's planned tests say: better, worse, equivalent, or undecided.
+
+A study has one primary family: the planned comparisons (`contrasts.PRIMARY`) in robust
+AUROC at the headline ε and in clean AUROC, together. All adjustments are over this
+family; none is made across studies.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from ecgstudy.analysis import statistics as st
+
+MARGIN = 0.01
+"""Differences of macro AUROC within ±0.01 count as equal.
+
+Set after the pilot and before any score of later studies: a small part of what
+adversarial pretraining gives (0.23), and below the spread of single seeds.
+"""
+MARGINS = (0.005, MARGIN, 0.02)
+"""Margins that verdicts are shown for; `MARGIN` is the planned one."""
+COLUMNS = [
+    *("dataset", "protocol", "measure", "epsilon_mv", "adaptive", "standard", "margin"),
+    *("verdict", "delta", "p_holm", "p_equivalence", "p_equivalence_holm"),
+    *("ci_low", "ci_high", "joint_low", "joint_high"),
+    *("satterthwaite_low", "satterthwaite_high", "seeds", "masking_ok"),
+]
+
+
+def decide(
+    delta: float,
+    p_holm: float,
+    p_equivalence_holm: float,
+    beyond_seeds: bool,
+    margin: float = MARGIN,
+    level: float = 0.05,
+) -> str:
+    """The verdict on one comparison, in words.
+
+    Parameters
+    ----------
+    delta : float
+        Difference of macro AUROC.
+    p_holm : float
+        Two-sided p of no difference, adjusted over the family.
+    p_equivalence_holm : float
+        p of two one-sided tests for ±`margin`, adjusted over the family.
+    beyond_seeds : bool
+        Whether there are at least `statistics.MIN_SEEDS` seeds.
+    margin, level : float
+        Half-width of what counts as equal; level of the tests.
+
+    Returns
+    -------
+    str
+        ``"better"``, ``"worse"``, either with ``", by less than <margin>"``,
+        ``"equivalent"``, ``"undecided"`` or ``"no claim"``.
+    """
+    if not beyond_seeds:
+        return "no claim"
+    equivalent = p_equivalence_holm <= level  # False where p is not known
+    if p_holm <= level:
+        word = "better" if delta > 0 else "worse"
+        return f"{word}, by less than {margin:g}" if equivalent else word
+    return "equivalent" if equivalent else "undecided"
+
+
+def adjust_family(contrasts: pd.DataFrame, confidence: float) -> pd.DataFrame:
+    """``contrasts`` with what its primary rows say together.
+
+    `p_holm` is Holm's adjusted p; `joint_low` and `joint_high` are intervals that hold
+    with `confidence` all at once (Bonferroni); `mde` is what Holm's first step finds
+    with 80 % power, at most 1, the largest difference of two AUROCs.
+    """
+    table = contrasts.copy()
+    family = table[table["family"] == "primary"]
+    table.loc[family.index, "p_holm"] = st.holm(family["p"].to_numpy(float))
+    tested = family[family["se"] > 0]
+    level = 1 - (1 - confidence) / max(1, len(tested))
+    for row in tested.itertuples():
+        t = st.MixedT(row.df, row.heavy, row.seeds)
+        half = t.critical(level) * row.se
+        low, high = np.clip([row.delta - half, row.delta + half], -1, 1)
+        mde = min(1.0, t.detectable(level) * row.se)
+        table.loc[row.Index, ["joint_low", "joint_high", "mde"]] = low, high, mde
+    return table
+
+
+def judge_family(contrasts: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
+    """Verdicts on the primary rows of `contrasts`: a row a margin and comparison.
+
+    Parameters
+    ----------
+    contrasts : pd.DataFrame
+        ``contrasts.csv``, of `adjust_family`.
+    confidence : float
+        1 − the level of the tests.
+    """
+    family = contrasts[contrasts["family"] == "primary"]
+    measure = np.where(family["attack"] == "none", "clean", "robust")
+    parts = []
+    for margin in MARGINS:
+        p = [
+            st.equivalence_p(r.delta, r.se, st.MixedT(r.df, r.heavy, r.seeds), margin)
+            for r in family.itertuples()
+        ]
+        part = family.assign(
+            measure=measure,
+            margin=margin,
+            p_equivalence=p,
+            p_equivalence_holm=st.holm(p),
+        )
+        part["verdict"] = [
+            decide(
+                r.delta,
+                r.p_holm,
+                r.p_equivalence_holm,
+                r.beyond_seeds,
+                margin,
+                1 - confidence,
+            )
+            for r in part.itertuples()
+        ]
+        parts.append(part)
+    return pd.concat(parts).reindex(columns=COLUMNS).reset_index(drop=True)
+
+
+def in_words(verdicts: pd.DataFrame) -> dict[str, str]:
+    """Data set → the answer of its planned tests in a sentence, for `MARGIN`.
+
+    `verdicts` is of `judge_family`, or ``verdicts.csv``.
+    """
+    planned = verdicts[verdicts["margin"] == MARGIN]
+    return {
+        dataset: _sentence(rows)
+        for dataset, rows in planned.groupby("dataset", sort=False)
+    }
+
+
+def _sentence(rows: pd.DataFrame) -> str:
+    if (rows["verdict"] == "no claim").all():
+        return (
+            f"no claim: {rows['seeds'].min()} seeds, and at least {st.MIN_SEEDS} are"
+            " needed to speak of more than these models"
+        )
+    said = []
+    for measure in ("robust", "clean"):
+        by = rows[rows["measure"] == measure].groupby("verdict", sort=False)["adaptive"]
+        found = "; ".join(f"{listed(arms)} {verdict}" for verdict, arms in by)
+        said.append(f"{measure} AUROC: {found}")
+    standard = listed(rows["standard"].unique())
+    return f"compared with {standard}, in " + ". In ".join(said)
+
+
+def listed(names: Iterable[str]) -> str:
+    """“a, b and c”."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
