@@ -1,6 +1,7 @@
 """ECG records in memory and on disk: the one form that every other module reads."""
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -8,13 +9,15 @@ import numpy as np
 import pandas as pd
 
 from ecgstudy.errors import StudyError
-from ecgstudy.files import json_text, whole_files
+from ecgstudy.files import check_sum, json_text, write_result
 
 SEXES = ("female", "male")
 AMPLITUDES_MV = (0.05, 20.0)
 """What ECGs span from peak to peak, with room on both sides."""
 SPLITS = ("train", "validation", "test", "sensitivity")
-"""`sensitivity` records are scored beside the test set but stay out of the primary analysis."""
+"""`sensitivity` records are scored, but are not part of the primary analysis."""
+BLOCK = 4096
+"""Records that are checked or written at a time: all may be more than the memory."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,14 @@ class EcgRecords:
     classes
         Class names.
     table
-        One row a record, index 0…n-1: `record` (unique id, str), `patient` (str), `split` (one of
-        `SPLITS`), `attacked` (bool: belongs to the sample that is attacked), and metadata such as
-        `age` (years) and `sex` (``"female"``, ``"male"``); missing values stay missing.
+        One row a record, index 0…n-1: `record` (unique id, str), `patient` (str),
+        `split` (one of `SPLITS`), `attacked` (bool: in the sample that is attacked),
+        and metadata such as `age` (years) and `sex` (``"female"``, ``"male"``);
+        missing values stay missing.
     card
-        Where the data come from: source, version, licence, checksums, counts, adaptations.
-        JSON-serialisable. ``card["synthetic"]`` is True for simulated ECGs.
-        ``card["adc_mv"]`` is the amplitude of one ADC unit in mV (None if there is none).
+        Where the data come from: source, version, licence, checksums, counts,
+        adaptations. JSON-serialisable. ``card["synthetic"]`` is True for simulated
+        ECGs. ``card["adc_mv"]`` is the amplitude of one ADC unit in mV, or None.
     """
 
     name: str
@@ -69,7 +73,10 @@ class EcgRecords:
         return np.eye(len(self.classes), dtype=np.float32)[self.labels]
 
     def select(self, mask: np.ndarray) -> "EcgRecords":
-        """The records where the boolean (records,) `mask` holds, order kept; neighbours are not copied."""
+        """The records where the boolean (records,) `mask` holds, in their order.
+
+        A run of consecutive records is a view, so that a memory map stays one.
+        """
         rows = np.flatnonzero(np.asarray(mask))
         if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
             rows = slice(rows[0], rows[-1] + 1)
@@ -85,20 +92,36 @@ class EcgRecords:
         return self.select(self.table["split"].isin(names).to_numpy())
 
 
+def count_by_split(
+    splits: Sequence[str], labels: np.ndarray, classes: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """Number of records by split and class.
+
+    Parameters
+    ----------
+    splits
+        Split of each record, (records,).
+    labels
+        Multi-hot (records, classes).
+    classes
+        Class names.
+    """
+    table = pd.DataFrame(labels, columns=list(classes))
+    return table.groupby(np.asarray(splits)).sum().astype(int).to_dict("index")
+
+
 def count_classes(records: EcgRecords) -> pd.DataFrame:
     """Records of each class and split, as rows `class`, `split`, `records`."""
-    labels, split = records.multi_hot(), records.table["split"].to_numpy()
+    counts = count_by_split(
+        records.table["split"], records.multi_hot(), records.classes
+    )
     rows = [
-        {
-            "class": name,
-            "split": part,
-            "records": int(labels[split == part, column].sum()),
-        }
-        for part in SPLITS
-        if (split == part).any()
-        for column, name in enumerate(records.classes)
+        (name, split, counts[split][name])
+        for split in SPLITS
+        if split in counts
+        for name in records.classes
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["class", "split", "records"])
 
 
 def check_records(records: EcgRecords) -> EcgRecords:
@@ -107,190 +130,144 @@ def check_records(records: EcgRecords) -> EcgRecords:
     Raises
     ------
     StudyError
-        Naming the record, class or split: wrong shapes, non-finite samples, flat leads, amplitudes that
-        cannot be mV, duplicate ids or leads, ages or sexes that are none, patients in two splits, a split or
-        (in the training and test split) a class without records.
+        Naming the record, class or split that is not as `EcgRecords` says.
     """
-    _check_shapes(records)
-    _check_signals(records)
-    _check_amplitude(records)
-    _check_people(records)
-    _check_splits(records)
+    for find_problems in (
+        _shape_problems,
+        _signal_problems,
+        _metadata_problems,
+        _split_problems,
+    ):
+        for problem in find_problems(records):
+            raise StudyError(f"{records.name}: {problem}")
     return records
 
 
-def _check_shapes(records: EcgRecords) -> None:
-    n = len(records)
-    if records.signals.ndim != 3 or records.signals.dtype != np.float32:
-        raise StudyError(
-            f"{records.name}: signals are {records.signals.dtype} of shape {records.signals.shape};"
+def _shape_problems(records: EcgRecords) -> Iterator[str]:
+    signals, leads = records.signals, records.leads
+    if signals.ndim != 3 or signals.dtype != np.float32:
+        yield (
+            f"signals are {signals.dtype} of shape {signals.shape};"
             " they must be float32 (records, leads, samples) in mV"
         )
-    if records.signals.shape[1] != len(records.leads):
-        raise StudyError(
-            f"{records.name}: {records.signals.shape[1]} leads in the signals, "
-            f"{len(records.leads)} lead names"
-        )
-    if len(set(records.leads)) < len(records.leads):
-        raise StudyError(
-            f"{records.name}: leads are {', '.join(records.leads)}; each must have its own name"
-        )
+    if signals.shape[1] != len(leads):
+        yield f"{signals.shape[1]} leads in the signals, {len(leads)} lead names"
+    if len(set(leads)) < len(leads):
+        yield f"leads are {', '.join(leads)}; each must have its own name"
     if not records.fs > 0:
-        raise StudyError(
-            f"{records.name}: sampling rate {records.fs!r}; it must be above 0 Hz"
+        yield f"sampling rate {records.fs!r}; it must be above 0 Hz"
+    sizes = len(signals), len(records.labels), len(records.table)
+    if len(set(sizes)) > 1:
+        yield "{} signals, {} labels and {} table rows; they must be equal".format(
+            *sizes
         )
-    if len(records.labels) != n or len(records.table) != n:
-        raise StudyError(
-            f"{records.name}: {n} signals, {len(records.labels)} labels and "
-            f"{len(records.table)} table rows; they must be equal in number"
-        )
-    duplicate = records.table["record"][records.table["record"].duplicated()]
-    if len(duplicate):
-        raise StudyError(
-            f"{records.name}: record {duplicate.iloc[0]!r} occurs twice; keep one"
-        )
+    names = records.table["record"]
+    for name in names[names.duplicated()]:
+        yield f"record {name!r} occurs twice; keep one"
 
 
-def _check_signals(records: EcgRecords, block: int = 4096) -> None:
-    for start in range(0, len(records), block):
-        signals = np.asarray(records.signals[start : start + block])
-        bad = ~np.isfinite(signals).all(axis=2)
-        if not bad.any():
-            bad = np.ptp(signals, axis=2) == 0
-        if bad.any():
-            row, lead = np.argwhere(bad)[0]
-            what = (
-                "is flat"
-                if np.isfinite(signals[row, lead]).all()
-                else "has NaN or Inf samples"
-            )
-            record = records.table["record"].iloc[start + row]
-            raise StudyError(
-                f"{records.name}: record {record!r}, lead {records.leads[lead]!r} {what}; "
+def _signal_problems(records: EcgRecords) -> Iterator[str]:
+    spans = []
+    for start in range(0, len(records), BLOCK):
+        with np.errstate(invalid="ignore"):
+            span = np.ptp(records.signals[start : start + BLOCK], axis=2)
+        for row, lead in np.argwhere(~(np.isfinite(span) & (span > 0))):
+            fault = "has NaN or Inf samples" if span[row, lead] else "is flat"
+            name = records.table["record"].iloc[start + row]
+            yield (
+                f"record {name!r}, lead {records.leads[lead]!r} {fault}; "
                 "leave the record out or repair it"
             )
-
-
-def _check_amplitude(records: EcgRecords, most: int = 500) -> None:
-    """ECGs in µV or in units of a converter would make an ε in mV mean something else."""
-    few = (
-        np.linspace(0, len(records) - 1, min(most, len(records))).astype(int)
-        if len(records)
-        else []
-    )
-    typical = (
-        float(np.median(np.ptp(records.signals[few], axis=2))) if len(few) else 1.0
-    )
+        spans.append(span)
+    # ECGs in µV or ADC units would make an ε in mV mean something else.
     low, high = AMPLITUDES_MV
+    typical = np.median(np.concatenate(spans)) if spans else low
     if not low <= typical <= high:
-        raise StudyError(
-            f"{records.name}: peak to peak, a lead spans {typical:g} mV (median); ECGs span {low:g} to"
+        yield (
+            f"peak to peak, a lead spans {typical:g} mV (median); ECGs span {low:g} to"
             f" {high:g} mV: convert the signals to mV"
         )
 
 
-def _check_people(records: EcgRecords) -> None:
+def _metadata_problems(records: EcgRecords) -> Iterator[str]:
     table = records.table
-    for column, good, right in (
-        ("sex", lambda values: values.isin(SEXES), "female or male"),
-        (
-            "age",
-            lambda values: pd.to_numeric(values, errors="coerce").between(0, 130),
-            "0 to 130 years",
-        ),
-    ):
+    for column, right in (("sex", "female or male"), ("age", "0 to 130 years")):
         known = table[column].dropna() if column in table else table["record"][:0]
-        if not (fine := good(known)).all():
-            row = fine.index[~fine][0]
-            record, value = table.loc[row, "record"], plain(known.loc[row])
-            raise StudyError(
-                f"{records.name}: record {record!r} has {column} {value!r}; it must be {right}, or missing"
+        if column == "sex":
+            fits = known.isin(SEXES)
+        else:
+            fits = pd.to_numeric(known, errors="coerce").between(0, 130)
+        for row, value in known[~fits].items():
+            yield (
+                f"record {table['record'][row]!r} has {column} {plain(value)!r};"
+                f" it must be {right}, or missing"
             )
 
 
 def plain(value: object) -> object:
-    """A number of numpy as one of Python: errors then show it without its kind."""
+    """A number of numpy as one of Python, which error messages show without type."""
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _check_splits(records: EcgRecords) -> None:
-    table, labels = records.table, records.multi_hot()
-    unknown = sorted(set(table["split"]) - set(SPLITS))
-    if unknown:
-        raise StudyError(
-            f"{records.name}: unknown split {unknown[0]!r}; known: {', '.join(SPLITS)}"
-        )
+def _split_problems(records: EcgRecords) -> Iterator[str]:
+    splits, labels = records.table["split"], records.multi_hot()
+    for name in splits[~splits.isin(SPLITS)]:
+        yield f"unknown split {name!r}; known: {', '.join(SPLITS)}"
     for name in ("train", "validation", "test"):
-        rows = (table["split"] == name).to_numpy()
+        rows = (splits == name).to_numpy()
         if not rows.any():
-            raise StudyError(
-                f"{records.name}: the {name} split has no records; every study needs some"
+            yield f"the {name} split has no records; every study needs some"
+        for absent in np.flatnonzero(~labels[rows].any(axis=0)):
+            if name != "validation":
+                yield (
+                    f"class {records.classes[absent]!r} has no record in the {name}"
+                    " split; leave the class out or add records"
+                )
+    # A training patient's records may be `sensitivity`: so they are no test records.
+    compared = records.table[splits != "sensitivity"]
+    for patient, found in compared.groupby("patient")["split"].unique().items():
+        if len(found) > 1:
+            yield (
+                f"patient {patient!r} is in {' and '.join(sorted(found))};"
+                " splits must not share patients"
             )
-        absent = [
-            c
-            for c, count in zip(records.classes, labels[rows].sum(0), strict=True)
-            if not count
-        ]
-        if absent and name != "validation":
-            raise StudyError(
-                f"{records.name}: class {absent[0]!r} has no record in the {name} split; "
-                "leave the class out or add records"
-            )
-    # `sensitivity` records may belong to a training patient: that is why they are set apart.
-    parts = table[table["split"] != "sensitivity"].groupby("patient")["split"].nunique()
-    if (parts > 1).any():
-        patient = parts.index[parts > 1][0]
-        where = sorted(table.loc[table["patient"] == patient, "split"].unique())
-        raise StudyError(
-            f"{records.name}: patient {patient!r} is in {' and '.join(where)}; splits must not share patients"
-        )
 
 
 def save_records(records: EcgRecords, folder: str | Path) -> None:
-    """Write `records` to `folder`: all files or none; the presence of ``card.json`` means that all are there.
+    """Write `records` to `folder` with their SHA-256: all files or none.
 
-    Records of a split are put next to each other, in their order: then a split is a part of the memory map.
+    Records of a split are put next to each other, in their order: then a split is a
+    part of the memory map.
 
     Raises
     ------
     StudyError
         When a file cannot be written; what `folder` held before stays.
     """
-    folder, form = Path(folder), {"name": records.name, "fs": records.fs}
+    splits = pd.Categorical(records.table["split"], SPLITS)
+    order = np.argsort(splits.codes, kind="stable")
+    form = {"name": records.name, "fs": records.fs}
     form |= {"leads": records.leads, "classes": records.classes}
-    order = np.argsort(
-        pd.Categorical(records.table["split"], SPLITS).codes, kind="stable"
-    )
-    with whole_files() as new:
-        new(folder / "card.json").write_text(
-            json_text({**form, **records.card}), encoding="utf-8"
-        )
-        records.table.iloc[order].reset_index(drop=True).to_parquet(
-            new(folder / "table.parquet")
-        )
-        for name, values in (("labels", records.labels), ("signals", records.signals)):
-            _write_rows(new(folder / f"{name}.npy"), values, order)
-        (folder / "card.json").unlink(
-            missing_ok=True
-        )  # it must not stand beside other arrays
+    with write_result(folder) as new:
+        text = json_text({**form, **records.card})
+        new("card.json").write_text(text, encoding="utf-8")
+        table = records.table.iloc[order].reset_index(drop=True)
+        table.to_parquet(new("table.parquet"))
+        _write_rows(new("labels.npy"), records.labels, order)
+        _write_rows(new("signals.npy"), records.signals, order)
 
 
-def _write_rows(
-    path: Path, array: np.ndarray, order: np.ndarray, block: int = 4096
-) -> None:
-    """The rows of `array` in `order` as a .npy file, a block at a time: it may be larger than the memory.
+def _write_rows(path: Path, array: np.ndarray, order: np.ndarray) -> None:
+    """The rows of `array` in `order` as a .npy file, a block at a time.
 
-    Not through a memory map: on a full disk that would end the process without an error.
+    Not through a memory map: on a full disk that would end the process without an
+    error.
     """
-    form = {
-        "descr": np.lib.format.dtype_to_descr(array.dtype),
-        "fortran_order": False,
-        "shape": array.shape,
-    }
+    form = np.lib.format.header_data_from_array_1_0(array)
     with open(path, "wb") as stream:
-        np.lib.format.write_array_header_1_0(stream, form)
-        for start in range(0, len(order), block):
-            stream.write(array[order[start : start + block]].tobytes())
+        np.lib.format.write_array_header_1_0(stream, form | {"fortran_order": False})
+        for start in range(0, len(order), BLOCK):
+            stream.write(array[order[start : start + BLOCK]].tobytes())
 
 
 def load_records(folder: str | Path) -> EcgRecords:
@@ -299,20 +276,21 @@ def load_records(folder: str | Path) -> EcgRecords:
     Raises
     ------
     StudyError
-        When `folder` does not hold prepared records.
+        When `folder` does not hold prepared records, or a file is damaged.
     """
-    folder = Path(folder)
+    names = ("card.json", "signals.npy", "labels.npy", "table.parquet")
+    card, signals, labels, table = (check_sum(Path(folder) / name) for name in names)
     try:
-        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        known = json.loads(card.read_text(encoding="utf-8"))
         return EcgRecords(
-            name=card.pop("name"),
-            signals=np.load(folder / "signals.npy", mmap_mode="r", allow_pickle=False),
-            fs=card.pop("fs"),
-            leads=tuple(card.pop("leads")),
-            labels=np.load(folder / "labels.npy", allow_pickle=False),
-            classes=tuple(card.pop("classes")),
-            table=pd.read_parquet(folder / "table.parquet"),
-            card=card,
+            name=known.pop("name"),
+            signals=np.load(signals, mmap_mode="r", allow_pickle=False),
+            fs=known.pop("fs"),
+            leads=tuple(known.pop("leads")),
+            labels=np.load(labels, allow_pickle=False),
+            classes=tuple(known.pop("classes")),
+            table=pd.read_parquet(table),
+            card=known,
         )
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise StudyError(

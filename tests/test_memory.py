@@ -11,6 +11,7 @@ import torch
 from test_robustness import SHORT
 from toy import toy_records, toy_run
 
+from ecgstudy.files import SUMS
 from ecgstudy.pretraining.state import Data
 from ecgstudy.records import load_records, save_records
 
@@ -21,7 +22,7 @@ CHILD = """
 import resource, sys
 from dataclasses import replace
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, {tests!r} + "/evaluation"]
 import numpy as np, torch
 from test_memory import FREE, run
 from toy import toy_records
@@ -63,6 +64,7 @@ def write_large(folder: Path) -> None:
     """Prepared records of which only the labels and the last ones' signals take room on the disk."""
     few = toy_records()
     save_records(few, folder)
+    (folder / SUMS).unlink()  # other files take the place of these
     train = RECORDS - (few.table["split"] != "train").sum()
     rows = np.r_[np.arange(train) % 80, np.arange(80, len(few))]
     table = few.table.iloc[rows].reset_index(drop=True)

@@ -1,12 +1,14 @@
 import dataclasses
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from ecgstudy.errors import StudyError
+from ecgstudy.files import SUMS
 from ecgstudy.records import EcgRecords, check_records, load_records, save_records
 
 SPLITS = ["train", "train", "validation", "validation", "test", "test", "sensitivity"]
@@ -37,6 +39,19 @@ def tiny(**changes):
         {"adc_mv": 0.001},
     )
     return dataclasses.replace(records, **changes)
+
+
+class Trap:
+    """Unpickled, it says so."""
+
+    sprung = False
+
+    @classmethod
+    def spring(cls):
+        cls.sprung = True
+
+    def __reduce__(self):
+        return self.spring, ()
 
 
 def with_column(column, row, value):
@@ -184,19 +199,38 @@ def test_saved_records_come_back_equal(tmp_path):
     "name", ["signals.npy", "labels.npy", "table.parquet", "card.json"]
 )
 @pytest.mark.parametrize("size", [None, 40])
-def test_missing_or_truncated_files_are_one_error_that_names_the_folder(
-    tmp_path, name, size
-):
+def test_missing_or_damaged_files_are_one_error_that_names_them(tmp_path, name, size):
     save_records(tiny(), tmp_path / "data")
     path = tmp_path / "data" / name
     content = path.read_bytes()
     path.unlink()
     if size is not None:
         path.write_bytes(content[:size])
-    with pytest.raises(
-        StudyError, match=r"data holds no prepared records .*run 01_prepare_data first"
-    ):
+    says = "data holds no prepared records" if size is None else f"{name}: damaged"
+    with pytest.raises(StudyError, match=says):
         load_records(tmp_path / "data")
+
+
+@pytest.mark.parametrize("name", ["signals.npy", "labels.npy"])
+def test_pickled_arrays_are_refused_and_do_not_run(tmp_path, name):
+    save_records(tiny(), tmp_path)
+    (tmp_path / SUMS).unlink()
+    np.save(tmp_path / name, np.array([Trap()], dtype=object), allow_pickle=True)
+    with pytest.raises(StudyError, match="holds no prepared records"):
+        load_records(tmp_path)
+    assert not Trap.sprung
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+@pytest.mark.parametrize("name", ["signals.npy", "table.parquet", "card.json"])
+def test_a_full_disk_leaves_the_earlier_records(tmp_path, name):
+    save_records(tiny(), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    partial = tmp_path / f".{name}.{os.getpid()}.part"
+    partial.symlink_to("/dev/full")
+    with pytest.raises(StudyError, match=rf"{name} cannot be written .*space"):
+        save_records(tiny(signals=tiny().signals + 1), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_all_files_are_written_or_none(tmp_path):
@@ -209,19 +243,19 @@ def test_all_files_are_written_or_none(tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_the_card_goes_first_and_comes_last(tmp_path, monkeypatch):
-    """So that no kill leaves a card beside arrays that are not its own."""
+def test_checksums_go_first_and_come_last(tmp_path, monkeypatch):
+    """So that no kill leaves them beside arrays that are not their own."""
     save_records(tiny(), tmp_path)
     placed, replace = [], os.replace
 
     def noted(source, target):
-        assert not (tmp_path / "card.json").exists()
+        assert not (tmp_path / SUMS).exists()
         replace(source, target)
         placed.append(target.name)
 
     monkeypatch.setattr(os, "replace", noted)
     save_records(tiny(), tmp_path)
-    assert placed == ["signals.npy", "labels.npy", "table.parquet", "card.json"]
+    assert placed == ["signals.npy", "labels.npy", "table.parquet", "card.json", SUMS]
 
 
 def test_the_card_is_plain_json(tmp_path):

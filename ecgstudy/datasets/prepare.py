@@ -1,18 +1,18 @@
 """Data sets by name: find or download, read, check.
 
-A data set of one's own is one line, ``DATASETS["mine"] = load``, where `load` returns `EcgRecords`. Its
-keyword arguments are what ``options`` in the params file may set, checked against their annotations; if
-one is called `root`, it gets the data set's folder.
+A data set of one's own is a function decorated with ``@DATASETS.register("mine")``
+that returns `EcgRecords`. Its keyword arguments are what ``options`` in the params
+file may set, checked against their annotations; if one is called `root`, it gets the
+data set's folder.
 """
 
 import inspect
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ConfigDict, ValidationError, validate_call
 
-from ecgstudy.datasets import builtin, mitdb, ptbxl
+from ecgstudy.datasets import builtin, mitdb, ptbxl  # noqa: F401 (they register)
 from ecgstudy.datasets.download import SOURCES, fetch_dataset
 from ecgstudy.errors import StudyError
 from ecgstudy.files import in_checkout
@@ -21,55 +21,69 @@ from ecgstudy.records import EcgRecords, check_records
 from ecgstudy.registry import DATASETS
 from ecgstudy.study import Study
 
-DATASETS.update(builtin=builtin.load, mitdb=mitdb.load, ptbxl=ptbxl.load)
-
-
-def get_loader(name: str) -> Callable[..., EcgRecords]:
-    """The loader registered as `name`; an unknown one is a `StudyError` that lists those there are."""
-    return DATASETS.find(name)
-
 
 def prepare(name: str, options: DatasetOptions, cache: str | Path) -> EcgRecords:
-    """Load the data set `name`, checked, with the leads and at the rate that `options` ask for.
+    """Load a data set, checked, with the leads and at the rate that `options` ask for.
 
-    One that is not on disk is downloaded to ``cache/<name>``.
+    Parameters
+    ----------
+    name
+        One of `DATASETS`.
+    options
+        What the params file says of it.
+    cache
+        A data set that is not on disk is downloaded to ``cache/<name>``.
 
     Raises
     ------
     StudyError
         Naming the unknown data set or option, the file or the record.
     """
-    from ecgstudy.datasets.resample import reduced  # loads scipy's signals
+    from ecgstudy.datasets.resample import adapt_records  # imports scipy.signal
 
-    load = get_loader(name)
+    load = DATASETS.find(name)
+    known = [*inspect.signature(load).parameters]
     arguments = dict(options.options)
-    if "root" in inspect.signature(load).parameters:
+    if "root" in known:
         arguments["root"] = find_folder(name, options.data_root, cache)
+        known.remove("root")
+    checked = validate_call(load, config=ConfigDict(arbitrary_types_allowed=True))
     try:
-        checked = validate_call(load, config=ConfigDict(arbitrary_types_allowed=True))
-        return reduced(check_records(checked(**arguments)), options.leads, options.fs)
+        records = checked(**arguments)
     except ValidationError as error:
-        known = [
-            option for option in inspect.signature(load).parameters if option != "root"
-        ]
         problem = error.errors()[0]
-        option = ".".join(str(part) for part in problem["loc"])
+        option = ".".join(map(str, problem["loc"]))
         raise StudyError(
-            f"datasets.{name}.options.{option}: {problem['msg']} (found {problem['input']!r}); "
-            f"known options: {', '.join(known) or 'none'}"
+            f"datasets.{name}.options.{option}: {problem['msg']} (found "
+            f"{problem['input']!r}); known options: {', '.join(known) or 'none'}"
         ) from error
+    return adapt_records(check_records(records), options.leads, options.fs)
 
 
 def find_folder(name: str, data_root: str | None, cache: str | Path) -> Path:
-    """Folder of a data set: `data_root`, else ``ECGSTUDY_DATA/<name>``, else downloaded to `cache`.
+    """Folder of a data set, downloaded if it is nowhere.
 
-    `data_root` may be the data set's own folder or the one above it, and relative to the checkout.
+    Parameters
+    ----------
+    name
+        One of `DATASETS`.
+    data_root
+        The data set's own folder or the one above it, absolute or in the checkout.
+        None: ``ECGSTUDY_DATA/<name>``, or else the download.
+    cache
+        Downloads go to ``cache/<name>``.
+
+    Raises
+    ------
+    StudyError
+        When there is no such folder, or nowhere to download it from.
     """
     if data_root is not None:
         root = in_checkout(Path(data_root).expanduser())
         if not root.is_dir():
             raise StudyError(
-                f"datasets.{name}.data_root: {root} is no folder; it should be that of {name}, or hold it"
+                f"datasets.{name}.data_root: {root} is no folder; it should be that of"
+                f" {name}, or hold it"
             )
         return root / name if (root / name).is_dir() else root
     shared = os.environ.get("ECGSTUDY_DATA")
@@ -84,4 +98,4 @@ def find_folder(name: str, data_root: str | None, cache: str | Path) -> Path:
 
 def is_synthetic(study: Study) -> bool:
     """Whether any of the study's data are simulated."""
-    return any(get_loader(name) is builtin.load for name in study.datasets)
+    return any(DATASETS.find(name) is builtin.load for name in study.datasets)

@@ -8,16 +8,25 @@ import numpy as np
 from scipy.signal import resample_poly
 
 from ecgstudy.errors import StudyError
-from ecgstudy.records import EcgRecords
+from ecgstudy.records import BLOCK, EcgRecords
 
-STANDS_FOR = {"II": "MLII"}
-"""Lead → the lead taken for it where it was not recorded: limb lead II with its electrodes on the trunk."""
+SUBSTITUTES = {"II": "MLII"}
+"""Lead → the lead taken for it where it was not recorded: lead II of trunk electrodes."""
 
 
-def reduced(
+def adapt_records(
     records: EcgRecords, leads: Sequence[str] | None, fs: float | None
 ) -> EcgRecords:
-    """`records` with the given leads only (None: all) at `fs` Hz (None: as they are); the card says so.
+    """`records` with some of their leads and at another rate; the card says so.
+
+    Parameters
+    ----------
+    records
+        Not changed.
+    leads
+        Names in the order wanted; None: all.
+    fs
+        Sampling rate in Hz; None: as it is.
 
     Raises
     ------
@@ -25,48 +34,51 @@ def reduced(
         Naming the lead that the data set lacks.
     """
     if leads is not None:
-        records = _with_leads(records, leads)
+        records = _select_leads(records, leads)
     if fs is not None and fs != records.fs:
-        records = _resampled(records, fs)
+        records = _resample(records, fs)
     return records
 
 
-def _with_leads(records: EcgRecords, leads: Sequence[str]) -> EcgRecords:
-    names, taken, notes = list(records.leads), [], []
+def _select_leads(records: EcgRecords, leads: Sequence[str]) -> EcgRecords:
+    names = list(records.leads)
+    channels, notes = [], []
     for lead in leads:
-        source = lead if lead in names else STANDS_FOR.get(lead)
+        source = lead if lead in names else SUBSTITUTES.get(lead)
         if source not in names:
             raise StudyError(
-                f"datasets.{records.name}.leads: there is no lead {lead!r}; it has {', '.join(names)}"
+                f"datasets.{records.name}.leads: there is no lead {lead!r}; it has"
+                f" {', '.join(names)}"
             )
-        taken.append(names.index(source))
-        notes += [f"Lead {source} is taken for lead {lead}."] if source != lead else []
-    notes += (
-        [f"Leads {', '.join(leads)} of {', '.join(names)} only."]
-        if len(leads) < len(names)
-        else []
-    )
-    signals = np.ascontiguousarray(records.signals[:, taken])
+        if source != lead:
+            notes.append(f"Lead {source} is taken for lead {lead}.")
+        channels.append(names.index(source))
+    if len(leads) < len(names):
+        notes.append(f"Leads {', '.join(leads)} of {', '.join(names)} only.")
     return replace(
-        records, signals=signals, leads=tuple(leads), card=_noted(records.card, notes)
+        records,
+        signals=np.ascontiguousarray(records.signals[:, channels]),
+        leads=tuple(leads),
+        card=_add_notes(records.card, notes),
     )
 
 
-def _resampled(records: EcgRecords, fs: float, block: int = 4096) -> EcgRecords:
-    """By a polyphase filter that lets nothing alias; the ends continue the line between them, not zeros."""
+def _resample(records: EcgRecords, fs: float) -> EcgRecords:
+    """By a polyphase filter against aliasing.
+
+    Beyond its ends a record goes on as the line between them, not with zeros.
+    """
     ratio = Fraction(fs / records.fs).limit_denominator(1000)
-    parts = [
-        resample_poly(
-            part, ratio.numerator, ratio.denominator, axis=2, padtype="line"
-        ).astype(np.float32)
-        for part in (
-            records.signals[start : start + block]
-            for start in range(0, len(records), block)
-        )
-    ]
+    up, down = ratio.numerator, ratio.denominator
+    parts = []
+    for start in range(0, len(records), BLOCK):
+        block = records.signals[start : start + BLOCK]
+        part = resample_poly(block, up, down, axis=2, padtype="line")
+        parts.append(part.astype(np.float32))
     signals = np.concatenate(parts)
-    card = _noted(records.card, [f"Resampled from {records.fs:g} to {fs:g} Hz."])
-    if card.get("adc_mv") is not None:
+    note = f"Resampled from {records.fs:g} to {fs:g} Hz."
+    card = _add_notes(records.card, [note])
+    if "adc_mv" in card:
         card["adc_mv"] = None  # no longer whole ADC units
     if "window_samples" in card:
         before = round(card["window_samples"][0] * fs / records.fs)
@@ -74,9 +86,5 @@ def _resampled(records: EcgRecords, fs: float, block: int = 4096) -> EcgRecords:
     return replace(records, signals=signals, fs=float(fs), card=card)
 
 
-def _noted(card: dict, notes: list[str]) -> dict:
-    return (
-        {**card, "adaptations": [*card.get("adaptations", []), *notes]}
-        if notes
-        else dict(card)
-    )
+def _add_notes(card: dict, notes: list[str]) -> dict:
+    return {**card, "adaptations": [*card.get("adaptations", []), *notes]}

@@ -8,9 +8,10 @@ from functools import cache
 from pathlib import Path
 
 from ecgstudy.datasets.download import SOURCES
-from ecgstudy.datasets.prepare import find_folder, get_loader
+from ecgstudy.datasets.prepare import find_folder
 from ecgstudy.errors import StudyError
 from ecgstudy.files import read_json, stamp
+from ecgstudy.registry import DATASETS
 from ecgstudy.study import ROOT, Paths, Study
 
 DOWNLOADS = ROOT / "outputs" / "downloads"
@@ -26,7 +27,7 @@ def own_files(study: Study, dataset: str, paths: Paths) -> dict[str, str | None]
     fetched = (
         root is None and dataset in SOURCES
     )  # has checksums, and must not be fetched to find a stamp
-    if fetched or "root" not in inspect.signature(get_loader(dataset)).parameters:
+    if fetched or "root" not in inspect.signature(DATASETS.find(dataset)).parameters:
         return {}
     try:
         files = files_stamp(find_folder(dataset, root, DOWNLOADS))

@@ -29,6 +29,7 @@ from ecgstudy.params import method
 from ecgstudy.pretraining import losses, weighting
 from ecgstudy.pretraining.suffixes import get_arm
 from ecgstudy.records import EcgRecords, load_records, save_records
+from ecgstudy.registry import DATASETS
 from ecgstudy.running import engine, gpus
 from ecgstudy.running.custom_cache import DOWNLOADS, files_stamp, own_files
 from ecgstudy.running.provenance import is_done
@@ -79,7 +80,7 @@ def prepare_step(study: Study, dataset: str, paths: Paths) -> Step:
     options = study.datasets[dataset].model_dump(mode="json")
     form = {key: options[key] for key in ("leads", "fs") if options[key] is not None}
     parameters = {"dataset": dataset, "options": options["options"], **form}
-    loader = sys.modules[datasets_package.get_loader(dataset).__module__]
+    loader = sys.modules[DATASETS.find(dataset).__module__]
     code = (
         loader,
         *_modules("datasets.wfdb_io datasets.resample" if form else "datasets.wfdb_io"),

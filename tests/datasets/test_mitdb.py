@@ -211,7 +211,7 @@ BAD = {
     ),
     "changed .dat": (
         lambda root: flip_a_byte(root / "103.dat"),
-        r"103: lead 'MLII' has not the checksum that the \.hea gives; download the record again",
+        r"103: lead 'MLII' does not have the checksum",
     ),
     "no beats": (
         lambda root: (root / "103.atr").write_bytes(b"\0\0"),

@@ -17,7 +17,7 @@ from ecgstudy.analysis.claims import judge_claims
 from ecgstudy.analysis.scores import read_scores
 from ecgstudy.analysis.tables import contrasts, robust_auroc
 from ecgstudy.datasets.prepare import prepare
-from ecgstudy.datasets.resample import reduced
+from ecgstudy.datasets.resample import adapt_records
 from ecgstudy.errors import StudyError
 from ecgstudy.evaluation import runner as robustness
 from ecgstudy.evaluation.runner import evaluate
@@ -204,7 +204,7 @@ def recorded(fs=360.0, leads=("V1", "MLII"), **card):
 
 
 def test_resampling_keeps_slow_tones_and_lets_fast_ones_alias_into_nothing():
-    found = reduced(recorded(), None, 100.0)
+    found = adapt_records(recorded(), None, 100.0)
     assert (found.fs, found.signals.shape, found.signals.dtype) == (
         100.0,
         (2, 2, 400),
@@ -215,7 +215,7 @@ def test_resampling_keeps_slow_tones_and_lets_fast_ones_alias_into_nothing():
         found.signals[0, 1, inner], tones(100, 8)[0, inner], atol=0.01
     )
     fast = replace(recorded(), signals=np.stack([tones(360, 70, 120)] * 2))
-    assert np.abs(reduced(fast, None, 100.0).signals[:, :, inner]).max() < 0.01
+    assert np.abs(adapt_records(fast, None, 100.0).signals[:, :, inner]).max() < 0.01
 
 
 def test_ends_of_a_shifted_signal_do_not_ring():
@@ -226,7 +226,7 @@ def test_ends_of_a_shifted_signal_do_not_ring():
     )
     expected = 3 + np.arange(180) * 3.6 / 647
     np.testing.assert_allclose(
-        reduced(flat, None, 100.0).signals[0, 0], expected, atol=1e-3
+        adapt_records(flat, None, 100.0).signals[0, 0], expected, atol=1e-3
     )
 
 
@@ -236,24 +236,24 @@ def test_resampling_moves_the_r_peak_and_drops_adc_units():
     records = replace(
         recorded(adc_mv=0.005, window_samples=[324, 324], version="1"), signals=signals
     )
-    found = reduced(records, None, 100.0)
+    found = adapt_records(records, None, 100.0)
     assert found.card["window_samples"] == [90, 90]
     assert (found.signals.argmax(2) == 90).all()
     assert found.card["adc_mv"] is None
     assert found.card["version"] == "1"
     assert found.card["adaptations"] == ["Resampled from 360 to 100 Hz."]
     assert records.card["adc_mv"] == 0.005
-    assert reduced(records, None, 360).card == records.card
+    assert adapt_records(records, None, 360).card == records.card
 
 
 def test_mlii_is_taken_for_lead_ii_and_said_to_be():
-    found = reduced(recorded(adaptations=["Cut."]), ["II"], None)
+    found = adapt_records(recorded(adaptations=["Cut."]), ["II"], None)
     assert found.leads == ("II",)
     np.testing.assert_array_equal(found.signals[:, 0], recorded().signals[:, 1])
     notes = ["Cut.", "Lead MLII is taken for lead II.", "Leads II of V1, MLII only."]
     assert found.card["adaptations"] == notes
-    assert reduced(recorded(), ["MLII", "V1"], None).leads == ("MLII", "V1")
-    both = reduced(recorded(leads=("II", "MLII")), ["II"], None)
+    assert adapt_records(recorded(), ["MLII", "V1"], None).leads == ("MLII", "V1")
+    both = adapt_records(recorded(leads=("II", "MLII")), ["II"], None)
     np.testing.assert_array_equal(both.signals[:, 0], recorded().signals[:, 0])
 
 
@@ -262,7 +262,7 @@ def test_a_lead_that_is_not_there_is_an_error():
         StudyError,
         match=r"datasets\.toy\.leads: there is no lead 'V5'; it has V1, MLII",
     ):
-        reduced(recorded(), ["V5"], None)
+        adapt_records(recorded(), ["V5"], None)
 
 
 def test_prepared_data_have_the_leads_and_rate_asked_for(tmp_path):

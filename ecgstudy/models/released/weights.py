@@ -4,18 +4,18 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import requests
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ecgstudy.datasets.download import fetch_file
 from ecgstudy.errors import StudyError
 from ecgstudy.files import ROOT, lock, lock_file, sha256, whole_file
 
 HOSTS = ("https://zenodo.org/",)
 """Addresses that weights are fetched from; Hugging Face sends on to other hosts, so fetch those by hand."""
-MAX_WEIGHTS_BYTES = 4 * 2**30
-"""The largest released file named in ``docs/released_encoders.md`` has 3.6 GB."""
 CACHE = ROOT / "outputs" / "downloads" / "weights"
 NESTS = ("state_dict", "model_state_dict", "model")
 """Where checkpoints keep their weights, if not at the top."""
@@ -107,15 +107,11 @@ def _check_address(url: str, digest: str) -> None:
 
 
 def _fetched(url: str, digest: str, cache: Path) -> Path:
-    from ecgstudy.datasets.download import (
-        fetch_file,  # data sets know studies, which know encoders
-    )
-
     _check_address(url, digest)
     file = cache / digest / url.split("?")[0].rsplit("/", 1)[1]
-    with lock_file(file.parent / ".lock") as held:
+    with lock_file(file.parent / ".lock") as held, requests.Session() as session:
         lock(held)  # other jobs may be fetching the same: one does, they wait for it
-        problem = fetch_file(url, digest, file, MAX_WEIGHTS_BYTES)
+        problem = fetch_file(session, url, file, digest)
     if problem:
         raise StudyError(
             f"encoder.weights: {url} {problem}; without network download it elsewhere and give its path"

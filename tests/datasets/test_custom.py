@@ -6,9 +6,8 @@ import tracemalloc
 import numpy as np
 import pandas as pd
 import pytest
-from wfdb_fixtures import cut, flip_a_byte, write_folder, write_sums
+from wfdb_fixtures import cut, flip_a_byte, replace_in, write_folder, write_sums
 
-from ecgstudy.datasets import wfdb_io as reading
 from ecgstudy.datasets.custom import from_arrays, from_wfdb
 from ecgstudy.errors import StudyError
 from ecgstudy.records import check_records
@@ -139,21 +138,44 @@ def test_damaged_files_are_refused_by_name(tmp_path, damage, message):
         folder_records(tmp_path, given)
 
 
-def test_a_folder_needs_no_memory_for_all_of_its_signals(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        reading.os, "sched_getaffinity", lambda _: {0}, raising=False
-    )  # no records on their way
-    given = table().iloc[:20].assign(record=list(write_folder(tmp_path, seconds=200.0)))
-    folder_records(
-        tmp_path, given.iloc[:2].assign(split="train")
-    )  # imports what is imported late, as
-    importlib.import_module("sklearn.model_selection")  # dealing patients does
+def test_a_folder_needs_no_memory_for_all_of_its_signals(tmp_path):
+    written = write_folder(tmp_path, seconds=100.0, records=60)
+    given = table().assign(record=list(written))
+    few = given.iloc[:2].assign(split="train")
+    folder_records(tmp_path, few)  # imports what is imported late, as
+    importlib.import_module("sklearn.model_selection")  # splitting patients does
     tracemalloc.start()
-    records = folder_records(tmp_path, given, seconds=200.0)
+    records = folder_records(tmp_path, given, seconds=100.0)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert records.signals.nbytes == 20 * 200 * 500 * 4
+    assert records.signals.nbytes == 60 * 100 * 500 * 4
     assert peak < records.signals.nbytes / 2, peak
+
+
+def test_all_files_of_a_record_are_compared_with_the_list(tmp_path):
+    """Signals may be in files of another kind; lists may be in capitals."""
+    given = table().iloc[:20].assign(record=list(write_folder(tmp_path)))
+    for path in tmp_path.glob("*.hea"):
+        replace_in(path, ".dat", ".bin")
+        path.with_suffix(".dat").rename(path.with_suffix(".bin"))
+    write_sums(tmp_path)
+    sums = tmp_path / "SHA256SUMS.txt"
+    lines = [line.partition(" ") for line in sums.read_text().splitlines()]
+    sums.write_text("".join(f"{sha.upper()} {name}\n" for sha, _, name in lines))
+    records = folder_records(tmp_path, given)
+    assert records.card["checksums"]["files_verified"] == 40
+    content = bytearray((tmp_path / "w003.bin").read_bytes())
+    content[1000:1002], content[1200:1202] = content[1200:1202], content[1000:1002]
+    (tmp_path / "w003.bin").write_bytes(content)  # two samples: their sum is the same
+    with pytest.raises(StudyError, match=r"w003\.bin: checksum differs"):
+        folder_records(tmp_path, given)
+
+
+def test_records_without_a_patient_are_patients_of_their_own():
+    patients = [None if row % 4 == 0 else f"p{row // 2}" for row in range(60)]
+    given = mine(table(patient=patients)).table
+    assert given["patient"][0] == "record-0"
+    assert given["patient"].value_counts().max() == 2
 
 
 def test_an_empty_table_is_refused(tmp_path):
