@@ -21,7 +21,7 @@ from ecgstudy.plots.style import save_figure
 from ecgstudy.running.provenance import git_commit
 
 PARTS = {
-    "steps": "efficiency", "launches": "launches", "peers": "peers", "loss": "losses", "reading": "reading",
+    "steps": "efficiency", "launches": "launches", "peers": "peers", "loss": "losses",
     "resampling": "resampling", "growth": "growth", "whole": "whole",
 }  # fmt: skip
 """Module of this package → its function (device, repeats) → rows."""

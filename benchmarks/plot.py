@@ -16,7 +16,6 @@ TITLES = {
     "attacks beside other libraries": "Speed of each / ours in float32",
     "contrastive loss, time": "Time of NT-Xent / ours",
     "contrastive loss, memory": "Memory of NT-Xent / ours",
-    "reading": "Plain wfdb loop / ours",
     "resampling": "scikit-learn / ours",
 }
 
