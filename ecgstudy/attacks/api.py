@@ -1,4 +1,4 @@
-"""What every attack is given: the model, the ECGs, what to raise, and what it may spend."""
+"""What every attack is given (model, ECGs, objective, budget), and what it keeps."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,28 +11,33 @@ from ecgstudy.attacks.ball import Ball
 from ecgstudy.attacks.objectives import Objective
 from ecgstudy.models.heads import class_scores
 
-CACHED = 6 * 2**20
-"""Bytes of signals that a CPU attacks at a time: 128 ECGs of PTB-XL take a seventh less time than 256."""
+CPU_BATCH_BYTES = 6 * 2**20
+"""Most bytes of signals that a CPU attacks at a time: what fits its cache is faster
+(128 ECGs of PTB-XL take a seventh less time each than 256)."""
 
 
 @dataclass(frozen=True)
 class Victim:
-    """What an attack sees: signals in mV → class scores, and for label-free attacks features.
+    """The model under attack: signals in mV → class scores.
 
     Attributes
     ----------
     model
-        Signals (records, leads, samples) in mV → logits (records, classes), in evaluation mode.
+        Signals (records, leads, samples) in mV → logits (records, classes), in
+        evaluation mode.
     multilabel
-        Chooses the score (`ecgstudy.models.heads.class_scores`).
+        Chooses the score, see `ecgstudy.models.heads.class_scores`.
     features
-        Signals in mV → features (records, features) of the frozen encoder; None where there is none.
+        Signals in mV → features (records, features) of the frozen encoder, for
+        label-free attacks; None where there is none.
     fs
-        Sampling rate of the signals in Hz, for attacks that are shaped in time; None: unknown.
+        Sampling rate in Hz, for attacks that are shaped in time; None: unknown.
     gradients
-        Precision of passes that a gradient is taken through; all others are in float32.
+        Precision of the passes that a gradient is taken through; all others are in
+        float32.
     clean_scores
-        Signals and their scores: attacks on these very signals, the same tensor, need no pass to find them.
+        Signals and their scores, where these are known: attacks on these very signals
+        (the same tensor) need no pass to find them.
     """
 
     model: Callable[[Tensor], Tensor]
@@ -51,12 +56,10 @@ class Victim:
 
 
 def known_scores(victim: Victim, signals: Tensor) -> Tensor | None:
-    """The victim's scores of `signals`, if it is told them; a part or another order of them is unknown."""
-    return (
-        victim.clean_scores[1]
-        if victim.clean_scores is not None and victim.clean_scores[0] is signals
-        else None
-    )
+    """Scores of `signals` if the victim holds those of this very tensor, else None."""
+    if victim.clean_scores is None or victim.clean_scores[0] is not signals:
+        return None
+    return victim.clean_scores[1]
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Budget:
     queries
         Perturbed signals per record that a black-box attack may show to the model.
     batch_size
-        Records at a time: memory and speed, never the result (up to rounding).
+        Records at a time: a matter of memory and speed, not of the result.
     """
 
     epsilon_mv: float
@@ -101,21 +104,23 @@ class Budget:
 
 @dataclass(frozen=True)
 class Problem:
-    """ECGs to be perturbed, and what shall be raised.
+    """ECGs to be perturbed, and the objective to be maximised.
 
     Attributes
     ----------
     signals
         (records, leads, samples) in mV.
     objective
-        Perturbed signals of some records, and which records they are → value per record, to be maximised.
-        Records do not influence each other.
+        Perturbed signals of some records, and which records these are → objective of
+        each. Records must not influence each other.
     start
-        A perturbation known before, of each record: the first start, and a candidate for the result.
+        A perturbation of each record that is known before: where the first restart
+        begins, and a candidate for the result.
     exact
-        Whether `objective` is the same under a gradient; if not, results are looked at again without one.
+        Whether `objective` has the same value under a gradient (not in bfloat16). If
+        not, results are valued again without one.
     clean_values
-        `objective` of δ = 0, (records,), where it is known; None: passes find it.
+        `objective` of δ = 0, (records,), where it is known.
     """
 
     signals: Tensor
@@ -132,85 +137,93 @@ class Problem:
         targets: Tensor,
         start: Tensor | None = None,
     ) -> "Problem":
-        """Raise `objective` (`ecgstudy.attacks.objectives`) of the victim's scores, with `targets`."""
-        exact = victim.gradients == "float32"
+        """Maximise an objective of the victim's scores.
+
+        Parameters
+        ----------
+        victim
+            The model under attack.
+        signals, start
+            As of the problem.
+        objective, targets
+            One of `ecgstudy.attacks.objectives`, and its targets (records, classes).
+        """
+
+        def value(perturbed: Tensor, rows: slice | Tensor) -> Tensor:
+            return objective(victim.scores(perturbed), targets[rows])
+
         scores = known_scores(victim, signals)
-        unchanged = None if scores is None else objective(scores, targets)
-        return Problem(
-            signals,
-            lambda x, rows: objective(victim.scores(x), targets[rows]),
-            start,
-            exact,
-            unchanged,
-        )
+        clean_values = None if scores is None else objective(scores, targets)
+        exact = victim.gradients == "float32"
+        return Problem(signals, value, start, exact, clean_values)
 
     def batches(self, size: int) -> Iterator[slice]:
-        """Slices of at most `size` records; on a CPU, of at most `CACHED` bytes."""
+        """Slices of at most `size` records; on a CPU, of `CPU_BATCH_BYTES` at most."""
         if self.signals.device.type == "cpu":
-            size = min(size, max(1, CACHED // max(1, self.signals[:1].nbytes)))
-        yield from (
-            slice(first, first + size) for first in range(0, len(self.signals), size)
-        )
+            most = CPU_BATCH_BYTES // max(1, self.signals[:1].nbytes)
+            size = min(size, max(1, most))
+        for first in range(0, len(self.signals), size):
+            yield slice(first, first + size)
 
     @torch.no_grad()
     def values(self, delta: Tensor, batch_size: int) -> Tensor:
         """Objective of every record under `delta`, (records,)."""
-        parts = [
-            self.objective(self.signals[r] + delta[r], r)
-            for r in self.batches(batch_size)
-        ]
+        batches = self.batches(batch_size)
+        parts = [self.objective(self.signals[r] + delta[r], r) for r in batches]
         return torch.cat(parts)
 
 
 Search = Callable[[Problem, Budget, Generator], Tensor]
-"""An algorithm: (problem, budget, generator) → δ in mV, each record's best of the whole budget.
-
-What to raise, what to spend, and the source of random starts, on the signals' device.
-"""
+"""A search algorithm: (problem, budget, generator) → the best δ in mV of each record
+over the whole budget. The generator is on the signals' device."""
 
 
 class Best:
-    """Per record, the perturbation of largest objective met so far; it starts as `delta`."""
+    """Of each record, the perturbation of largest objective so far, and that value.
+
+    Parameters
+    ----------
+    delta, values
+        The first candidates, (records, leads, samples) and (records,).
+    """
 
     def __init__(self, delta: Tensor, values: Tensor):
         self.delta, self.values = delta.clone(), values.clone()
 
-    def visit(self, rows: slice | Tensor, delta: Tensor, values: Tensor) -> Tensor:
-        """Offer perturbations of the records `rows`, with their objective; returns which were better."""
-        better = values > self.values[rows]
-        taken = better[:, None, None]
-        if isinstance(rows, slice):  # straight into the memory kept
-            kept, known = self.delta[rows], self.values[rows]
-            torch.where(better, values, known, out=known)
-            torch.where(taken, delta, kept, out=kept)
-        else:
-            self.values[rows] = torch.where(better, values, self.values[rows])
-            self.delta[rows] = torch.where(taken, delta, self.delta[rows])
+    def update(
+        self, delta: Tensor, values: Tensor, rows: slice = slice(None)
+    ) -> Tensor:
+        """Take what is better; returns for which of the `rows` it was.
+
+        Parameters
+        ----------
+        delta, values
+            Candidates for the records `rows`, and their objective.
+        rows
+            Which records.
+        """
+        best_delta, best_values = self.delta[rows], self.values[rows]
+        better = values > best_values
+        torch.where(better, values, best_values, out=best_values)
+        torch.where(better[:, None, None], delta, best_delta, out=best_delta)
         return better
 
 
-def first_best(
-    problem: Problem, budget: Budget, *, met: Literal["zero", "start"] | None = None
-) -> Best:
-    """δ = 0, or the problem's own start where that is better: no attack ends below either.
+def best_candidate(problem: Problem, budget: Budget, with_start: bool = True) -> Best:
+    """δ = 0, or the problem's start where that is better: attacks never end below.
 
-    The one that is `met` is left out: the search values it in any case, as its first iterate.
+    Parameters
+    ----------
+    problem, budget
+        The start is projected into the budget's ball.
+    with_start
+        False leaves the start out: for searches whose first iterate it is.
     """
-    none, values = torch.zeros_like(problem.signals), problem.clean_values
-    if met == "zero":
-        values = none.new_full((len(none),), -torch.inf)
-    elif values is None:
-        values = problem.values(none, budget.batch_size)
-    best = Best(none, values)
-    if problem.start is not None and met != "start":
+    zero, values = torch.zeros_like(problem.signals), problem.clean_values
+    if values is None:
+        values = problem.values(zero, budget.batch_size)
+    best = Best(zero, values)
+    if with_start and problem.start is not None:
         start = budget.ball.project(problem.start)
-        best.visit(slice(None), start, problem.values(start, budget.batch_size))
+        best.update(start, problem.values(start, budget.batch_size))
     return best
-
-
-def settled(problem: Problem, budget: Budget, best: Best, first: Best) -> Tensor:
-    """δ of `best`; where the search saw approximate objectives, that of `first` if it is better after all."""
-    if problem.exact:
-        return best.delta
-    kept = problem.values(best.delta, budget.batch_size) >= first.values
-    return torch.where(kept[:, None, None], best.delta, first.delta)

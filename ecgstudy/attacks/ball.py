@@ -1,4 +1,7 @@
-"""Where a perturbation may go, and the ascent inside: shared by attacks of training and of evaluation."""
+"""The set of allowed perturbations, and projected steepest ascent inside it.
+
+Attacks of the evaluation and the inner attack of adversarial pretraining share this.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,18 +13,19 @@ from torch import Generator, Tensor
 
 @dataclass(frozen=True)
 class Ball:
-    """All perturbations within a budget, in mV on the raw signal.
+    """All perturbations δ within a budget, in mV on the raw signal.
 
     Attributes
     ----------
     epsilon_mv
-        Budget in mV: of every sample (``"linf"``), or of the root mean square over the samples that may
-        change (``"l2"``: ‖δ‖₂ ≤ ε√n). So ε means the same amplitude in both, and the ℓ2 ball holds the other.
+        Budget in mV. ``"linf"``: no sample changes by more. ``"l2"``: neither does the
+        root mean square of δ over the n samples that may change (‖δ‖₂ ≤ ε√n), so that ε
+        is an amplitude for both norms and the ℓ2 ball contains the ℓ∞ ball.
     norm
         ``"linf"`` or ``"l2"``.
     mask
-        1 where a record may be changed, 0 elsewhere (padding, other leads); broadcastable to the signals.
-        None: everywhere.
+        1 where a record may be changed, 0 elsewhere (padding, other leads),
+        broadcastable to the signals. None: everywhere.
     """
 
     epsilon_mv: float
@@ -29,58 +33,41 @@ class Ball:
     mask: Tensor | None = None
 
     def project(self, delta: Tensor) -> Tensor:
-        """The nearest perturbation that is allowed, for `delta` (records, leads, samples)."""
+        """The nearest allowed perturbation to `delta` (records, leads, samples)."""
+        return self.project_(delta.clone())
+
+    def project_(self, delta: Tensor) -> Tensor:
+        """As `project`, but `delta` may be overwritten: signals are large."""
         if self.norm == "linf":
-            return self._masked(delta.clamp(-self.epsilon_mv, self.epsilon_mv))
+            delta.clamp_(-self.epsilon_mv, self.epsilon_mv)
+            return delta if self.mask is None else delta.mul_(self.mask)
         delta = self._masked(delta)
         return delta * (self.epsilon_mv / self._rms(delta)).clamp(max=1)
 
-    def step(self, delta: Tensor, step: float | Tensor, direction: Tensor) -> Tensor:
-        """The nearest allowed perturbation to `delta` + `step` · `direction`; a step for all or one a record.
-
-        Signals are large and memory is slow: nothing is written that is not needed.
-        """
-        if isinstance(step, Tensor):
-            return self.project_(torch.addcmul(delta, step, direction))
-        if self.norm == "linf":
-            return self.project_(torch.add(delta, direction, alpha=step))
-        return self.project_(delta + step * direction)
-
-    def project_(self, delta: Tensor) -> Tensor:
-        """`project`, in the memory of `delta` where that is possible."""
-        if self.norm == "linf":
-            delta = delta.clamp_(-self.epsilon_mv, self.epsilon_mv)
-            return delta if self.mask is None else delta.mul_(self.mask)
-        return self.project(delta)
-
     def direction(self, gradient: Tensor) -> Tensor:
-        """Steepest ascent along `gradient`, of amplitude 1: its sign, or itself at root mean square 1."""
+        """Steepest ascent of amplitude 1: the sign, or the gradient at unit rms."""
         if self.norm == "linf":
             return self._masked(gradient.sign())
         gradient = self._masked(gradient)
-        largest = gradient.abs().amax(
-            (1, 2), keepdim=True
-        )  # squares of tiny gradients would vanish
+        # Squares of tiny gradients would vanish in float32, so scale them up first.
+        largest = gradient.abs().amax((1, 2), keepdim=True)
         gradient = gradient / torch.where(largest > 0, largest, 1)
         return gradient / self._rms(gradient)
 
     def draw(self, signals: Tensor, generator: Generator) -> Tensor:
-        """A perturbation of each record, uniform in the ball."""
-        draw = {
-            "generator": generator,
-            "device": signals.device,
-            "dtype": signals.dtype,
-        }
+        """A perturbation of each of the `signals`, uniform in the ball."""
+        form = {"device": signals.device, "dtype": signals.dtype}
         if self.norm == "linf":
-            return self._masked(
-                self.epsilon_mv * (2 * torch.rand(signals.shape, **draw) - 1)
-            )
-        noise = self._masked(torch.randn(signals.shape, **draw))
-        radius = torch.rand((len(signals), 1, 1), **draw) ** (1 / self._count(signals))
+            uniform = torch.rand(signals.shape, generator=generator, **form)
+            return self._masked(self.epsilon_mv * (2 * uniform - 1))
+        # A random direction, at a radius r with P(r ≤ x) = xⁿ in n dimensions.
+        noise = self._masked(torch.randn(signals.shape, generator=generator, **form))
+        radius = torch.rand((len(signals), 1, 1), generator=generator, **form)
+        radius = radius ** (1 / self._count(signals))
         return self.epsilon_mv * radius * noise / self._rms(noise)
 
     def select(self, rows: slice | Tensor, signals: Tensor) -> "Ball":
-        """The ball of some of the records `signals`."""
+        """The ball of the records `rows` among `signals`."""
         mask = None if self.mask is None else self.mask.expand_as(signals)[rows]
         return Ball(self.epsilon_mv, self.norm, mask)
 
@@ -89,19 +76,14 @@ class Ball:
 
     def _count(self, like: Tensor) -> Tensor:
         """Samples of each record that may change, (records, 1, 1), at least 1."""
-        mask = (
-            torch.ones_like(like)
-            if self.mask is None
-            else self.mask.expand_as(like).to(like)
-        )
-        return mask.sum((1, 2), keepdim=True).clamp(min=1)
+        free = self._masked(torch.ones_like(like))
+        return free.sum((1, 2), keepdim=True).clamp(min=1)
 
     def _rms(self, delta: Tensor) -> Tensor:
-        """Root mean square over the samples that may change, (records, 1, 1), above 0."""
+        """Root mean square over the samples that may change, (records, 1, 1), > 0."""
         norm = torch.linalg.vector_norm(delta, dim=(1, 2), keepdim=True)
-        return (norm / self._count(delta).sqrt()).clamp(
-            min=torch.finfo(delta.dtype).tiny
-        )
+        smallest = torch.finfo(delta.dtype).tiny
+        return (norm / self._count(delta).sqrt()).clamp(min=smallest)
 
 
 def ascend(
@@ -112,22 +94,23 @@ def ascend(
     *,
     steps: int,
     step_mv: float,
-    visit: Callable[[Tensor, Tensor], None] | None = None,
+    visit: Callable[[Tensor, Tensor], object] | None = None,
 ) -> Tensor:
-    """Projected steepest ascent on `value` (Madry et al. 2018); returns the last iterate.
+    """Projected steepest ascent on `value` (Madry et al. 2018); returns the last δ.
 
     Parameters
     ----------
     value
-        Perturbed signals → objective per record (records,). Records must not influence each other.
+        Perturbed signals → objective of each record, (records,). Records must not
+        influence each other.
     signals, delta
-        (records, leads, samples) in mV: clean signals, start.
+        Clean signals and the first δ, (records, leads, samples) in mV.
     ball
         Where δ may go.
     steps, step_mv
-        How many steps, and the amplitude of each in mV.
+        Number of steps, and the amplitude of each in mV.
     visit
-        Called with (δ, objective) at every iterate before the last, e.g. to keep the best.
+        Called with (δ, objective) at every iterate before the last, to keep the best.
     """
     for _ in range(steps):
         delta = delta.detach().requires_grad_()
@@ -136,5 +119,5 @@ def ascend(
         delta = delta.detach()
         if visit is not None:
             visit(delta, values.detach())
-        delta = ball.step(delta, step_mv, ball.direction(gradient))
+        delta = ball.project_(delta + step_mv * ball.direction(gradient))
     return delta

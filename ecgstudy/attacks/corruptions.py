@@ -1,60 +1,66 @@
-"""Natural corruptions of ECGs, graded 1 to 5: what happens to recordings without any adversary.
+"""Natural corruptions of ECGs, graded 1 to 5: recordings go wrong without an adversary.
 
-Disturbances arise at electrodes, and one electrode serves several leads. So noise, motion, loss and
-interchange act on electrodes here, and reach the leads by the leads' definitions: where Einthoven's
-I + III = II held before, it holds after (but for leads that are lost).
+Disturbances arise at electrodes, and one electrode serves several leads. So noise,
+motion, loss and interchange act on electrodes here, and reach the leads by the leads'
+definitions: where Einthoven's I + III = II held before, it holds after (but for lost
+leads).
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import pairwise
+from itertools import product
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import interpolate
 
-from ecgstudy.datasets.leads import CHEST, electrodes_of, lead_definitions, lead_weights
+from ecgstudy.datasets.leads import derive_leads, electrodes_of, lead_weights
 from ecgstudy.errors import StudyError
 from ecgstudy.records import EcgRecords
 from ecgstudy.registry import CORRUPTIONS
 
 SEVERITIES = (1, 2, 3, 4, 5)
 SNR_DB = (24, 18, 12, 6, 0)
-"""Signal-to-noise ratios of the five severities, as in the MIT-BIH Noise Stress Test Database (Moody,
-Muldrow & Mark 1984); its −6 dB is left out."""
+"""Signal-to-noise ratios of the severities, as in the MIT-BIH Noise Stress Test
+Database (Moody, Muldrow & Mark 1984); its −6 dB is left out."""
 QRS_MV = 1.0
-"""Peak-to-peak QRS that the ratios refer to; the same for all records, so that severities are amplitudes."""
+"""Peak-to-peak QRS that the ratios refer to; the same for all records, so that
+severities are amplitudes."""
 RMS_MV = (0.0, *(QRS_MV / 8**0.5 * 10 ** (-snr / 20) for snr in SNR_DB))
-"""Rms of the noise in a bipolar lead, by severity: 0.02, 0.04, 0.09, 0.18, 0.35 mV (signal power as in
-Moody's program ``nst``: squared peak-to-peak QRS over 8). As mains hum, severity 5 is an amplitude of half
-the QRS, the most in Friesen et al. (1990)."""
-LOST = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
-"""Share of the record that a single lead loses, by severity."""
+"""Rms of the noise in a bipolar lead, by severity: 0.02, 0.04, 0.09, 0.18, 0.35 mV
+(signal power as in Moody's program ``nst``: squared peak-to-peak QRS over 8). As mains
+hum, severity 5 is an amplitude of half the QRS, the most in Friesen et al. (1990)."""
+MUSCLE_HZ = (20.0, 150.0)
+"""Where surface EMG begins, and where diagnostic ECG recorders end."""
 MAINS_HZ = {"mitdb": 60.0}
-"""Mains frequency where a data set was recorded (MIT-BIH: Boston); elsewhere 50 Hz."""
+"""Mains frequency where a data set was recorded (Boston); elsewhere 50 Hz."""
 HARMONICS = {1: 1.0, 3: 0.3, 5: 0.1}
-"""Relative amplitudes of the mains frequency's multiples; those above half the sampling rate are left out."""
-
-
-_NEIGHBOURS = tuple((pair,) for pair in pairwise(CHEST))
-_REVERSED = (tuple(zip(CHEST[:3], reversed(CHEST[3:]), strict=True)),)
+"""Relative amplitudes of multiples of the mains frequency."""
 INTERCHANGES = (
-    ((),),
-    _NEIGHBOURS,
-    ((("LA", "LL"),),),
-    ((("RA", "LA"),),),
-    _REVERSED,
-    ((("RA", "LL"),),),
+    [[]],
+    [[(f"V{k}", f"V{k + 1}")] for k in range(1, 6)],
+    [[("LA", "LL")]],
+    [[("RA", "LA")]],
+    [[("V1", "V6"), ("V2", "V5"), ("V3", "V4")]],
+    [[("RA", "LL")]],
 )
-"""By severity, the ways to mix electrodes up (each a tuple of pairs), of which each record gets one: none,
-chest neighbours, LA–LL, RA–LA, the chest in reverse order, RA–LL."""
+"""By severity, the ways to mix electrodes up (lists of pairs), of which each record
+gets one: none, two chest neighbours, LA–LL, RA–LA, the chest in reverse order,
+RA–LL."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What a corruption has to know of how ECGs were recorded: rate in Hz, lead names, mains in Hz."""
+    """How ECGs were recorded.
+
+    Attributes
+    ----------
+    fs, mains_hz
+        Sampling rate and mains frequency in Hz.
+    leads
+        Their names; MIT-BIH's MLII is a lead II, an unknown one has its own electrodes.
+    """
 
     fs: float
     leads: tuple[str, ...]
@@ -65,302 +71,285 @@ class Recording:
         """How the records of a data set were recorded."""
         return Recording(records.fs, records.leads, MAINS_HZ.get(records.name, 50.0))
 
-    @cached_property
-    def definitions(self) -> list[dict[str, float]]:
-        """Each lead in terms of electrodes: MIT-BIH's MLII is a II; an unknown lead has two of its own."""
-        return lead_definitions(self.leads)
-
-    @cached_property
-    def electrodes(self) -> tuple[str, ...]:
-        """The standard electrodes, and those of unknown leads."""
-        return electrodes_of(self.leads)
-
-    @cached_property
-    def weights(self) -> np.ndarray:
-        """Share of each electrode in each lead, (leads, electrodes)."""
-        return lead_weights(self.leads)
-
-    def weights_like(self, signals: Tensor) -> Tensor:
-        """`weights` as a tensor of the kind of `signals`."""
-        return torch.tensor(self.weights, dtype=signals.dtype, device=signals.device)
+    def weights(self, signals: Tensor) -> Tensor:
+        """Share of each electrode in each lead, (leads, electrodes), as `signals`."""
+        return torch.tensor(lead_weights(self.leads)).to(signals)
 
 
 Corruption = Callable[[Tensor, Recording, int, Generator], Tensor]
-"""(signals (records, leads, samples) in mV, recording, severity, generator) → corrupted signals.
+"""(signals, recording, severity, generator) → corrupted signals.
 
-The generator is on the signals' device. The severity alone must not change what is drawn, so that an ECG
-gets the same disturbance, only more of it."""
-
-
-def _uniform(
-    low: float, high: float, shape: tuple[int, ...], like: Tensor, generator: Generator
-) -> Tensor:
-    drawn = torch.rand(shape, generator=generator, device=like.device, dtype=like.dtype)
-    return low + (high - low) * drawn
+- signals: (records, leads, samples) in mV
+- severity: 1 to 5; must not change what is drawn, so that an ECG gets the same
+  disturbance, only more of it
+- generator: on the signals' device
+"""
 
 
-def _normal(shape: tuple[int, ...], like: Tensor, generator: Generator) -> Tensor:
-    return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
+class _Draw:
+    """Random numbers in the type and on the device of `signals`."""
+
+    def __init__(self, signals: Tensor, generator: Generator):
+        self.how = {"device": signals.device, "dtype": signals.dtype}
+        self.how["generator"] = generator
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(shape, **self.how)
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, **self.how)
+
+    def index(self, below: int, count: int) -> Tensor:
+        return torch.randint(below, (count,), **self.how | {"dtype": torch.long})
 
 
 def _seconds(signals: Tensor, fs: float) -> Tensor:
-    return (
-        torch.arange(signals.shape[-1], device=signals.device, dtype=signals.dtype) / fs
-    )
+    """Time of each sample in s, (samples,)."""
+    return torch.arange(signals.shape[-1], device=signals.device).to(signals) / fs
 
 
 def _unit_rms(noise: Tensor) -> Tensor:
     return noise / noise.square().mean(-1, keepdim=True).sqrt()
 
 
-def _at_electrodes(
+def _add_at_electrodes(
     signals: Tensor, noise: Tensor, recording: Recording, severity: int
 ) -> Tensor:
-    """`signals` with `noise` of unit rms (records, electrodes, samples), scaled for a bipolar lead."""
-    weights = RMS_MV[severity] / 2**0.5 * recording.weights_like(signals)
+    """`signals` with noise of unit rms at each electrode, (records, electrodes,
+    samples).
+
+    A bipolar lead is the difference of two electrodes, hence the √2.
+    """
+    weights = RMS_MV[severity] / 2**0.5 * recording.weights(signals)
     return signals + torch.einsum("le,ret->rlt", weights, noise)
 
 
+@CORRUPTIONS.register("baseline-wander")
 def baseline_wander(
     signals: Tensor, recording: Recording, severity: int, generator: Generator
 ) -> Tensor:
-    """Respiration and drifting contacts: at each electrode four sinusoids of 0.05 to 0.5 Hz."""
-    shape, time = (
-        (len(signals), len(recording.electrodes), 1),
-        _seconds(signals, recording.fs),
-    )
-    total, power = 0.0, 0.0
+    """Respiration and drifting contacts: four sinusoids of 0.05 to 0.5 Hz an electrode.
+
+    Parameters
+    ----------
+    signals, recording, severity, generator
+        As of a `Corruption`.
+    """
+    draw, time = _Draw(signals, generator), _seconds(signals, recording.fs)
+    shape = len(signals), len(electrodes_of(recording.leads)), 1
+    wander = power = 0.0
     for _ in range(4):
-        rate = _uniform(0.05, 0.5, shape, signals, generator)
-        phase = _uniform(0, 2 * torch.pi, shape, signals, generator)
-        gain = _uniform(0.2, 1, shape, signals, generator)
-        total, power = (
-            total + gain * torch.sin(2 * torch.pi * rate * time + phase),
-            power + gain**2 / 2,
-        )
-    return _at_electrodes(signals, total / power.sqrt(), recording, severity)
+        rate_hz = draw.uniform(0.05, 0.5, *shape)
+        phase = draw.uniform(0, 2 * torch.pi, *shape)
+        gain = draw.uniform(0.2, 1, *shape)
+        wander = wander + gain * torch.sin(2 * torch.pi * rate_hz * time + phase)
+        power = power + gain**2 / 2
+    return _add_at_electrodes(signals, wander / power.sqrt(), recording, severity)
 
 
-MUSCLE_HZ = (20.0, 150.0)
-"""Band of the muscle artefact: where surface EMG begins, and where diagnostic ECG recorders end."""
-
-
+@CORRUPTIONS.register("muscle")
 def muscle(
     signals: Tensor, recording: Recording, severity: int, generator: Generator
 ) -> Tensor:
-    """EMG: noise between 20 Hz and 150 Hz (or half the rate), in bursts of about a quarter of a second."""
-    samples, shape = signals.shape[-1], (len(signals), len(recording.electrodes))
-    knots = max(2, round(4 * samples / recording.fs))
-    bursts = _uniform(0, 1, (*shape, knots), signals, generator) ** 4
+    """EMG: noise of 20 to 150 Hz (or half the rate), in bursts of about 0.25 s.
+
+    Parameters
+    ----------
+    signals, recording, severity, generator
+        As of a `Corruption`.
+    """
+    draw, samples = _Draw(signals, generator), signals.shape[-1]
+    shape = len(signals), len(electrodes_of(recording.leads))
+    bursts = draw.uniform(0, 1, *shape, max(2, round(4 * samples / recording.fs))) ** 4
     activity = 0.1 + interpolate(bursts, samples, mode="linear", align_corners=True)
-    spectrum = torch.fft.rfft(activity * _normal((*shape, samples), signals, generator))
-    rates = torch.fft.rfftfreq(samples, 1 / recording.fs, device=signals.device)
-    spectrum = spectrum * ((rates >= MUSCLE_HZ[0]) & (rates <= MUSCLE_HZ[1]))
+    spectrum = torch.fft.rfft(activity * draw.normal(*shape, samples))
+    rates_hz = torch.fft.rfftfreq(samples, 1 / recording.fs, device=signals.device)
+    spectrum *= (rates_hz >= MUSCLE_HZ[0]) & (rates_hz <= MUSCLE_HZ[1])
     noise = _unit_rms(torch.fft.irfft(spectrum, n=samples))
-    return _at_electrodes(signals, noise, recording, severity)
+    return _add_at_electrodes(signals, noise, recording, severity)
 
 
+@CORRUPTIONS.register("electrode-motion")
 def electrode_motion(
     signals: Tensor, recording: Recording, severity: int, generator: Generator
 ) -> Tensor:
-    """One electrode of each record slips: steps every two seconds or so that decay in 0.1 to 1 s."""
-    time, weights = _seconds(signals, recording.fs), recording.weights_like(signals)
-    weights, shape = weights[:, weights.any(0)], (len(signals), 1)
-    chosen = torch.randint(
-        weights.shape[1], shape[:1], generator=generator, device=signals.device
-    )
+    """One electrode slips: a step every two seconds or so that decays in 0.1 to 1 s.
+
+    Parameters
+    ----------
+    signals, recording, severity, generator
+        As of a `Corruption`.
+    """
+    draw, time = _Draw(signals, generator), _seconds(signals, recording.fs)
+    weights = recording.weights(signals)
+    used = weights[:, weights.any(0)].T  # (electrodes, leads)
+    chosen = draw.index(len(used), len(signals))
+    duration, shape = float(time[-1]), (len(signals), 1)
     motion = 0.0
-    for _ in range(max(1, round(float(time[-1]) / 2))):
-        start = _uniform(0, 0.8 * float(time[-1]), shape, signals, generator)
-        decay = _uniform(0.1, 1, shape, signals, generator)
-        since = time - start
-        step = torch.exp(-since.clamp(min=0) / decay) * (since >= 0)
-        motion = motion + _normal(shape, signals, generator) * step
-    return signals + RMS_MV[severity] * weights.T[chosen].unsqueeze(2) * _unit_rms(
-        motion
-    ).unsqueeze(1)
+    for _ in range(max(1, round(duration / 2))):
+        since = time - draw.uniform(0, 0.8 * duration, *shape)
+        decay = torch.exp(-since.clamp(min=0) / draw.uniform(0.1, 1, *shape))
+        motion = motion + draw.normal(*shape) * (decay * (since >= 0))
+    seen = RMS_MV[severity] * used[chosen].unsqueeze(2)
+    return signals + seen * _unit_rms(motion).unsqueeze(1)
 
 
+@CORRUPTIONS.register("powerline")
 def powerline(
     signals: Tensor, recording: Recording, severity: int, generator: Generator
 ) -> Tensor:
-    """Mains hum and its odd harmonics: one phase a record, another strength at each electrode.
+    """Mains hum and odd harmonics: one phase a record, another strength an electrode.
 
-    The frequency is up to 0.4 % off. At half the sampling rate exactly (50 Hz sampled at 100 Hz) a hum is
-    still there, as alternating samples whose size beats slowly; what is above is cut off, as by a
-    recorder's filter.
+    The frequency is up to 0.4 % off. At half the sampling rate exactly (50 Hz sampled
+    at 100 Hz) a hum is still there, as alternating samples whose size beats slowly;
+    what is above is cut off, as by a recorder's filter.
+
+    Parameters
+    ----------
+    signals, recording, severity, generator
+        As of a `Corruption`.
     """
-    time, shape = _seconds(signals, recording.fs), (len(signals), 1, 1)
-    rate = recording.mains_hz * _uniform(0.996, 1.004, shape, signals, generator)
-    hum, power = 0.0, 0.0
+    draw, time = _Draw(signals, generator), _seconds(signals, recording.fs)
+    records = len(signals)
+    rate_hz = recording.mains_hz * draw.uniform(0.996, 1.004, records, 1, 1)
+    hum = power = 0.0
     for multiple, gain in HARMONICS.items():
-        phase = _uniform(0, 2 * torch.pi, shape, signals, generator)
+        phase = draw.uniform(0, 2 * torch.pi, records, 1, 1)
         if multiple * recording.mains_hz <= recording.fs / 2:
-            hum = hum + gain * torch.sin(2 * torch.pi * multiple * rate * time + phase)
+            angle = 2 * torch.pi * multiple * rate_hz * time + phase
+            hum = hum + gain * torch.sin(angle)
             power += gain**2 / 2
-    gains = _normal((len(signals), len(recording.electrodes), 1), signals, generator)
-    return _at_electrodes(signals, gains * hum / power**0.5, recording, severity)
+    gains = draw.normal(records, len(electrodes_of(recording.leads)), 1)
+    return _add_at_electrodes(signals, gains * hum / power**0.5, recording, severity)
 
 
+@CORRUPTIONS.register("lead-loss")
 def lead_loss(
     signals: Tensor, recording: Recording, severity: int, generator: Generator
 ) -> Tensor:
-    """Electrodes fall off, as many as the severity says: every lead that needs one of them is flat, 0.
+    """As many electrodes as the severity fall off: leads that need them are flat, 0.
 
-    A limb electrode takes all chest leads with it. An electrode without which no lead would be left stays
-    on; where that is every one (a single lead), a stretch of the record (`LOST`) is flat instead.
+    A limb electrode takes all chest leads with it. An electrode without which no lead
+    would be left stays on; where that is every one (a single lead), a stretch of a
+    tenth of the record per severity is flat instead.
+
+    Parameters
+    ----------
+    signals, recording, severity, generator
+        As of a `Corruption`.
     """
-    used = torch.tensor(recording.weights != 0, device=signals.device)
-    used = used[:, used.any(0)].T  # (electrodes, leads)
-    order = _uniform(0, 1, (len(signals), len(used)), signals, generator).argsort(1)
-    if used.all():
-        return _lose_stretch(signals, LOST[severity], generator)
-    lost = torch.zeros(signals.shape[:2], dtype=torch.bool, device=signals.device)
-    fallen = torch.zeros(len(signals), dtype=torch.long, device=signals.device)
-    for turn in order.T:
-        after = lost | used[turn]
-        falls = (fallen < severity) & ~after.all(1)
-        lost, fallen = torch.where(falls.unsqueeze(1), after, lost), fallen + falls
+    draw, (records, leads, samples) = _Draw(signals, generator), signals.shape
+    needs = recording.weights(signals) != 0
+    needs = needs[:, needs.any(0)].T  # (electrodes, leads)
+    order = draw.uniform(0, 1, records, len(needs)).argsort(1)
+    if needs.all():
+        share = severity / 10
+        start = draw.uniform(0, (1 - share) * samples, records, 1, 1)
+        place = torch.arange(samples, device=signals.device)
+        return signals.masked_fill(
+            (place >= start) & (place < start + share * samples), 0.0
+        )
+    lost = torch.zeros(records, leads, dtype=torch.bool, device=signals.device)
+    fallen = torch.zeros(records, dtype=torch.long, device=signals.device)
+    for electrode in order.T:
+        lost_then = lost | needs[electrode]
+        falls = (fallen < severity) & ~lost_then.all(1)
+        lost = torch.where(falls.unsqueeze(1), lost_then, lost)
+        fallen += falls
     return signals.masked_fill(lost.unsqueeze(2), 0.0)
 
 
-def _lose_stretch(signals: Tensor, share: float, generator: Generator) -> Tensor:
-    samples = signals.shape[-1]
-    start = _uniform(0, (1 - share) * samples, (len(signals), 1, 1), signals, generator)
-    place = torch.arange(samples, device=signals.device)
-    return signals.masked_fill(
-        (place >= start) & (place < start + share * samples), 0.0
-    )
-
-
+@CORRUPTIONS.register("lead-swap")
 def lead_swap(
     signals: Tensor, recording: Recording, severity: int, generator: Generator
 ) -> Tensor:
-    """Electrodes are mixed up (`INTERCHANGES`): exactly what the leads then show, with no noise added.
+    """Electrodes are interchanged (`INTERCHANGES`): what the leads then show.
 
     A single bipolar lead is inverted by the interchange of its own two electrodes.
+
+    Parameters
+    ----------
+    signals, recording, severity, generator
+        As of a `Corruption`.
 
     Raises
     ------
     StudyError
-        When what the interchange does cannot be computed from the leads there are.
+        When the leads do not suffice to compute what the interchange does.
     """
-    mixed = _mixtures(recording, severity)
-    if not len(mixed):
-        raise StudyError(_unmixable(recording, severity))
-    mixed = torch.tensor(mixed, dtype=signals.dtype, device=signals.device)
-    chosen = torch.randint(
-        len(mixed), (len(signals),), generator=generator, device=signals.device
-    )
-    return torch.bmm(mixed[chosen], signals)
+    matrices = _interchanges(recording, severity)
+    if not matrices:
+        raise StudyError(explain_skip("lead-swap", severity, recording))
+    ways = torch.tensor(np.array(matrices)).to(signals)
+    chosen = _Draw(signals, generator).index(len(ways), len(signals))
+    return torch.bmm(ways[chosen], signals)
 
 
-def _mixtures(recording: Recording, severity: int) -> np.ndarray:
-    """Matrices (ways, leads, leads) from leads to leads, of each interchange that changes some lead."""
+def _interchanges(recording: Recording, severity: int) -> list[np.ndarray]:
+    """Matrices (leads, leads) of every interchange that changes some lead."""
+    electrodes = electrodes_of(recording.leads)
+    weights, matrices = lead_weights(recording.leads), []
     ways = INTERCHANGES[severity]
     if severity == SEVERITIES[-1]:  # a lead of unknown electrodes can only be inverted
-        ways += tuple(((f"{lead}+", f"{lead}-"),) for lead in recording.leads)
-    found = [
-        _mixture(recording, way)
-        for way in ways
-        if {e for p in way for e in p} <= {*recording.electrodes}
-    ]
-    changing = [
-        m
-        for m in found
-        if m is not None and (severity == 0 or not np.allclose(m, np.eye(len(m))))
-    ]
-    return np.array(changing)
-
-
-def _mixture(
-    recording: Recording, pairs: tuple[tuple[str, str], ...]
-) -> np.ndarray | None:
-    """Leads after the interchange as combinations of the leads before; None where they do not suffice."""
-    weights, place = (
-        recording.weights,
-        {name: i for i, name in enumerate(recording.electrodes)},
-    )
-    order = np.arange(len(place))
-    for a, b in pairs:
-        order[[place[a], place[b]]] = order[[place[b], place[a]]]
-    wanted = weights[:, order]
-    solved = wanted @ np.linalg.pinv(weights)
-    for row, lead in enumerate(
-        wanted
-    ):  # a lead that is there, or its negative, is taken as it was recorded
-        for sign in (1, -1):
-            same = np.flatnonzero(np.isclose(sign * weights, lead).all(1))
-            solved[row] = (
-                sign * np.eye(len(weights))[same[0]] if len(same) else solved[row]
-            )
-    return solved if np.allclose(solved @ weights, wanted) else None
-
-
-def _unmixable(recording: Recording, severity: int) -> str | None:
-    if len(_mixtures(recording, severity)):
-        return None
-    asked = " or ".join(
-        ", ".join("–".join(pair) for pair in way) for way in INTERCHANGES[severity]
-    )
-    return f"the interchange {asked} changes none of the leads {', '.join(recording.leads)}, or needs others"
-
-
-def _without_muscle(recording: Recording, severity: int) -> str | None:
-    fits = recording.fs / 2 > MUSCLE_HZ[0]
-    return (
-        None
-        if fits
-        else f"{recording.fs:g} Hz sampling holds nothing above {MUSCLE_HZ[0]:g} Hz"
-    )
-
-
-def _without_hum(recording: Recording, severity: int) -> str | None:
-    fits = recording.mains_hz <= recording.fs / 2
-    return (
-        None
-        if fits
-        else f"{recording.mains_hz:g} Hz mains is above half of {recording.fs:g} Hz sampling"
-    )
-
-
-CORRUPTIONS.update(
-    {
-        "baseline-wander": baseline_wander,
-        "muscle": muscle,
-        "electrode-motion": electrode_motion,
-        "powerline": powerline,
-        "lead-loss": lead_loss,
-        "lead-swap": lead_swap,
-    }
-)
-LIMITS: dict[str, Callable[[Recording, int], str | None]] = {
-    "muscle": _without_muscle,
-    "powerline": _without_hum,
-    "lead-swap": _unmixable,
-}
-"""Why a corruption does not apply to some recordings at a severity; None where it does."""
+        ways = ways + [[(f"{lead}+", f"{lead}-")] for lead in recording.leads]
+    for pairs in ways:
+        other = {**dict(pairs), **{b: a for a, b in pairs}}
+        if not {*other} <= {*electrodes}:
+            continue
+        order = [electrodes.index(other.get(name, name)) for name in electrodes]
+        matrix, possible = derive_leads(weights[:, order], weights)
+        changes = not np.allclose(matrix, np.eye(len(matrix)))
+        if possible.all() and (changes or not pairs):
+            matrices.append(matrix)
+    return matrices
 
 
 def get_corruption(name: str) -> Corruption:
-    """The corruption called `name`; an unknown one is a `StudyError` that lists those there are."""
+    """The corruption called `name`."""
     return CORRUPTIONS.find(name)
 
 
 def explain_skip(name: str, severity: int, recording: Recording) -> str | None:
-    """Why the corruption does not apply to such recordings at this severity; None where it does."""
-    get_corruption(name)
-    return LIMITS[name](recording, severity) if name in LIMITS else None
+    """Why a corruption does not apply to such recordings; None where it does.
+
+    Parameters
+    ----------
+    name, severity
+        Of the corruption.
+    recording
+        How the ECGs were recorded.
+    """
+    nyquist_hz = recording.fs / 2
+    if name == "muscle" and nyquist_hz <= MUSCLE_HZ[0]:
+        return f"{recording.fs:g} Hz sampling holds nothing above {MUSCLE_HZ[0]:g} Hz"
+    if name == "powerline" and recording.mains_hz > nyquist_hz:
+        mains = f"{recording.mains_hz:g} Hz mains"
+        return f"{mains} is above half of {recording.fs:g} Hz sampling"
+    if name == "lead-swap" and not _interchanges(recording, severity):
+        ways = [", ".join(map("–".join, way)) for way in INTERCHANGES[severity]]
+        return (
+            f"the interchange {' or '.join(ways)} changes none of the leads "
+            f"{', '.join(recording.leads)}, or needs others"
+        )
+    return None
 
 
 def list_skipped(
     names: Iterable[str], severities: Iterable[int], recording: Recording
 ) -> list[dict]:
-    """What of a study's corruptions does not apply: `corruption`, `severity`, `reason`."""
-    every = [
-        (name, severity, explain_skip(name, severity, recording))
-        for name in names
-        for severity in severities
-    ]
-    keys = ("corruption", "severity", "reason")
-    return [dict(zip(keys, row, strict=True)) for row in every if row[2] is not None]
+    """What does not apply: `corruption`, `severity` and `reason` of each.
+
+    Parameters
+    ----------
+    names, severities
+        A study's corruptions.
+    recording
+        How its ECGs were recorded.
+    """
+    found = []
+    for name, severity in product(names, severities):
+        reason = explain_skip(name, severity, recording)
+        if reason is not None:
+            row = {"corruption": name, "severity": severity, "reason": reason}
+            found.append(row)
+    return found

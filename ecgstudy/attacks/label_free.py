@@ -1,4 +1,4 @@
-"""An attack that needs no labels: away from the record's own place among the features of all records."""
+"""An attack without labels: away from the record's own place among all features."""
 
 from collections.abc import Callable
 
@@ -9,10 +9,12 @@ from torch.nn.functional import cross_entropy, normalize
 from ecgstudy.attacks.api import Budget, Problem, Victim
 from ecgstudy.attacks.gradient import apgd
 from ecgstudy.errors import StudyError
+from ecgstudy.registry import ATTACKS
 
 TEMPERATURE = 0.5
 
 
+@ATTACKS.register("label-free")
 def label_free(
     victim: Victim,
     signals: Tensor,
@@ -20,11 +22,16 @@ def label_free(
     budget: Budget,
     generator: Generator,
 ) -> Tensor:
-    """APGD on the contrastive loss of perturbed against clean features (after Kim et al. 2020, NeurIPS).
+    """APGD on the contrastive loss of perturbed against clean features.
 
-    Record i raises −log( exp(s_ii) / Σ_j exp(s_ij) ) with s_ij = cos(f(x_i + δ_i), f(x_j)) / 0.5 and j over
-    all records of the sample, itself among them. `labels` are not looked at: this is the attack of someone
-    who knows the encoder, and neither its head nor the truth.
+    After Kim et al. 2020 (NeurIPS): record i raises −log( exp(s_ii) / Σ_j exp(s_ij) )
+    with s_ij = cos(f(x_i + δ_i), f(x_j)) / 0.5, and j over all records of the sample.
+    The attacker knows the encoder, and neither its head nor the labels.
+
+    Parameters
+    ----------
+    victim, signals, labels, budget, generator
+        As of `ecgstudy.attacks.named.Attack`; `labels` are not looked at.
 
     Raises
     ------
@@ -33,28 +40,35 @@ def label_free(
     """
     if victim.features is None:
         raise StudyError(
-            "the label-free attack needs the features of a frozen encoder; this model has none"
+            "label-free needs the features of a frozen encoder; this model has none"
         )
-    away = away_from_itself(victim.features, signals, budget.batch_size)
-    return apgd(Problem(signals, away), budget, generator)
+    loss = contrastive_loss(victim.features, signals, budget.batch_size)
+    return apgd(Problem(signals, loss), budget, generator)
 
 
-def away_from_itself(
+def contrastive_loss(
     features: Callable[[Tensor], Tensor], signals: Tensor, batch_size: int
 ) -> Callable[[Tensor, slice | Tensor], Tensor]:
-    """The objective: perturbed signals of some records, and which they are → contrastive loss of each.
+    """The objective: perturbed signals of some records, and which → loss of each.
 
-    The candidates, features of all clean `signals`, are computed once, without gradient.
+    Parameters
+    ----------
+    features
+        Signals in mV → features (records, features).
+    signals
+        All clean signals, (records, leads, samples) in mV; their features, computed
+        once and without gradient, are the candidates.
+    batch_size
+        Records at a time.
     """
     with torch.no_grad():
         parts = [features(part).float() for part in signals.split(batch_size)]
     clean = normalize(torch.cat(parts), dim=1)
-    place = torch.arange(len(signals), device=signals.device)
+    own = torch.arange(len(signals), device=signals.device)
 
-    def away(perturbed: Tensor, rows: slice | Tensor) -> Tensor:
-        similarity = (
-            normalize(features(perturbed).float(), dim=1) @ clean.T / TEMPERATURE
-        )
-        return cross_entropy(similarity, place[rows], reduction="none")
+    def loss(perturbed: Tensor, rows: slice | Tensor) -> Tensor:
+        embedded = normalize(features(perturbed).float(), dim=1)
+        similarity = embedded @ clean.T / TEMPERATURE
+        return cross_entropy(similarity, own[rows], reduction="none")
 
-    return away
+    return loss

@@ -19,7 +19,8 @@ DEFINITIONS = {
     "AVF": {"LL": 1, "RA": -1 / 2, "LA": -1 / 2},
     **{name: {name: 1, "RA": -1 / 3, "LA": -1 / 3, "LL": -1 / 3} for name in CHEST},
 }
-"""Leads as combinations of the potentials at electrodes (Einthoven, Goldberger, Wilson)."""
+"""Leads as combinations of the potentials at electrodes (Einthoven, Goldberger,
+Wilson)."""
 
 
 def lead_definitions(leads: Sequence[str]) -> list[dict[str, float]]:
@@ -50,3 +51,29 @@ def lead_weights(leads: Sequence[str]) -> np.ndarray:
             for lead in lead_definitions(leads)
         ]
     )
+
+
+def derive_leads(
+    wanted: np.ndarray, given: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """How leads follow from others.
+
+    A lead that is given, or its negative, is taken as it was recorded; others are
+    combined (III = II − I).
+
+    Parameters
+    ----------
+    wanted, given
+        `lead_weights` of both, (leads, electrodes).
+
+    Returns
+    -------
+    matrix, possible
+        (wanted, given), and for which of the wanted leads it holds, (wanted,).
+    """
+    matrix = wanted @ np.linalg.pinv(given)
+    for sign in (1, -1):
+        same = np.isclose(sign * given[None], wanted[:, None]).all(2)
+        rows = same.any(1)
+        matrix[rows] = sign * np.eye(len(given))[same.argmax(1)[rows]]
+    return matrix, np.isclose(matrix @ given, wanted).all(1)

@@ -20,7 +20,8 @@ def noise(*shape, seed=0, scale=1.0):
 
 
 def size_of(delta, norm, mask=None):
-    """Largest amplitude of each record, or root mean square over the samples that may change."""
+    """Largest amplitude of each record, or root mean square over the samples that may
+    change."""
     if norm == "linf":
         return delta.abs().amax((1, 2))
     count = torch.ones_like(delta) if mask is None else mask.expand_as(delta).to(delta)
@@ -120,7 +121,8 @@ def test_a_record_without_gradient_stays_where_it_is(norm):
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_starts_fill_the_ball_evenly(norm):
-    """In the ℓ∞ ball every sample is uniform; in the ℓ2 ball of n samples P(size ≤ r) = rⁿ."""
+    """In the ℓ∞ ball every sample is uniform; in the ℓ2 ball of n samples P(size ≤ r) =
+    rⁿ."""
     ball, n = Ball(0.02, norm, torch.tensor([1.0, 0, 1, 1])), 6
     starts = ball.draw(torch.zeros(20_000, 2, 4), seeded()) / 0.02
     assert starts.mean((0, 1)).abs().max() < 0.02
@@ -167,9 +169,14 @@ def test_the_ascent_visits_every_iterate_but_the_last_and_steps_by_the_step():
         return (x * weight).sum((1, 2))
 
     last = ascend(
-        value, signals, torch.zeros_like(signals), Ball(0.25), steps=4, step_mv=0.1,
+        value,
+        signals,
+        torch.zeros_like(signals),
+        Ball(0.25),
+        steps=4,
+        step_mv=0.1,
         visit=lambda *seen: visited.append(seen),
-    )  # fmt: skip
+    )
     for k, (delta, values) in enumerate(visited):
         torch.testing.assert_close(
             delta, (min(0.1 * k, 0.25) * weight.sign()).expand(4, 2, 3)

@@ -1,4 +1,5 @@
-"""Corruptions against lead definitions written out by hand, spectra by SciPy, and files of a tiny run."""
+"""Corruptions against lead definitions written out by hand, spectra by SciPy, and files
+of a tiny run."""
 
 import dataclasses
 import json
@@ -24,8 +25,8 @@ from ecgstudy.attacks.corruptions import (
     SEVERITIES,
     SNR_DB,
     Recording,
-    list_skipped,
     explain_skip,
+    list_skipped,
 )
 from ecgstudy.errors import StudyError
 from ecgstudy.evaluation.runner import evaluate
@@ -39,9 +40,11 @@ TWELVE = Recording(500.0, LEADS)
 ONE = Recording(360.0, ("MLII",), 60.0)
 ADDITIVE = ("baseline-wander", "muscle", "electrode-motion", "powerline")
 SERVED = {
-    "RA": {*LEADS} - {"III"}, "LA": {*LEADS} - {"II"}, "LL": {*LEADS} - {"I"},
+    "RA": {*LEADS} - {"III"},
+    "LA": {*LEADS} - {"II"},
+    "LL": {*LEADS} - {"I"},
     **{f"V{k}": {f"V{k}"} for k in range(1, 7)},
-}  # fmt: skip
+}
 """The leads that each electrode contributes to."""
 
 
@@ -87,7 +90,7 @@ def rms(x, axis=None):
     return np.sqrt(np.mean(np.square(x), axis=axis))
 
 
-# ---- what all have in common -----------------------------------------------------------------------
+# ---- what all have in common ---------------------------------------------------------
 
 
 @pytest.mark.parametrize("recording", [TWELVE, ONE])
@@ -170,7 +173,7 @@ def test_noise_has_the_stated_rms_in_bipolar_leads_and_less_in_chest_leads(name)
     )
 
 
-# ---- spectra ---------------------------------------------------------------------------------------
+# ---- spectra -------------------------------------------------------------------------
 
 
 def shares(name, fs, edges_hz, mains_hz=50.0):
@@ -204,7 +207,8 @@ def test_muscle_artefact_fills_its_band_and_nothing_else(fs, top):
 
 
 def test_muscle_artefact_comes_in_bursts():
-    """Power in windows of 0.1 s varies far more than that of even noise of the same band."""
+    """Power in windows of 0.1 s varies far more than that of even noise of the same
+    band."""
 
     def unevenness(x):
         power = np.square(x[: len(x) // 50 * 50]).reshape(-1, 50).mean(1)
@@ -240,7 +244,7 @@ def test_hum_at_half_the_sampling_rate_alternates_and_above_it_is_said_not_to_fi
     )
 
 
-# ---- electrodes ------------------------------------------------------------------------------------
+# ---- electrodes ----------------------------------------------------------------------
 
 
 def test_motion_of_an_electrode_is_seen_in_all_leads_it_serves_and_no_other():
@@ -269,7 +273,8 @@ def test_motion_of_an_electrode_is_seen_in_all_leads_it_serves_and_no_other():
 
 
 def test_a_step_of_motion_returns_exponentially():
-    """Two seconds hold one step: nothing before it, then a straight line in the logarithm."""
+    """Two seconds hold one step: nothing before it, then a straight line in the
+    logarithm."""
     for record in changed("electrode-motion", 5, ONE, seconds=2.0, records=20)[:, 0]:
         start = np.flatnonzero(record)[0]
         assert start < 0.8 * len(record)
@@ -286,7 +291,7 @@ def test_a_lead_of_unknown_electrodes_is_disturbed_too():
         assert found == pytest.approx(RMS_MV[3], rel=0.12)
 
 
-# ---- loss ------------------------------------------------------------------------------------------
+# ---- loss ----------------------------------------------------------------------------
 
 
 def lost_leads(severity, records=200, recording=TWELVE, seed=0):
@@ -318,9 +323,8 @@ def test_more_electrodes_are_lost_with_severity_and_some_lead_is_always_left():
 
 
 def test_of_two_limb_leads_the_electrode_of_both_stays_on():
-    assert {frozenset(lost) for lost in lost_leads(5, recording=Recording(100.0, ("I", "II")))} == {
-        frozenset({"I"}), frozenset({"II"})
-    }  # fmt: skip
+    lost = lost_leads(5, recording=Recording(100.0, ("I", "II")))
+    assert {frozenset(each) for each in lost} == {frozenset({"I"}), frozenset({"II"})}
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
@@ -337,7 +341,7 @@ def test_a_single_lead_loses_a_growing_stretch(severity):
     assert len(starts) > 30
 
 
-# ---- interchange -----------------------------------------------------------------------------------
+# ---- interchange ---------------------------------------------------------------------
 
 PAIRS = {
     2: [("LA", "LL")],
@@ -394,10 +398,18 @@ def test_two_limb_leads_hold_every_limb_interchange():
 @pytest.mark.parametrize(
     ("leads", "applies"),
     [
-        (LEADS, [1, 2, 3, 4, 5]), (("I", "II"), [2, 3, 5]), (("I",), [3]), (("MLII",), [5]), (("III",), [2]),
-        (("aVR",), []), (("V2",), []), (("V2", "V3"), [1]), (("MLII", "V1"), [5]), (("ECG",), [5]),
+        (LEADS, [1, 2, 3, 4, 5]),
+        (("I", "II"), [2, 3, 5]),
+        (("I",), [3]),
+        (("MLII",), [5]),
+        (("III",), [2]),
+        (("aVR",), []),
+        (("V2",), []),
+        (("V2", "V3"), [1]),
+        (("MLII", "V1"), [5]),
+        (("ECG",), [5]),
     ],
-)  # fmt: skip
+)
 def test_interchanges_apply_where_the_leads_suffice_and_something_changes(
     leads, applies
 ):
@@ -438,7 +450,7 @@ def test_recordings_know_the_mains_of_their_data_set():
     assert Recording.of(dataclasses.replace(records, name="mitdb")).mains_hz == 60.0
 
 
-# ---- in a study ------------------------------------------------------------------------------------
+# ---- in a study ----------------------------------------------------------------------
 
 
 def options(**changes):
@@ -462,10 +474,19 @@ def test_a_study_names_corruptions_that_exist_and_severities_from_one_to_five(
 
 
 OPTIONS = AttackOptions(
-    ensemble=["fgsm"], attacks=[], epsilons_mv=[0.05], label_steps=1, queries=2, query_records=4,
-    check_steps=1, check_restarts=1, check_records=4, batch_size=7, severities=[1, 3],
+    ensemble=["fgsm"],
+    attacks=[],
+    epsilons_mv=[0.05],
+    label_steps=1,
+    queries=2,
+    query_records=4,
+    check_steps=1,
+    check_restarts=1,
+    check_records=4,
+    batch_size=7,
+    severities=[1, 3],
     corruptions=["muscle", "lead-swap"],
-)  # fmt: skip
+)
 
 
 def evaluated(arm, folder, seed=0):
@@ -508,7 +529,8 @@ def test_an_evaluation_stores_every_corruption_that_applies(tmp_path):
 
 
 def test_tables_grade_corruptions_beside_the_clean_ecgs(tmp_path):
-    """Stored rows of severities 1 and 5 at ε = 0 are neither the clean ones nor each other's."""
+    """Stored rows of severities 1 and 5 at ε = 0 are neither the clean ones nor each
+    other's."""
     study, paths, test = (
         make_study(seeds=(0,)),
         Paths("small", tmp_path),

@@ -14,7 +14,8 @@ from ecgstudy.errors import StudyError
 
 
 def drawn(members, records, classes, seed, single_label=False, levels=None):
-    """Scores that mostly tell the labels, in few `levels` with ties, and labels of both kinds per class."""
+    """Scores that mostly tell the labels, in few `levels` with ties, and labels of both
+    kinds per class."""
     rng = np.random.default_rng(seed)
     labels = (
         np.eye(classes)[np.arange(records) % classes]

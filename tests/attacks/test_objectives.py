@@ -12,6 +12,7 @@ from ecgstudy.attacks.objectives import (
     auroc_targets,
     dlr,
     label_targets,
+    make_objective,
     signed_scores,
     targeted_dlr,
 )
@@ -96,7 +97,8 @@ def test_auroc_targets_weigh_a_record_by_its_share_of_the_pairs():
 
 
 def test_auroc_targets_are_the_gradient_of_the_mean_difference_of_scores():
-    """The objective is, up to a factor, Σ_c (mean score of negatives − mean score of positives)."""
+    """The objective is, up to a factor, Σ_c (mean score of negatives − mean score of
+    positives)."""
     labels = ecgs(7)[1]
     scores = torch.randn(7, 3, generator=seeded(3))
     wanted = sum(
@@ -113,7 +115,7 @@ def test_label_targets_attack_one_label_alone():
     assert label_targets(labels, 1).tolist() == [[0, 1], [0, -1], [0, -1]]
 
 
-# ---- the further objectives, from logits written out ------------------------------------------------
+# ---- the further objectives, from logits written out ---------------------------------
 
 
 def single(classes, records=40):
@@ -124,7 +126,7 @@ def single(classes, records=40):
 
 
 def value_of(name, logits, labels, multilabel):
-    objective, targets = OBJECTIVES[name](labels, multilabel)
+    objective, targets = make_objective(name, labels, multilabel)
     return objective(class_scores(logits, multilabel), targets)
 
 
@@ -201,7 +203,8 @@ def test_the_even_margin_of_multi_label_data_counts_every_label_alike():
 
 
 def ratio(z, y, target=None):
-    """(Targeted) difference of logits ratio of one record, as AutoAttack's authors print it."""
+    """(Targeted) difference of logits ratio of one record, as AutoAttack's authors
+    print it."""
     order = sorted(z, reverse=True)
     if target is not None:
         return -(z[y] - z[target]) / (order[0] - (order[2] + order[3]) / 2)
@@ -261,7 +264,7 @@ def test_dlr_without_enough_classes_is_an_error(classes, multilabel, told):
     with pytest.raises(
         StudyError, match=f"'dlr' needs single-label data of at least 3 classes.*{told}"
     ):
-        OBJECTIVES["dlr"](torch.zeros(4, classes), multilabel)
+        make_objective("dlr", torch.zeros(4, classes), multilabel)
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))

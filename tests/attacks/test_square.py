@@ -216,7 +216,8 @@ def test_patches_are_one_window_of_time_on_some_leads_and_shrink():
 
 
 def test_the_share_of_the_patch_follows_the_published_schedule():
-    """Of 10,000 queries: p = 0.8, halved after 10, 50, 200, 500, 1,000, 2,000, 4,000, 6,000 and 8,000."""
+    """Of 10,000 queries: p = 0.8, halved after 10, 50, 200, 500, 1,000, 2,000, 4,000,
+    6,000 and 8,000."""
     scale = 10_000 // HORIZON
     assert patch_share(0) == 0.8
     for i, end in enumerate(HALVINGS):

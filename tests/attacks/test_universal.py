@@ -24,7 +24,8 @@ def mean_value(problem, delta):
 @pytest.mark.parametrize("masked", ["nowhere", "samples", "records"])
 @pytest.mark.parametrize("seed", range(3))
 def test_it_finds_the_best_corner_of_a_small_ball(masked, seed):
-    """Cross-entropy of a linear model is convex in δ, so that its largest mean is at a corner."""
+    """Cross-entropy of a linear model is convex in δ, so that its largest mean is at a
+    corner."""
     victim, _ = linear(samples=4, seed=seed)
     signals, labels = ecgs(5, samples=4, seed=seed)
     problem = scores_problem("ce", victim, signals, labels)
@@ -153,7 +154,8 @@ def test_an_l2_ball_is_an_error():
 
 
 def test_auroc_falls_where_noise_does_nothing():
-    """The victim asks whether each class's bump is 1 mV high; one shift makes it so in other records."""
+    """The victim asks whether each class's bump is 1 mV high; one shift makes it so in
+    other records."""
     records = toy_records(multilabel=True)
     signals, labels = torch.tensor(records.signals), torch.tensor(records.multi_hot())
     bumps = torch.exp(

@@ -170,7 +170,7 @@ def test_a_long_record_is_covered_by_few_windows_and_a_short_one_padded_only_if_
     assert padded[:2].abs().sum() + padded[-3:].abs().sum() == 0
 
 
-# ---- Net1D -----------------------------------------------------------------------------------------
+# ---- Net1D ---------------------------------------------------------------------------
 
 
 def published(leads, stem, widths, depths, ratio, group):
@@ -301,7 +301,7 @@ def test_a_block_without_weights_passes_on_the_larger_of_two_samples_between_zer
     torch.testing.assert_close(block(x), expected)
 
 
-# ---- HuBERT-ECG ------------------------------------------------------------------------------------
+# ---- HuBERT-ECG ----------------------------------------------------------------------
 
 
 def hubert_shapes(hidden, layers, inner):

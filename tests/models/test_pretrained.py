@@ -62,7 +62,7 @@ def build(options, mean=(0.0, 0.0), std=1.0, dual=False):
     ).eval()
 
 
-# ---- what the network sees -------------------------------------------------------------------------
+# ---- what the network sees -----------------------------------------------------------
 
 
 def test_the_network_sees_the_leads_rate_band_and_scale_that_it_was_trained_on(
@@ -110,7 +110,7 @@ def test_records_do_not_influence_each_other(released):
     torch.testing.assert_close(made(x)[1:2], made(x[1:2]), rtol=1e-4, atol=1e-5)
 
 
-# ---- gradients and attacks -------------------------------------------------------------------------
+# ---- gradients and attacks -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("scale", ["lead", "record", "range"])
@@ -153,7 +153,7 @@ def test_an_attack_stays_within_epsilon_in_mv_of_the_users_signal_and_moves_the_
     assert after < before - 0.001
 
 
-# ---- norms, dropout, precision ---------------------------------------------------------------------
+# ---- norms, dropout, precision -------------------------------------------------------
 
 
 def test_released_batch_norms_are_doubled_from_the_same_statistics_and_then_go_apart(
@@ -201,7 +201,7 @@ def test_features_are_float32_under_bfloat16(released):
     torch.testing.assert_close(rough, made(x), rtol=0.1, atol=0.1)
 
 
-# ---- in a study ------------------------------------------------------------------------------------
+# ---- in a study ----------------------------------------------------------------------
 
 
 def run_of(arm, released, **training):

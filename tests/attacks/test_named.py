@@ -35,7 +35,8 @@ def norm_of(name, norm="linf"):
 
 
 def size_of(delta, norm, free):
-    """Largest amplitude of each record, or root mean square over the samples that may change."""
+    """Largest amplitude of each record, or root mean square over the samples that may
+    change."""
     if norm == "linf":
         return delta.abs().amax((1, 2))
     return (delta.square().sum((1, 2)) / free.sum((1, 2)).clamp(min=1)).sqrt()
@@ -52,7 +53,7 @@ def prey(records=6, leads=2, samples=40, multilabel=False, seed=1):
     )
 
 
-# ---- every attack ----------------------------------------------------------------------------------
+# ---- every attack --------------------------------------------------------------------
 
 
 @settings(max_examples=150, deadline=None)
@@ -190,7 +191,7 @@ def test_attacks_on_one_true_class_say_so(name):
     victim, signals, labels = prey(multilabel=True)
     with pytest.raises(
         StudyError,
-        match=r"needs single-label data of at least . classes; these are multi-label, of 4",
+        match=r"needs single-label data of at least \d classes; these are multi-label",
     ):
         get_attack(name)(victim, signals, labels, Budget(0.1, 2), seeded())
 
@@ -220,14 +221,15 @@ def test_attacks_stay_on_the_device(name):
     assert delta.device.type == "cuda"
 
 
-# ---- the objective: never below, never less --------------------------------------------------------
+# ---- the objective: never below, never less ------------------------------------------
 
 
 SEARCHES = {"pgd": pgd, "apgd": apgd, "square": square}
 
 
 def gains(search, problem, budget):
-    """How much the search raises the objective of each record over that of the unchanged record."""
+    """How much the search raises the objective of each record over that of the
+    unchanged record."""
     none = torch.zeros_like(problem.signals)
     delta = SEARCHES[search](problem, budget, seeded())
     return problem.values(delta, 256) - problem.values(none, 256)
@@ -264,7 +266,8 @@ def test_a_search_never_ends_below_its_start_nor_below_no_attack(search, norm, n
 )
 @pytest.mark.parametrize("norm", NORMS)
 def test_no_record_loses_by_more_restarts_queries_or_steps_of_pgd(search, more, norm):
-    """The smaller budget is a part of the larger one: streams are nested, PGD's step length is fixed."""
+    """The smaller budget is a part of the larger one: streams are nested, PGD's step
+    length is fixed."""
     if (search, norm) == ("square", "l2"):
         return
     victim, signals, labels = prey(30)
@@ -278,7 +281,7 @@ def test_no_record_loses_by_more_restarts_queries_or_steps_of_pgd(search, more, 
     assert (many > few + 1e-3).any()
 
 
-# ---- the optimum -----------------------------------------------------------------------------------
+# ---- the optimum ---------------------------------------------------------------------
 
 
 FOLLOWING = [
@@ -331,7 +334,7 @@ def test_on_a_linear_model_the_shared_attack_reaches_the_best_of_all_labels_toge
 
 
 @pytest.mark.parametrize("search", ["pgd", "apgd"])
-def test_on_two_linear_classes_the_even_margin_rises_by_the_dual_norm_of_their_difference(
+def test_on_two_linear_classes_the_even_margin_rises_by_the_dual_norm(
     search,
 ):
     victim, weight = linear(classes=2)
@@ -380,7 +383,8 @@ def test_nothing_stops_at_a_label_flip(search):
 
 
 def test_each_target_class_is_tried_and_the_best_wrong_one_kept():
-    """Four corners of a cross, a class each: from class 0 only the wrong class named by the ball is near."""
+    """Four corners of a cross, a class each: from class 0 only the wrong class named by
+    the ball is near."""
     centres = torch.tensor([[0.0, 0], [1, 0], [0, 1], [-1, 0]])
     victim = Victim(lambda x: -torch.cdist(x[:, 0], centres).square() * 5, False)
     signals, labels = (
@@ -451,7 +455,7 @@ def test_scores_are_float32_even_where_the_model_is_not():
     assert victim.scores(torch.zeros(2, 1, 3)).dtype == torch.float32
 
 
-# ---- passes that tell nothing new ------------------------------------------------------------------
+# ---- passes that tell nothing new ----------------------------------------------------
 
 
 @pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"noise"}))
@@ -509,9 +513,10 @@ def test_a_start_that_no_step_improves_is_the_result(search, gradients):
     signals, start = torch.zeros(3, 1, 20), torch.zeros(3, 1, 20)
     start[1:] = 0.1  # the best there is, for the last two
     peak = torch.tensor([0.0, 0.1, 0.1])
-    found = search(
-        Problem(signals, lambda x, rows: -((x - peak[rows, None, None]) ** 2).sum((1, 2)), start,
-                exact=gradients == "float32"),
-        Budget(0.2, 5), seeded(),
-    )  # fmt: skip
+
+    def value(x, rows):
+        return -((x - peak[rows, None, None]) ** 2).sum((1, 2))
+
+    problem = Problem(signals, value, start, exact=gradients == "float32")
+    found = search(problem, Budget(0.2, 5), seeded())
     assert torch.equal(found, start)

@@ -1,4 +1,5 @@
-"""Smooth and band-limited perturbations against loops, closed forms and linear programs."""
+"""Smooth and band-limited perturbations against loops, closed forms and linear
+programs."""
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from ecgstudy.attacks.api import Budget, Victim
 from ecgstudy.attacks.named import get_attack, scores_problem
 from ecgstudy.attacks.objectives import auroc_targets
 from ecgstudy.attacks.smooth_band import (
-    band_limited,
+    limit_band,
     passed_frequencies,
     smooth,
     smoothing_kernel,
@@ -25,7 +26,8 @@ SHAPED = ["sap", *BANDS]
 
 
 def smoothed_one_by_one(signal, taps=(5, 7, 11, 15, 19), sigmas=(1, 3, 5, 7, 10)):
-    """Han et al.: the mean of 25 smoothed copies, each by a Gaussian that is cut off and normalised."""
+    """Han et al.: the mean of 25 smoothed copies, each by a Gaussian that is cut off
+    and normalised."""
     copies = []
     for width in taps:
         for sigma in sigmas:
@@ -46,7 +48,7 @@ def reached(name, victim, signals, labels, budget):
     return delta, problem.values(delta, 64) - problem.values(none, 64)
 
 
-# ---- smooth perturbations --------------------------------------------------------------------------
+# ---- smooth perturbations ------------------------------------------------------------
 
 
 def test_smoothing_is_the_mean_of_25_convolutions():
@@ -99,11 +101,12 @@ def test_sap_is_smoother_than_pgd_and_weaker():
     assert gain.mean() < more.mean()
 
 
-# ---- band-limited perturbations --------------------------------------------------------------------
+# ---- band-limited perturbations ------------------------------------------------------
 
 
 def linear_program(slope, fs, low, high):
-    """Largest slope·δ over |δ| ≤ 1 that are sums of cosines and sines within the band."""
+    """Largest slope·δ over |δ| ≤ 1 that are sums of cosines and sines within the
+    band."""
     samples = len(slope)
     orders = [k for k in range(samples // 2 + 1) if low <= k * fs / samples <= high]
     phase = 2 * np.pi * np.outer(np.arange(samples), orders) / samples
@@ -153,7 +156,7 @@ def test_what_has_the_band_and_keeps_to_the_ball_is_left_as_it_is():
         :, None
     ]
     passed = passed_frequencies(waves, 100, 5, 15)
-    found = band_limited(waves, passed, 1.0)
+    found = limit_band(waves, passed, 1.0)
     torch.testing.assert_close(found[1], waves[1], atol=1e-5, rtol=0)
     assert found[[0, 2]].abs().max() < 1e-5
 
@@ -166,7 +169,7 @@ def test_a_record_too_short_for_a_band_is_an_error():
         get_attack("band-low")(victim[0], signals, labels, Budget(0.1), seeded())
 
 
-# ---- both ------------------------------------------------------------------------------------------
+# ---- both ----------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=40)
@@ -239,7 +242,7 @@ def test_a_shape_in_time_needs_the_rate_and_the_linf_ball(name):
         get_attack(name)(
             Victim(victim.model, True), signals, labels, Budget(0.1), seeded()
         )
-    with pytest.raises(StudyError, match="norm 'l2' is not theirs"):
+    with pytest.raises(StudyError, match="norm 'l2' is not"):
         get_attack(name)(victim, signals, labels, Budget(0.1, norm="l2"), seeded())
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as some
 from victims import aurocs, curved, ecgs, seeded
 
 from ecgstudy.attacks.api import Budget, Victim
-from ecgstudy.attacks.label_free import away_from_itself
+from ecgstudy.attacks.label_free import contrastive_loss
 from ecgstudy.attacks.named import get_attack
 from ecgstudy.errors import StudyError
 
@@ -22,7 +22,8 @@ def attack(victim, signals, budget, seed=0):
 
 
 def looped(perturbed, clean):
-    """−log softmax of each perturbed feature's similarity to its own clean one, one pair at a time."""
+    """−log softmax of each perturbed feature's similarity to its own clean one, one
+    pair at a time."""
     values = []
     for i, feature in enumerate(perturbed):
         each = []
@@ -43,7 +44,7 @@ def value(victim, signals, delta):
 def test_the_value_is_that_of_a_double_loop():
     victim, (signals, _) = curved(), ecgs(7)
     delta = torch.randn(7, 2, 5, generator=seeded(4))
-    found = away_from_itself(victim.features, signals, batch_size=3)
+    found = contrastive_loss(victim.features, signals, batch_size=3)
     for rows in (slice(0, 7), slice(2, 5), torch.tensor([6, 1])):
         np.testing.assert_allclose(
             found((signals + delta)[rows], rows),
@@ -53,7 +54,8 @@ def test_the_value_is_that_of_a_double_loop():
 
 
 def test_it_finds_the_largest_value_of_a_fine_grid():
-    """Features are a point in the plane, which is moved directly: the ball is a square."""
+    """Features are a point in the plane, which is moved directly: the ball is a
+    square."""
     victim = Victim(lambda x: x.flatten(1), True, lambda x: x.flatten(1))
     signals = torch.randn(6, 2, 1, generator=seeded(2))
     ticks = torch.linspace(-0.3, 0.3, 61)
@@ -128,7 +130,7 @@ def test_more_restarts_never_find_less():
 
 def test_a_model_without_features_is_an_error():
     signals, labels = ecgs()
-    with pytest.raises(StudyError, match="needs the features of a frozen encoder"):
+    with pytest.raises(StudyError, match="label-free needs the features"):
         get_attack("label-free")(
             Victim(lambda x: x, True), signals, labels, Budget(0.1), seeded()
         )

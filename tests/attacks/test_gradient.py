@@ -20,7 +20,8 @@ def test_checkpoints_of_100_steps_are_the_papers():
 
 
 def published_checkpoints(steps):
-    """p₀ = 0, p₁ = 0.22, p_{j+1} = p_j + max(p_j − p_{j−1} − 0.03, 0.06); ⌈p_j · steps⌉ (section 3)."""
+    """p₀ = 0, p₁ = 0.22, p_{j+1} = p_j + max(p_j − p_{j−1} − 0.03, 0.06); ⌈p_j · steps⌉
+    (section 3)."""
     p = [Fraction(0), Fraction(22, 100)]
     while p[-1] <= 1:
         p.append(p[-1] + max(p[-1] - p[-2] - Fraction(3, 100), Fraction(6, 100)))
@@ -33,7 +34,8 @@ def test_checkpoints_follow_the_published_recursion(steps):
 
 
 def waves(seed=0, leads=2, samples=6):
-    """An uneven objective in float64 of signals (records, leads, samples), per record."""
+    """An uneven objective in float64 of signals (records, leads, samples), per
+    record."""
     inner = torch.randn(
         leads * samples, 12, generator=seeded(seed), dtype=torch.float64
     )
@@ -49,7 +51,8 @@ def projected(delta, epsilon, norm):
 
 
 def published_apgd(value, clean, start, epsilon, norm, steps):
-    """Algorithm 1 of Croce & Hein 2020 for one record: every point met, the best one, and its step sizes."""
+    """Algorithm 1 of Croce & Hein 2020 for one record: every point met, the best one,
+    and its step sizes."""
 
     def gradient(delta):
         leaf = delta.clone().requires_grad_()
@@ -120,7 +123,8 @@ def test_every_iterate_is_that_of_the_published_algorithm(norm, steps):
 
 
 def test_step_sizes_halve_for_each_record_alone():
-    """A plane is climbed with whole steps while a narrow valley beside it needs smaller ones."""
+    """A plane is climbed with whole steps while a narrow valley beside it needs smaller
+    ones."""
     clean, seen = torch.zeros(2, 1, 1, dtype=torch.float64), []
 
     def value(x, rows):
@@ -160,7 +164,8 @@ def test_the_last_point_costs_no_gradient():
 
 
 def test_more_steps_find_more_on_average():
-    """Not for every record: the schedule of a longer search differs from the first step's halving on."""
+    """Not for every record: the schedule of a longer search differs from the first
+    step's halving on."""
     value, clean = (
         waves(),
         torch.randn(200, 2, 6, generator=seeded(3), dtype=torch.float64),

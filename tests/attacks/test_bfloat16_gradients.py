@@ -1,4 +1,5 @@
-"""Attacks whose gradients are taken in bfloat16: as strong, never below their start, scored in float32."""
+"""Attacks whose gradients are taken in bfloat16: as strong, never below their start,
+scored in float32."""
 
 from dataclasses import replace
 
