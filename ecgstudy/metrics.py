@@ -4,7 +4,7 @@ import numpy as np
 
 
 def defined_labels(y: np.ndarray) -> np.ndarray:
-    """Labels with both values in `y` (records, classes): what macro averages are over."""
+    """Labels with both values in `y` (records, classes): those averaged over."""
     return (y > 0).any(axis=0) & (y <= 0).any(axis=0)
 
 
@@ -28,16 +28,17 @@ def auroc(y: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def average_precision(y: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Area under the precision–recall steps of each class; shapes and NaN as in `auroc`."""
+    """Area under the precision–recall steps of each class.
+
+    Shapes and NaN as in `auroc`.
+    """
     values = np.full(y.shape[1], np.nan)
     for c in np.flatnonzero(defined_labels(y)):
         ranked = Ranked(y[:, c], scores[:, c])
-        # Every record is judged at the threshold that admits its whole tie, so ties are order-free.
-        above = len(y) - ranked.start[ranked.positive]
-        hits = (
-            ranked.positive.sum()
-            - _counts(ranked.positive)[ranked.start[ranked.positive]]
-        )
+        # The threshold of a record admits its whole tie: the order within it is free.
+        start = ranked.start[ranked.positive]
+        above = len(y) - start
+        hits = ranked.positive.sum() - _counts(ranked.positive)[start]
         values[c] = (hits / above).mean()
     return values
 

@@ -25,6 +25,7 @@ from ecgstudy.registry import DATASETS
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", *CHEST)
 RECORDED = ("I", "II", *CHEST)
 """The other limb leads are derived from I and II."""
+ELECTRODES = lead_weights(RECORDED)
 
 DOWER = np.array(  # mV on each recorded lead per mV of dipole
     [
@@ -44,21 +45,24 @@ def _read_table(name: str) -> pd.DataFrame:
     return pd.read_csv(Path(__file__).with_name(name), float_precision="round_trip")
 
 
-CONDITIONS = _read_table("builtin_conditions.csv").set_index("condition")
+CONDITIONS = {
+    row.condition: row for row in _read_table("builtin_conditions.csv").itertuples()
+}
 """Rate a minute (mean, SD, lowest, highest), mean age in years, range of severities:
 0 is normal, 1 the waves in the file (in fibrillation: the f waves)."""
-CLASSES = tuple(CONDITIONS.index)
+CLASSES = tuple(CONDITIONS)
 SINUS, TACHYCARDIA, FIBRILLATION, *MINOR, ECTOPY = CLASSES
 """`MINOR`: in traces (severities to 0.35) in records of the other classes, too."""
 
+ROWS = _read_table("builtin_waves.csv")
 SHAPES = {
-    condition: waves.drop(columns="condition").set_index("wave")
-    for condition, waves in _read_table("builtin_waves.csv").groupby("condition")
+    condition: np.ascontiguousarray(waves.loc[:, "peak_ms":], dtype=float)
+    for condition, waves in ROWS.groupby("condition")
 }
 """Of each wave: peak after R in ms, width σ in ms at 60/min, dipole x, y, z in mV."""
-WAVES = SHAPES["normal"].index
-ATRIAL = WAVES.isin(["P1", "P2"])
-LATE = WAVES.isin(["J", "ST", "T1", "T2"])
+WAVES = ROWS["wave"].unique()
+ATRIAL = np.isin(WAVES, ["P1", "P2"])
+LATE = np.isin(WAVES, ["J", "ST", "T1", "T2"])
 RATE_EXPONENT = np.array([0.15, 0.15, 0, 0, 0, 0, 0.15, 0.3, 1 / 3, 1 / 3])
 """A wave's delay goes with RR to this power; one third for T is Fridericia's QT."""
 
@@ -159,7 +163,7 @@ def _draw_body(disease: str, rng: Generator) -> Body:
     # Half a second to import, for which only a simulation should wait.
     from scipy.spatial.transform import Rotation
 
-    age = np.clip(rng.normal(CONDITIONS.loc[disease, "age"], 14), 25, 90)
+    age = np.clip(rng.normal(CONDITIONS[disease].age, 14), 25, 90)
     sex = rng.choice(["female", "male"])
     # Age lowers QRS and T and turns the axis to the left; women have a lower QRS, ST
     # and T.
@@ -187,8 +191,8 @@ def _draw_body(disease: str, rng: Generator) -> Body:
 def _simulate(body: Body, condition: str, times: ndarray, rng: Generator) -> ndarray:
     """One ECG, (12, samples) in mV."""
     breathing = 2 * np.pi * (rng.uniform(0.19, 0.32) * times + rng.random())
-    known = CONDITIONS.loc[condition]
-    severity = rng.uniform(known["severity_min"], known["severity_max"])
+    known = CONDITIONS[condition]
+    severity = rng.uniform(known.severity_min, known.severity_max)
     beats, rr, ectopic = _draw_rhythm(body, condition, breathing, times, rng)
     minor = _shape_waves(body, rng.choice(MINOR), rng.triangular(0, 0, 0.35))
     waves = minor
@@ -202,16 +206,14 @@ def _simulate(body: Body, condition: str, times: ndarray, rng: Generator) -> nda
     if condition == FIBRILLATION:
         dipole += _fibrillate(severity, times, rng)
     dipole *= 1 + rng.uniform(0.01, 0.06) * np.sin(breathing + 1)
-    noise = lead_weights(RECORDED) @ _draw_noise(breathing, times, rng)
+    noise = ELECTRODES @ _draw_noise(breathing, times, rng)
     i, ii, *chest = body.torso @ dipole + noise
     return np.stack([i, ii, ii - i, -(i + ii) / 2, i - ii / 2, ii - i / 2, *chest])
 
 
 def _shape_waves(body: Body, condition: str, severity: float) -> ndarray:
     """The patient's waves (waves, 5): normal, moved towards the condition's."""
-    normal, changed = (
-        np.array(SHAPES[name], dtype=float, order="C") for name in ("normal", condition)
-    )
+    normal, changed = SHAPES["normal"], SHAPES[condition].copy()
     if condition == ECTOPY:
         changed[:, 2:] = changed[:, 2:] @ body.focus.T
     waves = normal + severity * (changed - normal)
@@ -226,10 +228,10 @@ def _shape_waves(body: Body, condition: str, severity: float) -> ndarray:
 def _draw_rhythm(
     body: Body, condition: str, breathing: ndarray, times: ndarray, rng: Generator
 ) -> tuple[ndarray, ndarray, ndarray]:
-    """R times and preceding RR intervals in s, and which beats are ectopic, (beats,)."""
-    known = CONDITIONS.loc[condition]
-    rate = known["rate"] + known["rate_sd"] * (body.rate + rng.normal(0, 0.7))
-    rate = np.clip(rate, known["rate_min"], known["rate_max"])
+    """R times and RR intervals before them in s, and which beats are ectopic."""
+    known = CONDITIONS[condition]
+    rate = known.rate + known.rate_sd * (body.rate + rng.normal(0, 0.7))
+    rate = np.clip(rate, known.rate_min, known.rate_max)
     period, end = 60 / rate, times[-1]
     n = int(2 * end / period) + 8
     if condition == FIBRILLATION:
@@ -264,7 +266,7 @@ def _sum_waves(
     times: ndarray,
     rng: Generator,
 ) -> ndarray:
-    """Sum of the Gaussians of all beats: waves (beats, waves, 5) → (3, samples) in mV."""
+    """Sum of all beats' Gaussians: waves (beats, waves, 5) → (3, samples) in mV."""
     near = (beats > times[0] - 1) & (beats < times[-1] + 1)
     beats, waves, rr = beats[near], waves[near], rr[near]
     stretch = (0.7 * rr.mean() + 0.3 * rr)[:, None] ** RATE_EXPONENT

@@ -3,13 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
-CHEST = tuple(f"V{k}" for k in range(1, 7))
-
-
+CHEST = ("V1", "V2", "V3", "V4", "V5", "V6")
 ELECTRODES = ("RA", "LA", "LL", *CHEST)
-
-
 DEFINITIONS = {
     "I": {"LA": 1, "RA": -1},
     "II": {"LL": 1, "RA": -1},
@@ -19,38 +16,32 @@ DEFINITIONS = {
     "AVF": {"LL": 1, "RA": -1 / 2, "LA": -1 / 2},
     **{name: {name: 1, "RA": -1 / 3, "LA": -1 / 3, "LL": -1 / 3} for name in CHEST},
 }
-"""Leads as combinations of the potentials at electrodes (Einthoven, Goldberger,
-Wilson)."""
+"""Lead → weights of the electrodes (Einthoven, Goldberger, Wilson)."""
 
 
 def lead_definitions(leads: Sequence[str]) -> list[dict[str, float]]:
-    """Each lead in terms of electrodes; an unknown lead has two electrodes of its own.
+    """Each lead in terms of electrodes; an unknown lead has two of its own.
 
     MIT-BIH's MLII is a lead II.
     """
-    definitions = []
-    for lead in leads:
-        own_pair = {f"{lead}+": 1, f"{lead}-": -1}
-        name = lead.upper().removeprefix("ML")
-        definitions.append(DEFINITIONS.get(name, own_pair))
-    return definitions
+    return [
+        DEFINITIONS.get(
+            lead.upper().removeprefix("ML"), {f"{lead}+": 1, f"{lead}-": -1}
+        )
+        for lead in leads
+    ]
 
 
 def electrodes_of(leads: Sequence[str]) -> tuple[str, ...]:
     """The standard electrodes, and those of unknown leads."""
-    used = [name for definition in lead_definitions(leads) for name in definition]
+    used = [name for lead in lead_definitions(leads) for name in lead]
     return tuple(dict.fromkeys([*ELECTRODES, *used]))
 
 
 def lead_weights(leads: Sequence[str]) -> np.ndarray:
     """Share of each electrode in each lead, (leads, electrodes)."""
-    electrodes = electrodes_of(leads)
-    return np.array(
-        [
-            [lead.get(name, 0.0) for name in electrodes]
-            for lead in lead_definitions(leads)
-        ]
-    )
+    weights = pd.DataFrame(lead_definitions(leads), columns=electrodes_of(leads))
+    return np.ascontiguousarray(weights.fillna(0.0), dtype=float)
 
 
 def derive_leads(

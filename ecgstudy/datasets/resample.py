@@ -11,7 +11,7 @@ from ecgstudy.errors import StudyError
 from ecgstudy.records import BLOCK, EcgRecords
 
 SUBSTITUTES = {"II": "MLII"}
-"""Lead → the lead taken for it where it was not recorded: lead II of trunk electrodes."""
+"""Lead → the lead taken for it where it was not recorded: II from trunk electrodes."""
 
 
 def adapt_records(
