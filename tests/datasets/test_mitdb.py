@@ -18,6 +18,7 @@ from wfdb_fixtures import (
 from ecgstudy.datasets import mitdb
 from ecgstudy.datasets.prepare import prepare
 from ecgstudy.errors import StudyError
+from ecgstudy.files import ROOT
 from ecgstudy.records import check_records
 from ecgstudy.study import DatasetOptions
 
@@ -298,7 +299,7 @@ def test_real_table_agrees_with_the_card(real):
 
 @needs_data
 def test_real_attacked_beats_are_the_committed_ones(real):
-    committed = Path(__file__).parent.parent / "params" / "mitdb_attacked_beats.txt"
+    committed = ROOT / "params/mitdb_attacked_beats.txt"
     assert (
         real.table["record"][real.table["attacked"]].tolist()
         == committed.read_text().split()
