@@ -7,6 +7,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.timing import Row, compared, row, side_by_side
+from ecgstudy import metrics
 from ecgstudy.analysis import statistics as st
 
 RECORDS, LABELS, SETS, RESAMPLES = 10_000, 5, 30, 1_000
@@ -21,7 +22,7 @@ def resampling(device: torch.device, repeats: int) -> list[Row]:
         y, scores, of = _sample(patients)
         drawn, _ = st.draw_patients(y, of, RESAMPLES, np.random.default_rng(1))
         calls = {
-            "ours": partial(st.resampled_auroc, y, scores, of, drawn),
+            "ours": partial(metrics.resampled_auroc, y, scores, of, drawn),
             "scikit-learn": partial(_theirs, y, scores, of, drawn),
         }
         seconds = side_by_side(calls, max(3, repeats // 3), torch.device("cpu"))

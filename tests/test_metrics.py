@@ -1,4 +1,4 @@
-"""AUROC and average precision against scikit-learn and pair enumeration."""
+"""AUROC against scikit-learn, enumerated pairs, and computing it again."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from small_scores import pairwise, scored
 
 from ecgstudy import metrics
+from ecgstudy.analysis.statistics import draw_patients
 
 
 @settings(max_examples=60, deadline=None)
@@ -48,3 +49,30 @@ def test_auroc_of_perfectly_wrong_scores_is_zero_and_not_clipped():
 def test_macro_leaves_out_absent_classes_only():
     assert metrics.macro(np.array([0.2, np.nan, 0.6])) == pytest.approx(0.4)
     assert np.isnan(metrics.macro(np.array([np.nan, np.nan])))
+
+
+@settings(max_examples=60, deadline=None)
+@given(scored())
+def test_leave_one_out_equals_recomputing_without_each_patient(data):
+    y, scores, patients = data
+    found = metrics.leave_one_out(y, scores, patients)
+    brute = [
+        metrics.auroc(y[patients != g], scores[patients != g])
+        for g in range(patients.max() + 1)
+    ]
+    brute = np.where(metrics.defined_labels(y), np.array(brute), np.nan)
+    np.testing.assert_allclose(found, brute, atol=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(scored())
+def test_resampled_auroc_equals_that_of_repeated_records(data):
+    y, scores, patients = data
+    drawn, _ = draw_patients(y, patients, 20, np.random.default_rng(0))
+    found = metrics.resampled_auroc(y, scores, patients, drawn)
+    for row, counts in zip(found, drawn, strict=True):
+        again = np.repeat(np.arange(len(y)), counts[patients].astype(int))
+        expected = np.where(
+            metrics.defined_labels(y), metrics.auroc(y[again], scores[again]), np.nan
+        )
+        np.testing.assert_allclose(row, expected, atol=1e-12)

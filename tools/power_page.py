@@ -46,12 +46,12 @@ protocol `slf`) over n seeds and k times the pilot's test patients is
     patients / k + seeds / n + models / (n k)
 
 *patients* is what patients have in common for all models, *seeds* what seeds have in
-common for all patients, *models* the rest: each model errs on its own patients. They are
-estimated by the method of moments (negative estimates are 0), new patients are taken to
-be like these. The test is the study's own (two-way t, two-sided at 5 %), with 80 % power
-and at least {least} seeds; "adjusted" is Holm's first step, 5 % / {family}. Since the
-pilot has few seeds, its variance between seeds has an 80 % interval (χ²), and "upper end"
-is what the upper limit asks for (Browne 1995).
+common for all patients, *models* the rest: each model errs on its own patients. They
+are estimated by the method of moments (negative estimates are 0), and new patients are
+taken to be like these. The test is the study's own (two-way t, two-sided at 5 %), with
+80 % power and at least {least} seeds; "adjusted" is Holm's first step, 5 % / {family}.
+Since the pilot has few seeds, its variance between seeds has an 80 % interval (χ²), and
+"upper end" is what the upper limit asks for (Browne 1995).
 """
 SPREADS = ["contrast", "patients", "seeds", "80 % interval", "models"]
 NEEDS = ["contrast", "effect", "seeds", "upper end", "seeds, adjusted", "upper end"]
@@ -146,7 +146,7 @@ def _deviations(c: Components) -> list[str]:
 
 
 def _needs(found: Components, effect: float, patients: int) -> list[str]:
-    """Seeds alone and adjusted, each with its upper end; patients, alone and adjusted."""
+    """Seeds, alone and adjusted, each with its upper end; patients likewise."""
     levels = (ALPHA, ALPHA / FAMILY)
     seeds = [
         seeds_needed(c, effect, alpha)
@@ -168,7 +168,7 @@ def main(params: list[str]) -> None:
     """Write ``docs/power.md`` from the scores of these studies."""
     if not params:
         raise StudyError(
-            "name the pilot's params files: python tools/power_page.py params/ptbxl.yaml"
+            "name the pilot's params files: python tools/power_page.py params/x.yaml …"
         )
     studies = [load_study(name) for name in params]
     pilots = [p for s in studies for p in read_pilots(s, Paths(s.study))]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -181,7 +182,7 @@ def judge_claims(
             "verdict": _verdict(claim, found),
         }
         if summary["verdict"] != "not tested":
-            weakest = min(found, key=_room)
+            weakest = min(found, key=itemgetter("room"))
             weakest["decides"] = True
             summary |= {"effect": weakest["value"], "evidence": _describe(weakest)}
             summary |= {key: weakest[key] for key in ("ci_low", "ci_high", "measure")}
@@ -262,18 +263,26 @@ def _judge_part(row: dict, level: float) -> dict:
     ratio = row["measure"] in RATIOS
     low, high = np.exp(ends) if ratio else np.clip(ends, -1, 1)
     value = np.exp(row["value"]) if ratio else row["value"]
-    above, below = low > row["margin"], high < row["margin"]
+    # How far the interval lies on each side of the margin.
+    above, below = low - row["margin"], row["margin"] - high
+    sides = {"above": (above, below), "below": (below, above)}
+    right, wrong = sides.get(row["side"], (max(above, below), np.nan))
     verdict = "inconclusive"
-    if not row["beyond_seeds"]:
-        pass
-    elif {"above": above, "below": below}.get(row["side"], above or below):
-        verdict = "supported"
-    elif above or below:
-        verdict = "contradicted"
-    elif row["measure"] in AUROCS and row["margin"] == 0:
-        p = st.equivalence_p(value, row["se"], t, MARGIN)
-        verdict = "equivalent" if p <= 1 - level else "inconclusive"
-    return {"value": value, "ci_low": low, "ci_high": high, "verdict": verdict}
+    if row["beyond_seeds"]:
+        if right > 0:
+            verdict = "supported"
+        elif wrong > 0:
+            verdict = "contradicted"
+        elif row["measure"] in AUROCS and row["margin"] == 0:
+            p = st.equivalence_p(value, row["se"], t, MARGIN)
+            verdict = "equivalent" if p <= 1 - level else verdict
+    return {
+        "value": value,
+        "ci_low": low,
+        "ci_high": high,
+        "verdict": verdict,
+        "room": -np.inf if np.isnan(right) else right,
+    }
 
 
 def _verdict(claim: Claim, found: list[dict]) -> str:
@@ -291,17 +300,13 @@ def _verdict(claim: Claim, found: list[dict]) -> str:
     for part in claim.parts:
         if where[part] == datasets and said[part] == {"contradicted"}:
             return "contradicted"
+    verdicts = set().union(*said.values())
     if claim.same_sign:
         gains = all(row["value"] > 0 for row in found)
-        return (
-            "supported" if gains and {"supported"} in said.values() else "inconclusive"
-        )
-    verdicts = set().union(*said.values())
-    return (
-        verdicts.pop()
-        if verdicts in ({"supported"}, {"equivalent"})
-        else "inconclusive"
-    )
+        verdicts = {"supported"} if gains and {"supported"} in said.values() else set()
+    if verdicts in ({"supported"}, {"equivalent"}):
+        return verdicts.pop()
+    return "inconclusive"
 
 
 def _missing(claim: Claim, found: list[dict]) -> Iterator[dict]:
@@ -312,13 +317,6 @@ def _missing(claim: Claim, found: list[dict]) -> Iterator[dict]:
         for dataset in datasets:
             if (part, dataset) not in there:
                 yield {**asdict(part), "dataset": dataset, **NOT_RUN}
-
-
-def _room(row: dict) -> float:
-    """How far the interval is on the right side of the margin: the least decides."""
-    above, below = row["ci_low"] - row["margin"], row["margin"] - row["ci_high"]
-    room = {"above": above, "below": below}.get(row["side"], max(above, below))
-    return -np.inf if np.isnan(room) else room
 
 
 def _describe(row: dict) -> str:

@@ -16,7 +16,7 @@ from ecgstudy.errors import StudyError
 from ecgstudy.files import check_sum
 from ecgstudy.study import Paths, Run
 
-NEEDED = ("record", "patient", "split", "attack", "view", "epsilon_mv")
+Mask = np.ndarray | slice
 KNOWN = ["record", "patient", "age", "sex"]
 
 
@@ -36,7 +36,12 @@ class Sample:
 
     table: pd.DataFrame
     y: np.ndarray
-    classes: tuple[str, ...]
+    classes: np.ndarray
+
+    @cached_property
+    def records(self) -> np.ndarray:
+        """Ids of the records."""
+        return self.table["record"].to_numpy()
 
     @cached_property
     def _coded(self) -> tuple[np.ndarray, np.ndarray]:
@@ -70,12 +75,12 @@ class Sample:
 
     def equals(self, other: "Sample") -> bool:
         """Whether `other` holds the same records and labels, in the same order."""
-        mine, others = (s.table["record"].to_numpy() for s in (self, other))
-        return np.array_equal(mine, others) and np.array_equal(self.y, other.y)
+        same = np.array_equal(self.records, other.records)
+        return same and np.array_equal(self.y, other.y)
 
     def named(self, mask: np.ndarray) -> str:
         """Names of the classes where `mask` holds."""
-        return ", ".join(np.array(self.classes)[mask])
+        return ", ".join(self.classes[mask])
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,27 +131,23 @@ class ScoreSet:
     def left_out(self) -> np.ndarray:
         """Macro AUROC without each patient, (patients,)."""
         sample = self.sample
-        each = st.leave_one_out(sample.y, self.scores, sample.patients)
+        each = metrics.leave_one_out(sample.y, self.scores, sample.patients)
         return st.macro_without_each(self.auroc, each)
 
-    def of_records(self, mask: np.ndarray) -> "ScoreSet":
-        """The part of it on these records."""
-        sample = replace(
-            self.sample, table=self.sample.table[mask], y=self.sample.y[mask]
-        )
-        return replace(self, sample=sample, scores=self.scores[mask])
-
-    def of_labels(self, mask: np.ndarray) -> "ScoreSet":
-        """The part of it on these classes."""
-        classes = tuple(np.array(self.sample.classes)[mask])
-        sample = replace(self.sample, y=self.sample.y[:, mask], classes=classes)
-        return replace(self, sample=sample, scores=self.scores[:, mask])
+    def part(
+        self, records: Mask = slice(None), labels: Mask = slice(None)
+    ) -> "ScoreSet":
+        """Of these records and labels only."""
+        whole = self.sample
+        y, classes = whole.y[records][:, labels], whole.classes[labels]
+        sample = Sample(whole.table[records], y, classes)
+        return replace(self, sample=sample, scores=self.scores[records][:, labels])
 
     def joined(self, other: "ScoreSet") -> "ScoreSet":
         """Its records and those of `other`."""
-        table = pd.concat([self.sample.table, other.sample.table])
-        y = np.concatenate([self.sample.y, other.sample.y])
-        sample = replace(self.sample, table=table, y=y)
+        a, b = self.sample, other.sample
+        table, y = pd.concat([a.table, b.table]), np.concatenate([a.y, b.y])
+        sample = Sample(table, y, a.classes)
         return replace(
             self, sample=sample, scores=np.concatenate([self.scores, other.scores])
         )
@@ -186,91 +187,53 @@ def read_scores(
     Raises
     ------
     StudyError
-        Naming the file that is damaged or lacks a column.
+        Naming the file that is damaged or holds scores that are not finite.
     """
-    scores, samples = Scores([], {}), {}
-    protocols = protocols and tuple(protocols)
+    scores = Scores([], {})
+    wanted = None if protocols is None else list(protocols)
     for run in runs:
-        for protocol in protocols or run.protocols:
+        for protocol in wanted or run.protocols:
             folder = paths.protocol(run.dataset, run.arm, run.seed, protocol)
-            if not (folder / "scores.parquet").exists():
+            file = folder / "scores.parquet"
+            if not file.exists():
                 continue
             key = (run.dataset, run.arm, run.seed, protocol)
-            scores.evaluations[key] = evaluation = _read_json(
-                folder / "evaluation.json"
-            )
-            frame = _read_frame(folder / "scores.parquet")
-            known = samples.setdefault((run.dataset, protocol), [])
-            scores.sets.extend(_split(frame, key, evaluation.get("masking_ok"), known))
+            evaluation = {}
+            if (folder / "evaluation.json").exists():
+                text = check_sum(folder / "evaluation.json").read_text("utf-8")
+                evaluation = json.loads(text)
+            scores.evaluations[key] = evaluation
+            scores.sets.extend(_read_sets(file, key, evaluation.get("masking_ok")))
     return scores
 
 
-def _split(
-    frame: pd.DataFrame, run: tuple, masking_ok: bool | None, known: list[Sample]
-) -> Iterator[ScoreSet]:
-    """The score sets of one file.
-
-    Samples met before (`known`) are shared, so that paired sets are recognised.
-    """
-    classes = _classes(frame)
+def _read_sets(file: Path, run: tuple, masking_ok: bool | None) -> Iterator[ScoreSet]:
+    """The score sets of one file, by split, attack, view, ε and severity."""
+    frame = pd.read_parquet(check_sum(file))
+    # Not every data set has ages and sexes, not every evaluation corruptions.
+    optional = ["age", "sex", "severity"]
+    frame = frame.reindex(columns=frame.columns.union(optional, sort=False))
+    scored = [name for name in frame if name.startswith("score_")]
+    classes = np.array([name.removeprefix("score_") for name in scored])
+    finite = np.isfinite(frame[scored]).all(axis=1)
+    if not finite.all():
+        row = frame[~finite].iloc[0]
+        raise StudyError(
+            f"{file}: record {row['record']!r} has a score under {row['attack']!r} that"
+            " is not finite; the model or attack diverged: train or evaluate it again"
+        )
     kinds = ["split", "attack", "view", "epsilon_mv", "severity"]
     for kind, rows in frame.groupby(kinds, dropna=False, sort=True):
         split, attack, view, epsilon, severity = kind
         y = rows[[f"y_{name}" for name in classes]].to_numpy()
-        sample = Sample(rows[KNOWN], y, classes)
-        sample = next((s for s in known if s.equals(sample)), sample)
-        if sample not in known:
-            known.append(sample)
         yield ScoreSet(
             *run,
             split,
             attack,
             view,
-            round(float(epsilon), 9),
-            None if pd.isna(severity) else severity,
-            masking_ok,
-            sample,
-            rows[[f"score_{name}" for name in classes]].to_numpy(),
+            epsilon_mv=round(float(epsilon), 9),
+            severity=None if pd.isna(severity) else severity,
+            masking_ok=masking_ok,
+            sample=Sample(rows[KNOWN], y, classes),
+            scores=rows[scored].to_numpy(),
         )
-
-
-def _classes(frame: pd.DataFrame) -> tuple[str, ...]:
-    return tuple(c.removeprefix("score_") for c in frame if c.startswith("score_"))
-
-
-def _read_frame(path: Path) -> pd.DataFrame:
-    """One ``scores.parquet``, checked; age and sex are missing if not stored."""
-    try:
-        frame = pd.read_parquet(check_sum(path))
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise StudyError(
-            f"{path} is not a readable parquet file ({error}); evaluate this run again"
-        ) from error
-    classes = _classes(frame) or ("<class>",)
-    scores = [f"score_{name}" for name in classes]
-    needed = [*NEEDED, *scores, *(f"y_{name}" for name in classes)]
-    if lacking := [column for column in needed if column not in frame]:
-        raise StudyError(
-            f"{path} lacks the column {lacking[0]!r}; evaluate this run again"
-        )
-    bad = ~np.isfinite(frame[scores].to_numpy()).all(axis=1)
-    if bad.any():
-        row = frame.iloc[int(bad.argmax())]
-        raise StudyError(
-            f"{path}: record {row['record']!r} has a score under {row['attack']!r} that"
-            " is not finite; the model or attack diverged: train or evaluate it again"
-        )
-    return frame.reindex(
-        columns=frame.columns.union(["age", "sex", "severity"], sort=False)
-    )
-
-
-def _read_json(path: Path) -> dict:
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(check_sum(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StudyError(
-            f"{path} is not valid JSON ({error}); evaluate this run again"
-        ) from error

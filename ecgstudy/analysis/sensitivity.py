@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from ecgstudy import metrics
 from ecgstudy.analysis import statistics as st
 from ecgstudy.analysis.contrasts import (
     PRIMARY,
@@ -18,7 +19,6 @@ from ecgstudy.analysis.contrasts import (
     subgroups,
 )
 from ecgstudy.analysis.scores import Place, Scores, ScoreSet
-from ecgstudy.metrics import macro
 
 Sets = list[list[ScoreSet]]
 """(arms, seeds) of `pair_by_seed`."""
@@ -92,7 +92,7 @@ def contrast_sensitivity(
 def _outcomes(
     scores: Scores, headline: dict[str, float]
 ) -> Iterator[tuple[Place, Group, Group, Group]]:
-    """Clean and headline score sets; beside them the extra records', and the rounded."""
+    """Clean and headline sets; beside them those of extra records, and rounded."""
     added = group_scores(scores, "sensitivity")
     groups = group_scores(scores)
     for place, group in groups.items():
@@ -109,7 +109,7 @@ def _choices(sets: Sets, added: Group, rounded: Group) -> Choices:
     kept = sample.labels & ~dominated
     if dominated.any() and kept.any():
         note = f"without {sample.named(dominated)}"
-        part = _each(sets, lambda s: s.of_labels(kept))
+        part = _each(sets, lambda s: s.part(labels=kept))
         yield "without dominated labels", note, part
     more = _same_runs(added, sets)
     if more:
@@ -126,7 +126,7 @@ def _parts(sets: Sets) -> Choices:
     for index, s in enumerate(sets[0]):
         yield f"seed {s.seed}", "", [[row[index]] for row in sets]
     for _, name, mask in subgroups(sets[0][0].sample):
-        part = _each(sets, lambda s, mask=mask: s.of_records(mask))
+        part = _each(sets, lambda s, mask=mask: s.part(mask))
         sample = part[0][0].sample
         if sample.labels.any():
             labels = sample.named(sample.labels)
@@ -166,7 +166,10 @@ def _bootstrap(
     sample, rng = sets[0].sample, np.random.default_rng(seed)
     y, patients = sample.y, sample.patients
     drawn, redrawn = st.draw_patients(y, patients, resamples, rng)
-    each = [macro(st.resampled_auroc(y, s.scores, patients, drawn)) for s in sets]
+    each = [
+        metrics.macro(metrics.resampled_auroc(y, s.scores, patients, drawn))
+        for s in sets
+    ]
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     low, high = np.quantile(np.mean(each, axis=0), ends)
     return {

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit, logit, stdtr, stdtrit
 
-from ecgstudy.metrics import Ranked, defined_labels, macro
+from ecgstudy.metrics import defined_labels, macro
 
 DOMINANCE = 0.8
 """A label with more of its positives in one patient is marked as dominated."""
@@ -19,71 +19,13 @@ POWER = 0.8
 # --- Patients -------------------------------------------------------------------------
 
 
-def leave_one_out(
-    y: np.ndarray, scores: np.ndarray, patients: np.ndarray
-) -> np.ndarray:
-    """AUROC of each class without each patient, exact, from placements.
-
-    Parameters
-    ----------
-    y, scores : np.ndarray
-        (records, classes): 0 or 1, and scores.
-    patients : np.ndarray
-        (records,) integer codes 0…patients−1.
-
-    Returns
-    -------
-    np.ndarray
-        (patients, classes); NaN where no positive or no negative is left.
-    """
-    n_patients = int(patients.max()) + 1
-    values = np.full((n_patients, y.shape[1]), np.nan)
-    # 16-bit codes are sorted by radix, several times faster.
-    codes = patients.astype(np.uint16 if n_patients < 2**16 else np.int64)
-    for c in np.flatnonzero(defined_labels(y)):
-        values[:, c] = _leave_one_out(y[:, c], scores[:, c], codes, n_patients)
-    return values
-
-
-def _leave_one_out(
-    y: np.ndarray, score: np.ndarray, codes: np.ndarray, n_patients: int
-) -> np.ndarray:
-    """AUROC of one class without each patient, (patients,).
-
-    AUROC is pairs won over pairs. Leaving a patient out takes away the pairs that its
-    records take part in; those between two of its own records are then taken away twice
-    and are added again.
-    """
-    ranked = Ranked(y, score)
-    owner = codes[ranked.order]
-    positives = ranked.positive.sum()
-    # Pairs of each record that are won: positive above negative, ties half.
-    won = np.where(
-        ranked.positive, ranked.placements, positives - ranked.below(ranked.positive)
-    )
-    won_of = np.bincount(owner, won, n_patients)
-    positives_of = np.bincount(codes, y > 0, n_patients)
-    negatives_of = np.bincount(codes, y <= 0, n_patients)
-
-    # Ranked patient by patient, placements count the negatives of earlier patients too.
-    own = Ranked(y, score, within=codes)
-    owner = codes[own.order]
-    earlier = np.r_[0, np.cumsum(negatives_of)][owner]
-    own_won = np.bincount(owner, (own.placements - earlier) * own.positive, n_patients)
-
-    total = ranked.placements[ranked.positive].sum()
-    pairs = (positives - positives_of) * (ranked.negative.sum() - negatives_of)
-    kept = total - won_of + own_won
-    return np.divide(kept, pairs, out=np.full(n_patients, np.nan), where=pairs > 0)
-
-
 def macro_without_each(whole: np.ndarray, left_out: np.ndarray) -> np.ndarray:
     """Macro AUROC without each patient, over the labels that the whole sample defines.
 
     A label that leaving a patient out makes undefined keeps its whole-sample value
     there: the interval is conditional on that patient, and the label is marked as
-    dominated. `whole` is (classes,), `left_out` (patients, classes) is of
-    `leave_one_out`.
+    dominated. `whole` is (classes,), `left_out` (patients, classes) is
+    of `metrics.leave_one_out`.
     """
     return macro(np.where(np.isnan(left_out), whole, left_out))
 
@@ -101,7 +43,7 @@ def patient_df(y: np.ndarray, patients: np.ndarray) -> float:
     The effective number (Kish 1965) is 1/Σw², w a patient's share of the AUROC: the
     mean over classes and kinds of its share of positives and negatives. Even patients
     give patients − 1, two that hold everything 1, a single one 0.
-    `tests/test_coverage.py` shows the coverage that this gives.
+    `tests/analysis/test_coverage.py` shows the coverage that this gives.
     """
     y = y[:, defined_labels(y)]
     if not y.shape[1] or patients.max() == 0:
@@ -127,7 +69,7 @@ def draw_patients(
     Parameters
     ----------
     y, patients : np.ndarray
-        As for `leave_one_out`.
+        As for `metrics.leave_one_out`.
     resamples : int
         Number of draws.
     rng : np.random.Generator
@@ -148,36 +90,6 @@ def draw_patients(
         redrawn += int(bad.sum())
         drawn[bad] = rng.multinomial(n, even, size=int(bad.sum()))
     return drawn, redrawn
-
-
-def resampled_auroc(
-    y: np.ndarray, scores: np.ndarray, patients: np.ndarray, drawn: np.ndarray
-) -> np.ndarray:
-    """AUROC of each class in each resample of patients: one sort, then weighted sums.
-
-    Parameters
-    ----------
-    y, scores, patients : np.ndarray
-        As for `leave_one_out`.
-    drawn : np.ndarray
-        (resamples, patients) of `draw_patients`.
-
-    Returns
-    -------
-    np.ndarray
-        (resamples, classes).
-    """
-    values = np.full((len(drawn), y.shape[1]), np.nan)
-    for c in np.flatnonzero(defined_labels(y)):
-        ranked = Ranked(y[:, c], scores[:, c])
-        weights = drawn.T[patients[ranked.order]].astype(float)
-        negatives = np.zeros((len(y) + 1, len(drawn)))
-        np.cumsum(weights * ranked.negative[:, None], axis=0, out=negatives[1:])
-        below = (negatives[ranked.start] + negatives[ranked.stop]) / 2
-        positives = weights * ranked.positive[:, None]
-        pairs = positives.sum(axis=0) * negatives[-1]
-        values[:, c] = (positives * below).sum(axis=0) / pairs
-    return values
 
 
 # --- Intervals over patients and seeds ------------------------------------------------

@@ -30,12 +30,12 @@ from ecgstudy.params import target
 from ecgstudy.pretraining.suffixes import bases, control_pairs, factor_table
 from ecgstudy.study import ENSEMBLE, Paths, Run, Study
 
+Sets = list[ScoreSet]
 EQUAL_CLEAN = -0.01
 """Clean AUROC counts as equal when the difference's lower bound is above this."""
 CHANCE = 0.5
 UNIDENTIFIED = "record-"
 """How ids of patients begin that stand for a record without a patient id."""
-ALL = "all"
 RUN = ["dataset", "arm", "seed", "protocol"]
 
 _PLACE = "dataset protocol attack epsilon_mv"
@@ -73,24 +73,21 @@ def _table(name: str, rows: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS[name])
 
 
-def _each_arm(
-    scores: Scores,
-) -> Iterator[tuple[dict, list[ScoreSet], list[ScoreSet]]]:
+def _each_arm(scores: Scores) -> Iterator[tuple[dict, Sets, Sets]]:
     """Of each arm under each attack, every seed and all: columns, sets, label sets.
 
-    The label sets beside the shared ones are the clean ones themselves without attack;
-    none where a seed has none.
+    Clean sets are their own label sets; there are none where a seed lacks them.
     """
     label = group_scores(scores, view="label")
     for place, group in group_scores(scores).items():
         for arm, by_seed in group.items():
             own = label.get(place, {}).get(arm, {})
+            if place.attack == "none":
+                own = by_seed
             seeds = sorted(by_seed)
-            for name, chosen in [*((k, [k]) for k in seeds), (ALL, seeds)]:
+            for name, chosen in [*((k, [k]) for k in seeds), ("all", seeds)]:
                 sets = [by_seed[seed] for seed in chosen]
                 paired = [own[seed] for seed in chosen if seed in own]
-                if place.attack == "none":
-                    paired = sets
                 columns = {**place._asdict(), "arm": arm, "seed": name}
                 columns["masking_ok"] = masking_flag(sets)
                 yield columns, sets, paired if len(paired) == len(sets) else []
@@ -125,24 +122,20 @@ def per_class(scores: Scores) -> pd.DataFrame:
     rows = []
     for columns, sets, paired in _each_arm(scores):
         sample = sets[0].sample
-        auroc = np.mean([s.auroc for s in sets], axis=0)
-        auprc = np.mean([s.auprc for s in sets], axis=0)
-        none = np.full(len(auroc), np.nan)
-        auroc_label = np.mean([s.auroc for s in paired], axis=0) if paired else none
-        for c, name in enumerate(sample.classes):
-            positive = sample.y[:, c] > 0
-            row = {
-                **columns,
-                "class": name,
-                "auroc": auroc[c],
-                "auroc_label": auroc_label[c],
-                "auprc": auprc[c],
-                "positives": int(positive.sum()),
-                "patients": len(np.unique(sample.patients[positive])),
-                "largest_share": sample.shares[c],
-                "dominated": bool(sample.shares[c] > st.DOMINANCE),
-            }
-            rows.append(row)
+        positive = sample.y > 0
+        no_label = np.full(len(sample.classes), np.nan)
+        values = {
+            "class": sample.classes,
+            "auroc": np.mean([s.auroc for s in sets], axis=0),
+            "auroc_label": np.mean([s.auroc for s in paired] or [no_label], axis=0),
+            "auprc": np.mean([s.auprc for s in sets], axis=0),
+            "positives": positive.sum(axis=0),
+            "patients": [len(np.unique(sample.patients[p])) for p in positive.T],
+            "largest_share": sample.shares,
+            "dominated": sample.shares > st.DOMINANCE,
+        }
+        for row in zip(*values.values(), strict=True):
+            rows.append({**columns, **dict(zip(values, row, strict=True))})
     return _table("per_class", rows)
 
 
@@ -156,7 +149,7 @@ def subgroup_auroc(scores: Scores) -> pd.DataFrame:
         if columns["attack"] not in ("none", ENSEMBLE):
             continue
         for kind, value, mask in subgroups(sets[0].sample):
-            parts = [s.of_records(mask) for s in sets]
+            parts = [s.part(mask) for s in sets]
             sample = parts[0].sample
             row = {
                 **columns,
@@ -202,23 +195,23 @@ def contrasts(
         in_family = (
             primary and place.protocol == "slf" and (main or place.attack == "none")
         )
-        for adaptive, standard in pairs:
-            sets = pair_by_seed(group, (adaptive, standard))
+        for pair in pairs:
+            sets = pair_by_seed(group, pair)
             if not sets:
                 continue
-            planned = in_family and PRIMARY.get(adaptive) == standard
+            planned = in_family and pair in PRIMARY.items()
             found = combine(sets, [1, -1], confidence)
             errors = 1 - mean_macro(sets[1])
             row = {
                 **place._asdict(),
                 **found,
-                "adaptive": adaptive,
-                "standard": standard,
+                "adaptive": pair[0],
+                "standard": pair[1],
                 "headline": main,
                 "family": "primary" if planned else "exploratory",
                 "error_reduction": found["delta"] / errors if errors else np.nan,
             }
-            beside = pair_by_seed(clean.get(place[:2], {}), (adaptive, standard))
+            beside = pair_by_seed(clean.get(place[:2], {}), pair)
             if beside:
                 other = combine(beside, [1, -1], confidence)
                 row["clean_delta"] = other["delta"]
@@ -341,12 +334,12 @@ def headline_check(
                 "in_params": place.epsilon_mv == used,
             }
             rows.append(row)
-    table = _table("headline_check", rows).assign(chosen=False)
-    for _, grid in table.groupby(["dataset", "protocol"], sort=False):
-        at_chance = grid.loc[grid["auroc_shared"] <= CHANCE, "epsilon_mv"]
-        pick = at_chance.min() if len(at_chance) else grid["epsilon_mv"].max()
-        table.loc[grid.index, "chosen"] = grid["epsilon_mv"] == pick
-    return table
+    table = _table("headline_check", rows)
+    where = [table["dataset"], table["protocol"]]
+    at_chance = table["epsilon_mv"].where(table["auroc_shared"] <= CHANCE)
+    largest = table.groupby(where, sort=False)["epsilon_mv"].transform("max")
+    pick = at_chance.groupby(where, sort=False).transform("min").fillna(largest)
+    return table.assign(chosen=table["epsilon_mv"] == pick)
 
 
 def write_tables(study: Study, paths: Paths) -> dict[str, pd.DataFrame]:

@@ -98,32 +98,23 @@ def judge_family(contrasts: pd.DataFrame, confidence: float = 0.95) -> pd.DataFr
         1 − the level of the tests.
     """
     family = contrasts[contrasts["family"] == "primary"]
-    measure = np.where(family["attack"] == "none", "clean", "robust")
-    parts = []
+    family = family.assign(
+        measure=np.where(family["attack"] == "none", "clean", "robust")
+    )
+    rows = []
     for margin in MARGINS:
-        p = [
-            st.equivalence_p(r.delta, r.se, st.MixedT(r.df, r.heavy, r.seeds), margin)
-            for r in family.itertuples()
-        ]
-        part = family.assign(
-            measure=measure,
-            margin=margin,
-            p_equivalence=p,
-            p_equivalence_holm=st.holm(p),
-        )
-        part["verdict"] = [
-            decide(
-                r.delta,
-                r.p_holm,
-                r.p_equivalence_holm,
-                r.beyond_seeds,
-                margin,
-                1 - confidence,
-            )
-            for r in part.itertuples()
-        ]
-        parts.append(part)
-    return pd.concat(parts).reindex(columns=COLUMNS).reset_index(drop=True)
+        tests = family.to_dict("records")
+        for row in tests:
+            t = st.MixedT(row["df"], row["heavy"], row["seeds"])
+            row["margin"] = margin
+            row["p_equivalence"] = st.equivalence_p(row["delta"], row["se"], t, margin)
+        adjusted = st.holm([row["p_equivalence"] for row in tests])
+        for row, p in zip(tests, adjusted, strict=True):
+            row["p_equivalence_holm"] = p
+            known = row["delta"], row["p_holm"], p, row["beyond_seeds"]
+            row["verdict"] = decide(*known, margin, 1 - confidence)
+        rows += tests
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def in_words(verdicts: pd.DataFrame) -> dict[str, str]:

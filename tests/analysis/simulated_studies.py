@@ -1,8 +1,8 @@
 """Simulated studies whose true AUROCs are known, and how often analyses are right.
 
-A score is shift · y + effects of patient, seed and both + noise of the record; positives
-and negatives have effects of their own, so a positive and a negative differ by a normal
-variable whoever they belong to, and an arm's expected AUROC is
+A score is shift · y + effects of patient, seed and both + noise of the record;
+positives and negatives have effects of their own, so a positive and a negative differ
+by a normal variable whoever they belong to, and an arm's expected AUROC is
 Φ(shift / √(2 (1 + Σ sd²))), whatever the sizes of patients.
 
 ``python tests/analysis/simulated_studies.py`` prints the numbers of docs/methods.md.
@@ -75,7 +75,7 @@ def fitted(y, patients, scores):
     """Macro AUROC (arms, seeds), and without each patient (arms, seeds, patients)."""
     whole = np.array([[metrics.auroc(y, one) for one in arm] for arm in scores])
     each = np.array(
-        [[st.leave_one_out(y, one, patients) for one in arm] for arm in scores]
+        [[metrics.leave_one_out(y, one, patients) for one in arm] for arm in scores]
     )
     return whole.mean(axis=-1), st.macro_without_each(whole[:, :, None], each)
 

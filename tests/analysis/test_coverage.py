@@ -15,6 +15,7 @@ from simulated_studies import (
     verdict_rates,
 )
 
+from ecgstudy import metrics
 from ecgstudy.analysis import statistics as st
 
 SIMULATIONS = 4000
@@ -41,7 +42,7 @@ def record_coverage(sizes, seeds, spread, simulations=300, resamples=200):
         each = np.arange(len(y))
         drawn, _ = st.draw_patients(y, each, resamples, rng)
         values = [
-            [st.resampled_auroc(y, one, each, drawn).mean(axis=1) for one in arm]
+            [metrics.resampled_auroc(y, one, each, drawn).mean(axis=1) for one in arm]
             for arm in scores
         ]
         low, high = np.quantile(np.subtract(*np.mean(values, axis=1)), [0.025, 0.975])

@@ -1,4 +1,4 @@
-"""Seeds and patients needed, against closed forms, simulated studies and the study's own test."""
+"""Seeds and patients needed, against closed forms, simulations and the own test."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ NONE = pw.Components(patients=0.0, seeds=0.0, models=0.0, df_patients=21, pilot_
 
 
 def study_of(rng, patients, seeds, sd):
-    """(by_seed, left_out) of means over `patients` with effects of patient, of seed and of both."""
+    """(by_seed, left_out) of means with effects of patient, of seed and of both."""
     values = rng.normal(0, sd[0], patients) + rng.normal(0, sd[1], (seeds, 1))
     values = values + rng.normal(0, sd[2], (seeds, patients))
     return values.mean(axis=1), (values.sum(axis=1, keepdims=True) - values) / (
@@ -89,7 +89,7 @@ def test_no_variance_finds_any_effect_with_the_fewest_seeds():
     assert pw.patients_needed(NONE, 0.01) == 1
 
 
-def test_more_seeds_and_larger_effects_are_found_more_often_and_adjustment_costs_seeds():
+def test_more_seeds_and_larger_effects_are_found_and_adjustment_costs_seeds():
     found = pw.Components(0.004**2, 0.015**2, 0.01**2, df_patients=21, pilot_seeds=3)
     by_seeds = [pw.power(found, 0.015, n) for n in (3, 5, 10, 50, np.inf)]
     assert (np.diff(by_seeds) > 0).all()
