@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.pretended_gpu import Places, pretended_gpu
+from benchmarks.mock_gpu import MockGpu, mock_gpu
 from benchmarks.shapes import STUDIES, case
 from benchmarks.steps import ARMS, ATTACKS, training_step, whole_attack
 from benchmarks.timing import Row, row
@@ -24,7 +24,7 @@ def launches(device: torch.device, repeats: int) -> list[Row]:
     rows = []
     for name in STUDIES:
         shapes = case(name)
-        with pretended_gpu() as gpu:
+        with mock_gpu() as gpu:
             for arm in ARMS:
                 rows += _counted(
                     gpu, "pretraining", *training_step(shapes, arm, GPU), 1
@@ -40,7 +40,7 @@ def launches(device: torch.device, repeats: int) -> list[Row]:
 
 
 def _counted(
-    gpu: Places,
+    gpu: MockGpu,
     kind: str,
     what: str,
     calls: dict[str, Callable[[], object]],

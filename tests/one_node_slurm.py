@@ -35,7 +35,7 @@ NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=32000 Gres=gpu:2
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 GRES_CONF = "Name=gpu File=/dev/zero\nName=gpu File=/dev/full\n"
-"""Two pretended GPUs: SLURM only counts and hands out the files."""
+"""Two fake GPUs: SLURM only counts and hands out the files."""
 
 
 def why_not() -> str:

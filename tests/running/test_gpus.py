@@ -1,4 +1,4 @@
-"""Slots on GPUs, with pretended GPUs: they are names, and their jobs never ask torch."""
+"""Slots on GPUs that are names only: their jobs never ask torch."""
 
 import os
 import select
@@ -11,7 +11,7 @@ from itertools import accumulate
 import pytest
 import torch
 
-from benchmarks.pretended_gpu import pretended_gpu
+from benchmarks.mock_gpu import mock_gpu
 from ecgstudy.devices import pick_device
 from ecgstudy.errors import StudyError
 from ecgstudy.running import gpus
@@ -130,7 +130,7 @@ def test_auto_is_the_gpu_that_the_job_holds_or_an_error_but_the_cpu_is_the_cpu(
         ):
             pick_device(wanted)
     assert pick_device("cpu").type == "cpu"
-    with pretended_gpu():
+    with mock_gpu():
         assert pick_device("auto").type == "cuda"
 
 
@@ -146,7 +146,7 @@ def test_more_gpus_than_there_are_is_one_error(job):
 
 @pytest.fixture
 def nvidia_smi(tmp_path, monkeypatch):
-    """A pretended driver with GPUs 0 and 1."""
+    """A fake driver with GPUs 0 and 1."""
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho '0, GPU-x'\necho '1, GPU-y'\n")
     program.chmod(0o755)

@@ -1,4 +1,4 @@
-"""The paths that a GPU takes, on one of pretence: the CPU's numbers, and no waiting between steps."""
+"""What runs on a GPU, on an emulated one: the CPU's numbers, and no waits in steps."""
 
 import copy
 import dataclasses
@@ -14,7 +14,7 @@ from test_robustness import OPTIONS, records_with_sensitivity
 from toy import toy_records, toy_run
 
 from benchmarks import growth, launches, loss, steps
-from benchmarks.pretended_gpu import Generator, pretended_gpu
+from benchmarks.mock_gpu import Generator, mock_gpu
 from benchmarks.shapes import case
 from ecgstudy.attacks.api import Budget, Victim
 from ecgstudy.attacks.corruptions import CORRUPTIONS
@@ -32,6 +32,7 @@ from ecgstudy.pretraining import loop as training
 from ecgstudy.pretraining.loop import pretrain, train_step
 from ecgstudy.pretraining.step import arm_loss, prepare_training
 from ecgstudy.pretraining.suffixes import arm_names, get_arm
+from ecgstudy.running import launch
 
 HUBERT = pytest.param(hubert_ecg, marks=needs_transformers)
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -45,11 +46,11 @@ def on(device, run, **changes):
     )
 
 
-# ---- the pretence ----------------------------------------------------------------------------------
+# ---- the emulation ---------------------------------------------------------------------------------
 
 
 def test_tensors_know_their_place_and_stay_apart():
-    with pretended_gpu():
+    with mock_gpu():
         there, here = torch.ones(3, device="cuda"), torch.ones(3)
         assert (there.device.type, (2 * there).device.type, here.device.type) == (
             "cuda",
@@ -74,7 +75,7 @@ def test_tensors_know_their_place_and_stay_apart():
 
 
 def test_modules_gradients_and_copies_are_where_their_tensors_are():
-    with pretended_gpu():
+    with mock_gpu():
         layer = torch.nn.BatchNorm1d(3).to(CUDA)
         layer(torch.rand(4, 3, device=CUDA)).sum().backward()
         for tensor in (
@@ -88,7 +89,7 @@ def test_modules_gradients_and_copies_are_where_their_tensors_are():
 
 
 def test_a_generator_of_the_other_place_is_refused():
-    with pretended_gpu():
+    with mock_gpu():
         torch.rand(2, generator=Generator(CUDA), device=CUDA)
         with pytest.raises(RuntimeError, match="generator on cpu"):
             torch.rand(2, generator=Generator(), device=CUDA)
@@ -102,7 +103,7 @@ def test_a_generator_of_the_other_place_is_refused():
     ],
 )  # fmt: skip
 def test_what_waits_is_counted(wait):
-    with pretended_gpu() as gpu:
+    with mock_gpu() as gpu:
         x = torch.ones(3, device=CUDA)
         assert x.square().clamp(max=2).view(3, 1).shape == (3, 1)
         assert not gpu.waits
@@ -122,7 +123,7 @@ def test_no_optimiser_asks_for_a_stream_where_torch_is_built_for_cuda(monkeypatc
         "current_stream",
         lambda *_: pytest.fail("asked for a stream"),
     )
-    with pretended_gpu():
+    with mock_gpu():
         weight = torch.ones(3, device=CUDA, requires_grad=True)
         optimizer = torch.optim.AdamW([weight], lr=0.1)
         weight.sum().backward()
@@ -164,7 +165,7 @@ def test_every_arm_has_the_same_loss_and_gradient_there(arm, multilabel, teacher
         return [each.cpu() for each in everything]
 
     expected = found_on("cpu")
-    with pretended_gpu():
+    with mock_gpu():
         found = found_on("cuda")
     assert len(found) == len(expected) > 1
     assert all(map(torch.equal, found, expected))
@@ -197,7 +198,7 @@ def test_every_encoder_has_the_same_features_and_gradients_there(build, dual):
         return [each.detach().cpu() for each in (features, x.grad, *gradients)]
 
     expected = found_on("cpu")
-    with pretended_gpu():
+    with mock_gpu():
         assert all(map(torch.equal, found_on("cuda"), expected))
 
 
@@ -205,7 +206,7 @@ def test_every_encoder_has_the_same_features_and_gradients_there(build, dual):
 def test_a_run_interrupted_there_ends_with_the_weights_of_the_cpu(tmp_path, precision):
     records, run = toy_records(), toy_run("rocl-ip-hn", epochs=2, precision=precision)
     pretrain(on("cpu", run), records, tmp_path / "cpu")
-    with pretended_gpu() as gpu, pytest.MonkeyPatch.context() as patch:
+    with mock_gpu() as gpu, pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             training, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
         )
@@ -228,7 +229,7 @@ def test_a_run_interrupted_there_ends_with_the_weights_of_the_cpu(tmp_path, prec
 )
 def test_a_training_step_waits_only_to_list_the_pairs_that_pull(arm, losses):
     """Once for each contrastive loss, and once for each inner attack on one."""
-    with pretended_gpu() as gpu:
+    with mock_gpu() as gpu:
         state, data = prepare_training(on("cuda", toy_run(arm)), toy_records(), ROOT)
         index = torch.arange(16, device=CUDA)
         train_step(state, data, index, 1e-3)
@@ -255,7 +256,7 @@ def test_a_training_step_waits_only_to_list_the_pairs_that_pull(arm, losses):
     ],
 )
 def test_no_step_of_an_attack_waits(name, multilabel):
-    with pretended_gpu() as gpu:
+    with mock_gpu() as gpu:
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2 * 96, 3)).to(
             CUDA
         )
@@ -316,7 +317,7 @@ def everything(arm, multilabel, protocol, device, root):
 )
 def test_an_evaluation_finds_the_same_there(arm, multilabel, protocol, tmp_path):
     expected = everything(arm, multilabel, protocol, "cpu", tmp_path)
-    with pretended_gpu() as gpu:
+    with mock_gpu() as gpu:
         found = everything(arm, multilabel, protocol, "cuda", tmp_path)
     assert gpu.launches.total() > 1000
     assert found.keys() == expected.keys()
@@ -354,7 +355,7 @@ def test_the_notebooks_look_at_a_run_there(tmp_path):
 
     for look in (fragile, plane):
         expected = look("cpu")
-        with pretended_gpu() as gpu:
+        with mock_gpu() as gpu:
             found = look("cuda")
         assert gpu.launches["convolution"]
         assert len(found) == len(expected)
@@ -377,11 +378,11 @@ def test_a_model_of_features_is_attacked_through_a_network_there(tmp_path):
                 records_with_sensitivity(),
             )
             folder = tmp_path / device / arm / "seed0"
-            pretrain(run, records, folder)
+            launch.pretrain(run, records, folder)
         return evaluate(run, records, folder / "slf", "slf")
 
     expected = scores("cpu")
-    with pretended_gpu():
+    with mock_gpu():
         pd.testing.assert_frame_equal(scores("cuda"), expected)
 
 
@@ -406,7 +407,7 @@ def test_float32_is_not_rounded_to_tf32_there_and_sums_are_repeatable(
     pretrain(toy_run("random"), toy_records(), tmp_path)
     before = process_wide()
     for ask in (lambda: pick_device("cuda"), lambda: load_encoder(tmp_path, "cuda")):
-        with pretended_gpu():
+        with mock_gpu():
             assert torch.backends.cudnn.allow_tf32
             assert not torch.backends.cudnn.deterministic
             ask()
@@ -416,7 +417,7 @@ def test_float32_is_not_rounded_to_tf32_there_and_sums_are_repeatable(
 
 def test_a_workspace_of_ones_own_is_kept(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-    with pretended_gpu():
+    with mock_gpu():
         pick_device("cuda")
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
@@ -494,7 +495,7 @@ def test_peers_are_tried_with_the_batches_of_their_device_that_fit(monkeypatch):
     peers.peers(CPU, 1)
     assert set(tried) == {("cpu", 2, 4), ("cpu", 4, 4)}
     tried.clear()
-    with pretended_gpu():
+    with mock_gpu():
         (row,) = peers.peers(CUDA, 1)
     assert set(tried) == {("cuda", size, 32) for size in (8, 16, 32)}
     assert tried.count(("cuda", 32, 32)) == 1
@@ -511,7 +512,7 @@ def test_the_benchmarks_run_there(monkeypatch):
     for module, values in changed.items():
         for name, value in values.items():
             monkeypatch.setattr(module, name, value)
-    with pretended_gpu() as gpu:
+    with mock_gpu() as gpu:
         rows = [
             *steps.efficiency(CUDA, 1),
             *loss.losses(CUDA, 1),
