@@ -170,12 +170,12 @@ def _bootstrap(
         metrics.macro(metrics.resampled_auroc(y, s.scores, patients, drawn))
         for s in sets
     ]
-    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
-    low, high = np.quantile(np.mean(each, axis=0), ends)
-    return {
+    row = {
         "variant": "percentile bootstrap of patients",
         "note": f"{redrawn} resamples redrawn",
         "auroc": np.mean([s.macro for s in sets]),
-        "ci_low": low,
-        "ci_high": high,
     }
+    if 0 < row["auroc"] < 1:  # at the floor or ceiling there is no interval
+        ends = [(1 - confidence) / 2, (1 + confidence) / 2]
+        row["ci_low"], row["ci_high"] = np.quantile(np.mean(each, axis=0), ends)
+    return row

@@ -118,30 +118,33 @@ def judge_family(contrasts: pd.DataFrame, confidence: float = 0.95) -> pd.DataFr
 
 
 def in_words(verdicts: pd.DataFrame) -> dict[str, str]:
-    """Data set → the answer of its planned tests in a sentence, for `MARGIN`.
+    """Data set → the verdicts on its planned tests in plain words, for `MARGIN`.
 
-    `verdicts` is of `judge_family`, or ``verdicts.csv``.
+    † marks arms that may mask their gradients. `verdicts` is of `judge_family`, or
+    ``verdicts.csv``.
     """
     planned = verdicts[verdicts["margin"] == MARGIN]
     return {
-        dataset: _sentence(rows)
+        dataset: _sentences(rows)
         for dataset, rows in planned.groupby("dataset", sort=False)
     }
 
 
-def _sentence(rows: pd.DataFrame) -> str:
+def _sentences(rows: pd.DataFrame) -> str:
+    standard = listed(rows["standard"].unique())
     if (rows["verdict"] == "no claim").all():
         return (
-            f"no claim: {rows['seeds'].min()} seeds, and at least {st.MIN_SEEDS} are"
-            " needed to speak of more than these models"
+            f"No claim: {rows['seeds'].min()} seeds are too few to compare with"
+            f" {standard}; at least {st.MIN_SEEDS} are needed."
         )
     said = []
-    for measure in ("robust", "clean"):
-        by = rows[rows["measure"] == measure].groupby("verdict", sort=False)["adaptive"]
-        found = "; ".join(f"{listed(arms)} {verdict}" for verdict, arms in by)
-        said.append(f"{measure} AUROC: {found}")
-    standard = listed(rows["standard"].unique())
-    return f"compared with {standard}, in " + ". In ".join(said)
+    for measure, tests in rows.groupby("measure", sort=False):
+        failed = tests["masking_ok"].astype(str) == "False"
+        arms = tests["adaptive"] + failed.map({True: " †", False: ""})
+        by = arms.groupby(tests["verdict"], sort=False)
+        found = "; ".join(f"{verdict}: {listed(names)}" for verdict, names in by)
+        said.append(f"{measure.capitalize()} AUROC against {standard}: {found}.")
+    return " ".join(said)
 
 
 def listed(names: Iterable[str]) -> str:

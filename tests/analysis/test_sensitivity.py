@@ -1,0 +1,48 @@
+"""Other choices than the analysis makes, where scores leave nothing to estimate."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ecgstudy.analysis.scores import Sample, Scores, ScoreSet
+from ecgstudy.analysis.sensitivity import arm_sensitivity, contrast_sensitivity
+
+N = 24
+
+
+def score_set(arm, seed, scores):
+    table = pd.DataFrame({"record": np.arange(N), "patient": np.arange(N) % 6})
+    table["age"], table["sex"] = 60.0, "female"
+    y = np.repeat([[1], [0]], N // 2, axis=0)
+    sample = Sample(table, y, np.array(["N"]))
+    place = {"attack": "ensemble", "view": "shared", "epsilon_mv": 0.02}
+    return ScoreSet(
+        "mitdb", arm, seed, "slf", "test", **place, severity=None, masking_ok=True,
+        sample=sample, scores=scores(y),
+    )  # fmt: skip
+
+
+def scored(scores):
+    sets = [score_set(a, k, scores) for a in ("rocl", "rocl-ip") for k in (0, 1, 2)]
+    return Scores(sets, {s.run: {} for s in sets})
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_arms_at_the_floor_or_ceiling_have_no_interval(sign):
+    at_the_end = scored(lambda y: 1.0 * sign * y)
+    headline = {"mitdb": 0.02}
+    arms = pd.DataFrame(arm_sensitivity(at_the_end, headline, 20, 0.95))
+    pairs = pd.DataFrame(contrast_sensitivity(at_the_end, headline, 0.95))
+    assert set(arms["auroc"]) == {(1 + sign) / 2}
+    assert set(pairs["delta"]) == {0}
+    assert "percentile bootstrap of patients" in set(arms["variant"])
+    assert arms["ci_low"].isna().all()
+    assert pairs["ci_high"].isna().all()
+
+
+def test_equal_scores_between_floor_and_ceiling_have_intervals():
+    middle = scored(lambda y: np.arange(N)[:, None] % 5 + 0.0)
+    arms = pd.DataFrame(arm_sensitivity(middle, {"mitdb": 0.02}, 20, 0.95))
+    rows = arms.set_index("variant")
+    assert (rows.loc["primary analysis", "ci_low"] < rows["auroc"].max()).all()
+    assert rows.loc["percentile bootstrap of patients", "ci_low"].notna().all()
