@@ -32,7 +32,7 @@ study = load_study(ROOT / config["params"])
 python = quoted(sys.executable)
 run_notebook = f"{python} -m ecgstudy.running.papermill {quoted(ROOT / 'notebooks')}/"
 on_its_gpu = f"{python} -m ecgstudy.running.gpus " + "{resources.jobs_per_gpu} {resources.gpu} "  # 0 jobs: any GPU
-parameters = quoted(f"study={config['params']}")
+parameters = quoted(f"params={config['params']}")
 undone = "rm -f {output.done}; "
 logger.addFilter(lambda record: not record.getMessage().startswith("Cannot restore"))  # as nothing was there
 
@@ -42,10 +42,11 @@ RUNS = {RESULTS.format(**vars(run)): run for run in study.runs()}
 EVALUATIONS = [f"{folder}/{protocol}" for folder, run in RUNS.items() for protocol in run.protocols]
 TABLES = "robust_auroc per_class subgroups contrasts factor_effects claims masking_checks perturbations cost sensitivity contrast_sensitivity headline_check".split()
 
-# Report page → executed notebook. The report shows those of one run; `make report RUNS=1` all of them.
+# Report page → executed notebook, the results first. The report shows the pages of one run; `make report
+# RUNS=1` makes all of them.
 PAGES = {
+    "report/index.html": "tables/04_figures.ipynb",
     **{f"report/01_prepare_data-{d}.html": f"data/{d}/01_prepare_data.ipynb" for d in study.datasets},
-    "report/04_figures.html": "tables/04_figures.ipynb",
 }
 for folder, run in RUNS.items():
     name = f"{run.dataset}-{run.arm}-seed{run.seed}"
@@ -55,7 +56,8 @@ for folder, run in RUNS.items():
 
 shown_arm = study.showcase or study.arms[-1]
 showcase = f"-{shown_arm}-seed{study.seeds[0]}"
-shown = sorted(page for page in PAGES if "-seed" not in page or f"{showcase}." in page or f"{showcase}-" in page)
+shown = [page for page in PAGES if "-seed" not in page or f"{showcase}." in page or f"{showcase}-" in page]
+linked = " ".join(quoted(Path(page).name) for page in [*shown, "methods.html"])
 
 EXPLORED = {"report/05_explore.html": "explore/05_explore.ipynb"}  # on request alone: it needs the data
 explored = dict(dataset=study.pretrained[0], arm=shown_arm, seed=study.seeds[0])
@@ -72,7 +74,7 @@ localrules:
     all,
     pages,
     page,
-    index,
+    methods,
 
 
 def data_unless_done(wildcards):
@@ -107,7 +109,6 @@ rule all:
         expand("tables/{table}.csv", table=TABLES),
         "tables/provenance.json",
         shown,
-        "report/index.html",
         "report/methods.html",
 
 
@@ -115,7 +116,7 @@ rule all:
 rule pages:
     input:
         list(PAGES),
-        "report/index.html",
+        "report/methods.html",
 
 
 rule prepare:
@@ -205,22 +206,18 @@ rule page:
     output:
         update("report/{page}.html"),
     wildcard_constraints:
-        page="0[1-4]_.+|05_explore",
+        page="0[1-3]_.+|05_explore|index",
     params:
-        title=lambda wildcards: f"{study.title} · {wildcards.page}",
+        title=study.title,
         synthetic="--synthetic" if is_synthetic(study) else "",
     shell:
-        f"{python} -m ecgstudy.running.html page " + "{input} {output} --title {params.title:q} {params.synthetic}"
+        f"{python} -m ecgstudy.running.html {{input}} {{output}} {linked} --title {{params.title:q}} {{params.synthetic}}"
 
 
-rule index:
-    input:
-        "tables/provenance.json",
-        shown,
+rule methods:
     output:
-        update("report/index.html"),
         update("report/methods.html"),
     params:
-        pages=" ".join(Path(page).name for page in shown),
+        title=study.title,
     shell:
-        f"{python} -m ecgstudy.running.html index {quoted(ROOT / config['params'])} " + "{params.pages}"
+        f"{python} -m ecgstudy.running.html methods {{output}} {linked} --title {{params.title:q}}"

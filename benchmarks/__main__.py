@@ -83,8 +83,9 @@ def main() -> None:
     )
     with whole_file(path.with_suffix(".csv")) as partial:
         table.to_csv(partial, index=False, float_format="%.6g")
-    figure, alt = plotted(table, machine(device)["device"])
-    save_figure(figure, chosen.out, device.type, table, alt=alt, synthetic=False)
+    figure = plotted(table, machine(device)["device"])
+    caption = "Ratios of the benchmarks (1: alike)"
+    save_figure(figure, chosen.out, device.type, table, caption)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ecgstudy.plots.style import GREY, INK, style
+from ecgstudy.plots.style import GREY, INK, styled
 
 OURS = ("ours", "ours, gradients in bfloat16", "uniform", "IP and HN, debiased")
 TITLES = {
@@ -20,9 +20,9 @@ TITLES = {
 }
 
 
-@style()
-def plotted(table: pd.DataFrame, machine: str) -> tuple[Figure, str]:
-    """A panel of ratios for each benchmark that compares (1: alike), and what it shows in words."""
+@styled
+def plotted(table: pd.DataFrame, machine: str) -> Figure:
+    """A panel of ratios for each benchmark that compares (1: alike)."""
     compared = (
         table[table["ratio"].notna() & (table["variant"] != table["base"])]
         if "ratio" in table
@@ -39,16 +39,13 @@ def plotted(table: pd.DataFrame, machine: str) -> tuple[Figure, str]:
         layout="constrained",
         height_ratios=heights,
     )
-    said = [
+    for ax, kind in zip(axes[:, 0], kinds, strict=False):
         _panel(ax, kind, compared[compared["benchmark"] == kind])
-        for ax, kind in zip(axes[:, 0], kinds, strict=False)
-    ]
     figure.suptitle(machine, x=0.01, ha="left", fontsize=8, color="#666666")
-    plt.close(figure)
-    return figure, "; ".join(said)
+    return figure
 
 
-def _panel(ax: Axes, kind: str, rows: pd.DataFrame) -> str:
+def _panel(ax: Axes, kind: str, rows: pd.DataFrame) -> None:
     names = rows["case"] + rows["variant"].map(
         lambda v: "" if v == "ours" else f" · {v}"
     )
@@ -69,4 +66,3 @@ def _panel(ax: Axes, kind: str, rows: pd.DataFrame) -> str:
     ax.tick_params(axis="y", labelsize=7.5)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    return f"{TITLES[kind].lower()}: {rows['ratio'].min():.2f} to {rows['ratio'].max():.2f}"

@@ -12,6 +12,7 @@ _HOMES = {
     "load_study": "api",
     "Study": "api",
     "Run": "api",
+    "check_parameters": "api",
     "weighting": "api",
     "arm": "api",
     "encoder": "api",
@@ -20,6 +21,12 @@ _HOMES = {
     "corruption": "api",
     "StudyError": "errors",
     "EcgRecords": "records",
+    "count_classes": "records",
+    "answer": "plots.tables_html",
+    "list_tables": "plots.tables_html",
+    "select_headline": "plots.tables_html",
+    "show_table": "plots.tables_html",
+    "summarise_limits": "plots.tables_html",
     "from_arrays": "datasets.custom",
     "from_wfdb": "datasets.custom",
     "load_encoder": "models.checkpoints",
@@ -32,8 +39,8 @@ _HOMES = {
     "Loss": "pretraining.arms",
 }
 """Public name → the module it comes from."""
-_MODULES = ("plots",)
-"""Public subpackages."""
+_MODULES = {"plots": "plots", "tables": "analysis.tables"}
+"""Public modules."""
 
 __all__ = ["__version__", *_HOMES, *_MODULES]
 
@@ -42,7 +49,7 @@ def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(import_module(f"ecgstudy.{_HOMES[name]}"), name)
     if name in _MODULES:
-        return import_module(f"ecgstudy.{name}")
+        return import_module(f"ecgstudy.{_MODULES[name]}")
     raise AttributeError(f"module 'ecgstudy' has no attribute {name!r}")
 
 

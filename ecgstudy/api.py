@@ -12,6 +12,7 @@ Everything here hands over to the modules that do the work. They are imported wh
 are needed, because a params file should be read without waiting for torch.
 """
 
+import ast
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,6 +27,9 @@ from ecgstudy.files import check_sum
 from ecgstudy.study import Paths
 
 if TYPE_CHECKING:
+    from IPython.display import HTML
+    from matplotlib.figure import Figure
+
     from ecgstudy.analysis.scores import Scores
     from ecgstudy.evaluation.diagnostics import AttackedEcg
     from ecgstudy.records import EcgRecords
@@ -112,6 +116,69 @@ class Run(studies.Run):
         tested = self.tested_on(protocol)
         return most_fragile(tested, self.records(protocol), folder, scores)
 
+    def describe(self) -> pd.DataFrame:
+        """What the arm is: idea, source, factors, and the arm it is compared with."""
+        from ecgstudy.pretraining.suffixes import describe_arm, get_arm
+
+        row = get_arm(self.arm)
+        facts = {
+            "idea": row.idea,
+            "source": row.source,
+            "factors": describe_arm(self.arm),
+            "compared with": row.base,
+        }
+        return pd.DataFrame(facts.items(), columns=["fact", self.arm])
+
+    def attack_record(
+        self, record: str, attack: str, epsilon_mv: float
+    ) -> "AttackedEcg":
+        """Attack one test ECG.
+
+        Parameters
+        ----------
+        record
+            Id of one of the attacked test records.
+        attack
+            Name of an attack, on some leads only as in ``"pgd-ce[II]"``.
+        epsilon_mv
+            Largest change of a sample, in mV.
+        """
+        from ecgstudy.evaluation.explore import attack_record
+
+        folder = self.folder / "slf"
+        return attack_record(self, self.records(), folder, record, attack, epsilon_mv)
+
+    def perturbation_energy(self, ecg: "AttackedEcg") -> pd.DataFrame:
+        """Where the energy of an attacked ECG's perturbation lies."""
+        from ecgstudy.evaluation.explore import perturbation_energy
+
+        return perturbation_energy(ecg, self.records())
+
+    def weigh_record(self, record: str) -> pd.DataFrame:
+        """Pull and push weights of one ECG in a batch, under every scheme."""
+        from ecgstudy.evaluation.explore import weigh_record
+
+        return weigh_record(self, self.records(), self.folder / "slf", record)
+
+    def summarise_weights(self, weights: pd.DataFrame) -> pd.DataFrame:
+        """Pull, negatives and idea of each scheme in a table of `weigh_record`."""
+        from ecgstudy.evaluation.explore import summarise_weights
+
+        return summarise_weights(self, weights)
+
+    def show_controls(self, record: str, attack: str, epsilon_mv: float) -> None:
+        """Display controls for arm, record, attack and ε, in a live notebook.
+
+        Parameters
+        ----------
+        record, attack, epsilon_mv
+            As for `attack_record`: what they show first.
+        """
+        from ecgstudy.plots.explore import show_controls
+
+        records, paths = self.records(), self.paths
+        show_controls(self, records, paths, record, attack, epsilon_mv)
+
     def _known(self, protocol: str) -> str:
         if protocol not in self.protocols:
             known = ", ".join(self.protocols)
@@ -169,6 +236,34 @@ class Study(studies.Study):
 
         return write_tables(self, self.paths)
 
+    @property
+    def headline(self) -> dict[str, float]:
+        """Headline ε in mV of each data set."""
+        return {
+            name: options.headline_epsilon_mv for name, options in self.datasets.items()
+        }
+
+    def save_figure(
+        self, figure: "Figure", name: str, values: pd.DataFrame, caption: str = ""
+    ) -> "HTML":
+        """Write a figure as PNG and SVG, and the exact values behind it as CSV.
+
+        Parameters
+        ----------
+        figure, name
+            What to write, and its files' name in the study's ``figures``.
+        values
+            The numbers that it shows.
+        caption
+            One line that says what it shows.
+        """
+        from ecgstudy.datasets.prepare import is_synthetic
+        from ecgstudy.plots.style import save_figure
+
+        caption, synthetic = caption or name.replace("_", " "), is_synthetic(self)
+        folder = self.paths.figures
+        return save_figure(figure, folder, name, values, caption, synthetic)
+
     def _check(self, kind: str, value: object, known: Sequence[object]) -> None:
         if value not in known:
             listed = ", ".join(map(str, known))
@@ -194,3 +289,36 @@ def load_study(path: str | Path) -> Study:
     study = studies.load_study(path, Study)
     assert isinstance(study, Study)
     return study
+
+
+def check_parameters(names: dict[str, object]) -> None:
+    """Refuse parameters that papermill set and the notebook does not have.
+
+    papermill only warns of a misspelt one, and runs with the default.
+
+    Parameters
+    ----------
+    names
+        ``globals()`` of the notebook. Its first cell assigns the parameters.
+
+    Raises
+    ------
+    StudyError
+        Naming the parameter, and those that there are.
+    """
+    cells = [cell for cell in names.get("In", []) if cell]
+    known = _assigned(cells[0])
+    for cell in cells:
+        if cell.startswith("# Parameters"):  # papermill's
+            for name in _assigned(cell):
+                if name not in known:
+                    listed = ", ".join(known)
+                    raise StudyError(f"no parameter {name!r}; there are {listed}")
+
+
+def _assigned(cell: str) -> list[str]:
+    found = []
+    for node in ast.parse(cell).body:
+        if isinstance(node, ast.Assign):
+            found += [t.id for t in node.targets if isinstance(t, ast.Name)]
+    return found

@@ -88,10 +88,7 @@ def write_table(paths):
 
 
 def draw(paths):
-    with style.style():
-        figure = Figure()
-    more = {"alt": "A forest.", "synthetic": True}
-    style.save_figure(figure, paths.figures, "forest", TABLE, **more)
+    style.save_figure(Figure(), paths.figures, "forest", TABLE, "A forest", True)
 
 
 def note(paths):

@@ -1,48 +1,61 @@
-"""ECGs on ECG paper: 25 mm/s and 10 mm/mV, so that 1 mV is as high as 0.4 s is long.
+"""ECGs on ECG paper: 25 mm/s and 10 mm/mV, so 1 mV is as high as 0.4 s is long.
 
-All geometry is in mm of paper; a figure of magnification 1 prints at the true size.
+All geometry is in mm of paper; ten seconds print at their true size.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from scipy.signal import periodogram
 
 from ecgstudy.errors import StudyError
+from ecgstudy.plots.style import BLUE, ORANGE
 from ecgstudy.records import EcgRecords
 
 MM_PER_S, MM_PER_MV = 25.0, 10.0
 LABEL_MM, MARGIN_MM = 5.0, 10.0
-SPECTRUM_MM = 40.0
-INK, ATTACKED, DELTA = "#1a1a1a", "#0072B2", "#D55E00"
-STANDARD_LAYOUT = (
-    ("I", "aVR", "V1", "V4"),
-    ("II", "aVL", "V2", "V5"),
-    ("III", "aVF", "V3", "V6"),
-)
+"""Room for a label above its curve, and left of the curves."""
+MAGNIFIED_MM = 5.0
+"""How high a magnified perturbation is drawn."""
+INK = "#1a1a1a"
+STANDARD = ("I aVR V1 V4", "II aVL V2 V5", "III aVF V3 V6")
+"""The usual layout of twelve leads, four in a row."""
 
 
 class Trace(NamedTuple):
-    """One curve on a sheet: samples (mV), left end, baseline and top (mm), label, colour and gain."""
+    """One curve: samples (mV), its left end (mm) and its label."""
 
     samples: np.ndarray
     x: float
-    y: float
-    top: float
-    label: str = ""
+    label: str
+
+
+class Sheet(NamedTuple):
+    """Rows of curves on one piece of paper, under a heading."""
+
+    rows: list[list[Trace]]
+    heading: str = ""
     colour: str = INK
     gain: float = 1.0
 
 
-def ecg_values(signals: np.ndarray, fs: float, leads: tuple[str, ...]) -> pd.DataFrame:
-    """The numbers behind an ECG drawing: `time_s`, and one column a lead (mV)."""
+def ecg_values(signals: np.ndarray, fs: float, leads: Sequence[str]) -> pd.DataFrame:
+    """The numbers behind an ECG drawing: `time_s`, and one column a lead (mV).
+
+    Parameters
+    ----------
+    signals
+        (leads, samples) in mV.
+    fs
+        Sampling rate in Hz.
+    leads
+        Names.
+    """
     time = np.arange(signals.shape[-1]) / fs
     return pd.DataFrame({"time_s": time, **dict(zip(leads, signals, strict=True))})
 
@@ -50,13 +63,14 @@ def ecg_values(signals: np.ndarray, fs: float, leads: tuple[str, ...]) -> pd.Dat
 def draw_ecg(
     signals: np.ndarray,
     fs: float,
-    leads: tuple[str, ...],
+    leads: Sequence[str],
     perturbation: np.ndarray | None = None,
     title: str = "",
 ) -> Figure:
-    """One ECG on paper; with `perturbation` also the attacked ECG and, magnified, δ itself beneath.
+    """One ECG on paper; attacked and, magnified, its perturbation beneath.
 
-    Twelve leads of 5 s or more come in the usual 3 × 4 layout with lead II as rhythm strip, others as strips.
+    Twelve leads of 5 s or more come in the usual 3 × 4 layout with lead II as rhythm
+    strip, others as strips.
 
     Parameters
     ----------
@@ -64,6 +78,10 @@ def draw_ecg(
         (leads, samples) in mV.
     fs
         Sampling rate in Hz.
+    leads
+        Names of the leads.
+    title
+        Above all.
 
     Raises
     ------
@@ -73,258 +91,175 @@ def draw_ecg(
     signals = np.asarray(signals, dtype=float)
     if signals.ndim != 2 or len(signals) != len(leads):
         raise StudyError(
-            f"signals of shape {signals.shape} do not fit the {len(leads)} leads {tuple(leads)}"
+            f"signals of shape {signals.shape} do not fit {len(leads)} leads {leads}"
         )
-    if perturbation is None:
-        sheets = [("", signals, INK, 1.0)]
-    elif np.shape(perturbation) != signals.shape:
-        raise StudyError(
-            f"perturbation {np.shape(perturbation)} and signals {signals.shape} differ in shape"
-        )
-    else:
+    sheets = [Sheet(_rows_of(signals, fs, leads))]
+    if perturbation is not None:
         delta = np.asarray(perturbation, dtype=float)
-        peak, gain = np.abs(delta).max(), _magnification(delta)
-        scale = f"perturbation δ × {gain:g}: 5 mm = {500 / gain:g} µV, max |δ| = {1000 * peak:.3g} µV"
+        if delta.shape != signals.shape:
+            raise StudyError(
+                f"perturbation {delta.shape} does not fit signals {signals.shape}"
+            )
+        attacked, gain = _rows_of(signals + delta, fs, leads), _magnification(delta)
+        scale = f"perturbation δ{_scale(delta, gain)}"
         sheets = [
-            ("clean", signals, INK, 1.0),
-            ("attacked", signals + delta, ATTACKED, 1.0),
-            (scale, delta, DELTA, gain),
+            sheets[0]._replace(heading="clean"),
+            Sheet(attacked, "attacked", BLUE),
+            Sheet(_rows_of(delta, fs, leads), scale, ORANGE, gain),
         ]
-    return _draw_sheets(sheets, fs, tuple(leads), title)
+    return _draw_sheets(sheets, fs, title)
 
 
 def draw_perturbations(
     signal: np.ndarray,
     deltas: Mapping[str, np.ndarray],
     fs: float,
-    leads: tuple[str, ...],
+    leads: Sequence[str],
     title: str = "",
-    seconds: float = 4.0,
+    seconds: float = 6.0,
 ) -> Figure:
-    """Several perturbations of one ECG beneath it, each magnified as it says, with their spectra beside.
+    """Several perturbations of one ECG beneath it, each magnified as it says.
 
-    The lead on which most of their energy lies is drawn, `seconds` from the record's middle; spectra are of
-    all leads and the whole record. `signal` and each attack's perturbation are (leads, samples) in mV.
+    Parameters
+    ----------
+    signal
+        (leads, samples) in mV.
+    deltas
+        Attack → perturbation of that shape. Drawn is the lead with most of their
+        energy.
+    fs
+        Sampling rate in Hz.
+    leads
+        Names of the leads.
+    title
+        Above all.
+    seconds
+        How much to draw, from the record's middle.
     """
-    energy = sum(
-        (np.square(delta).sum(1) for delta in deltas.values()), np.zeros(len(leads))
-    )
-    lead, length = int(energy.argmax()), min(signal.shape[1], round(seconds * fs))
-    shown = slice((signal.shape[1] - length) // 2, (signal.shape[1] + length) // 2)
-    rows = [("ECG", signal, INK, 1.0)]
-    rows += [
-        (name, delta, DELTA, _magnification(delta)) for name, delta in deltas.items()
-    ]
-    sheets = []
-    for name, values, colour, gain in rows:
-        scaled = f" × {gain:g}: 5 mm = {500 / gain:g} µV, max |δ| = {1000 * np.abs(values).max():.3g} µV"
-        scaled *= values is not signal
-        traces, height = _traces(
-            [[(values[lead, shown], 0.0, f"{name}{scaled}")]], colour, gain
-        )
-        sheets.append(("", traces, (MM_PER_S * length / fs, height)))
-    figure = _figure(sheets, fs, f"{title}, lead {leads[lead]}", right=SPECTRUM_MM)
-    for axes, (_, values, colour, _) in zip(list(figure.axes), rows, strict=True):
-        still = values - values.mean(1, keepdims=True) if values is signal else values
-        spectrum = _draw_spectrum(axes, still, fs, colour)
-        if values is signal:
-            spectrum.set_title("energy by frequency, all leads", fontsize=8)
-    spectrum.tick_params(labelbottom=True, labelsize=7)
-    spectrum.set_xlabel("Hz", fontsize=7, labelpad=0)
-    return figure
+    energy = sum(np.square(delta).sum(axis=1) for delta in deltas.values())
+    lead, samples = int(np.argmax(energy)), signal.shape[1]
+    length = min(samples, round(seconds * fs))
+    part = slice((samples - length) // 2, (samples + length) // 2)
+    sheets = [Sheet([[Trace(signal[lead, part], 0.0, "ECG")]])]
+    for name, delta in deltas.items():
+        gain = _magnification(delta)
+        trace = Trace(delta[lead, part], 0.0, f"{name}{_scale(delta, gain)}")
+        sheets.append(Sheet([[trace]], "", ORANGE, gain))
+    return _draw_sheets(sheets, fs, f"{title}, lead {leads[lead]}")
 
 
-def typical_records(records: EcgRecords, limit: int = 200) -> np.ndarray:
-    """Row of one typical record a class: of its first `limit` records, that of median amplitude (std)."""
-    labels, rows = records.multi_hot(), []
-    for column in range(len(records.classes)):
-        candidates = np.flatnonzero(labels[:, column] > 0)
-        alone = candidates[labels[candidates].sum(1) == 1]
-        chosen = (alone if len(alone) else candidates)[:limit]
+def pick_typical(records: EcgRecords) -> list[int]:
+    """A typical record of each class: of median amplitude among its first 200.
+
+    Records of no other class are preferred.
+    """
+    labels, rows = records.multi_hot() > 0, []
+    for column, name in enumerate(records.classes):
+        having = np.flatnonzero(labels[:, column])
+        alone = having[labels[having].sum(axis=1) == 1]
+        chosen = (alone if len(alone) else having)[:200]
         if not len(chosen):
-            raise StudyError(
-                f"{records.name}: class {records.classes[column]!r} has no record to draw"
-            )
-        amplitude = np.asarray(records.signals[chosen]).std(axis=2).mean(1)
-        rows.append(chosen[np.argsort(amplitude)[len(chosen) // 2]])
-    return np.array(rows)
+            raise StudyError(f"{records.name}: class {name!r} has no record to draw")
+        amplitude = records.signals[chosen].std(axis=2).mean(axis=1)
+        rows.append(int(chosen[np.argsort(amplitude)[len(chosen) // 2]]))
+    return rows
 
 
-def record_amplitudes(records: EcgRecords) -> pd.DataFrame:
-    """Per record, in mV: standard deviation and peak-to-peak amplitude, each the median over leads."""
-    blocks = (
-        np.asarray(records.signals[i : i + 2048]) for i in range(0, len(records), 2048)
-    )
-    spread = [
-        np.median([block.std(2), np.ptp(block, axis=2)], axis=2).T for block in blocks
-    ]
-    return pd.DataFrame(
-        np.concatenate(spread), columns=["std_mv", "peak_to_peak_mv"]
-    ).assign(record=records.table["record"].to_numpy())
-
-
-def _draw_sheets(
-    sheets: list[tuple], fs: float, leads: tuple[str, ...], title: str
-) -> Figure:
-    samples = sheets[0][1].shape[1]
-    standard = (
-        set(leads) >= {lead for row in STANDARD_LAYOUT for lead in row}
-        and samples / fs >= 5
-    )
-    drawn = []
-    for heading, signals, colour, gain in sheets:
-        rows = (_standard_rows if standard else _strip_rows)(signals, leads, fs)
-        traces, height = _traces(rows, colour, gain)
-        drawn.append((heading, traces, (MM_PER_S * samples / fs, height)))
-    return _figure(drawn, fs, title)
-
-
-def _strip_rows(
-    signals: np.ndarray, leads: tuple[str, ...], fs: float
-) -> list[list[tuple]]:
-    return [[(signal, 0.0, lead)] for signal, lead in zip(signals, leads, strict=True)]
-
-
-def _standard_rows(
-    signals: np.ndarray, leads: tuple[str, ...], fs: float
-) -> list[list[tuple]]:
-    quarter, by_name = signals.shape[1] // 4, dict(zip(leads, signals, strict=True))
-    rows = [
-        [
-            (
-                by_name[lead][i * quarter : (i + 1) * quarter],
-                MM_PER_S * i * quarter / fs,
-                lead,
-            )
-            for i, lead in enumerate(names)
-        ]
-        for names in STANDARD_LAYOUT
-    ]
-    return [*rows, [(by_name["II"], 0.0, "II")]]
-
-
-def _traces(
-    rows: list[list[tuple]], colour: str = INK, gain: float = 1.0
-) -> tuple[list[Trace], float]:
-    """Stack rows of (samples, x, label): each as high as its amplitude and its label need."""
-    traces, top, scale = [], 0.0, MM_PER_MV * gain
-    for row in rows:
-        low = min(scale * samples.min() for samples, _, _ in row)
-        high = max(scale * samples.max() for samples, _, _ in row)
-        height = 5 * math.ceil(max(15.0, high - low + LABEL_MM + 2) / 5)
-        baseline = top - (height + LABEL_MM) / 2 - (low + high) / 2
-        traces += [
-            Trace(samples, x, baseline, top, label, colour, gain)
-            for samples, x, label in row
-        ]
-        top -= height
-    return traces, -top
+def _rows_of(signals: np.ndarray, fs: float, leads: Sequence[str]) -> list[list[Trace]]:
+    """The usual layout of twelve leads, if they are long enough, or strips."""
+    by_name = dict(zip(leads, signals, strict=True))
+    layout = [row.split() for row in STANDARD]
+    there = {lead for row in layout for lead in row} <= set(by_name)
+    if not there or signals.shape[1] < 5 * fs:
+        return [[Trace(samples, 0.0, lead)] for lead, samples in by_name.items()]
+    length, rows = signals.shape[1] // 4, []
+    for names in layout:
+        parts = [by_name[lead][i * length :][:length] for i, lead in enumerate(names)]
+        starts = MM_PER_S * length / fs * np.arange(4)
+        rows.append([Trace(*trace) for trace in zip(parts, starts, names, strict=True)])
+    return [*rows, [Trace(by_name["II"], 0.0, "II")]]
 
 
 def _magnification(delta: np.ndarray) -> float:
-    """The largest of 1, 2, 5 × 10^k that keeps max |δ| within 5 mm."""
-    room = 5.0 / (MM_PER_MV * max(float(np.abs(delta).max()), 1e-9))
+    """The largest of 1, 2, 5 × 10^k that keeps max |δ| within `MAGNIFIED_MM`."""
+    peak = max(float(np.abs(delta).max()), 1e-9)
+    room = MAGNIFIED_MM / (MM_PER_MV * peak) * (1 + 1e-9)
     decade = 10.0 ** math.floor(math.log10(room))
-    return next(m * decade for m in (5, 2, 1) if m * decade <= room * (1 + 1e-9))
+    return max(m * decade for m in (1, 2, 5) if m * decade <= room)
 
 
-def _figure(
-    sheets: list[tuple[str, list[Trace], tuple[float, float]]],
-    fs: float,
-    title: str,
-    right: float = 0.0,
-) -> Figure:
-    """Sheets (heading, traces, (width, height) in mm) above one another, everything to scale.
+def _scale(delta: np.ndarray, gain: float) -> str:
+    peak = 1000 * np.abs(delta).max()
+    return f" × {gain:g}: 5 mm = {500 / gain:g} µV, max |δ| = {peak:.3g} µV"
 
-    `right` leaves so many mm free beside them.
-    """
-    width = max(size[0] for _, _, size in sheets) + MARGIN_MM + 5 + right
-    scale = min(
-        3.0, max(1.0, 180 / width)
-    )  # short strips are enlarged, the aspect is kept
-    above, footer = [6 / scale * bool(heading) for heading, _, _ in sheets], 5 / scale
-    height = (
-        (7 / scale if title else 0)
-        + sum(above)
-        + sum(size[1] for _, _, size in sheets)
-        + footer
-    )
+
+def _heights(sheet: Sheet) -> list[float]:
+    """Of each row in mm: as high as its amplitude and its label need."""
+    heights = []
+    for row in sheet.rows:
+        low, high = _extent(row, sheet.gain)
+        heights.append(5 * math.ceil(max(15.0, high - low + LABEL_MM + 2) / 5))
+    return heights
+
+
+def _extent(row: list[Trace], gain: float) -> tuple[float, float]:
+    values = np.concatenate([trace.samples for trace in row]) * MM_PER_MV * gain
+    return values.min(), values.max()
+
+
+def _draw_sheets(sheets: list[Sheet], fs: float, title: str) -> Figure:
+    """Sheets above one another, to scale."""
+    last = sheets[0].rows[-1][-1]
+    length = last.x + MM_PER_S * len(last.samples) / fs
+    width = length + MARGIN_MM + 5
+    scale = min(3.0, max(1.0, 180 / width))  # short strips are enlarged
+    heights = [sum(_heights(sheet)) for sheet in sheets]
+    above = [6 / scale if sheet.heading else 0 for sheet in sheets]
+    top = (7 if title else 0) / scale
+    height = top + sum(above) + sum(heights) + 5 / scale
     figure = plt.figure(figsize=(width * scale / 25.4, height * scale / 25.4))
     plt.close(figure)
-    bottom = footer + sum(above) + sum(size[1] for _, _, size in sheets)
-    for (heading, traces, size), room in zip(sheets, above, strict=True):
-        bottom -= size[1] + room
-        box = (0, bottom / height, (size[0] + MARGIN_MM + 5) / width, size[1] / height)
-        axes = figure.add_axes(box, xlim=(-MARGIN_MM, size[0] + 5), ylim=(-size[1], 0))
-        _paper(axes, line=0.25 * scale)
-        _calibration(axes, traces[0])
-        for trace in traces:
-            _draw_trace(axes, trace, fs)
-        axes.set_title(heading, loc="left", fontsize=9, color=traces[0].colour, pad=3)
-    figure.suptitle(
-        title, x=0, y=1, ha="left", va="top", fontsize=10, fontweight="bold"
-    )
-    figure.text(
-        1 - right / width,
-        0,
-        "25 mm/s   10 mm/mV",
-        ha="right",
-        va="bottom",
-        fontsize=7,
-        color="#666666",
-    )
+    y = height - top
+    for sheet, room, tall in zip(sheets, above, heights, strict=True):
+        y -= room + tall
+        box = (0, y / height, 1, tall / height)
+        limits = {"xlim": (-MARGIN_MM, length + 5), "ylim": (-tall, 0)}
+        axes = figure.add_axes(box, **limits)
+        _draw_paper(axes, line=0.25 * scale)
+        _draw_traces(axes, sheet, fs)
+        axes.set_title(sheet.heading, loc="left", fontsize=9, color=sheet.colour, pad=3)
+    bold = {"fontsize": 10, "fontweight": "bold"}
+    figure.suptitle(title, x=0, y=1, ha="left", va="top", **bold)
+    small = {"fontsize": 7, "color": "#666666", "ha": "right", "va": "bottom"}
+    figure.text(1, 0, "25 mm/s   10 mm/mV", **small)
     return figure
 
 
-def _draw_spectrum(sheet: Axes, values: np.ndarray, fs: float, colour: str) -> Axes:
-    """Mean energy of all leads by frequency, right of `sheet`, on a scale of its own."""
-    frequency, power = periodogram(values, fs, detrend=False, axis=1)
-    edges = np.arange(0, fs / 2 + 1, max(1.0, fs / 100))
-    energy, count = (
-        np.histogram(frequency, edges, weights=w)[0] for w in (power.sum(0), None)
-    )
-    box, mm = (
-        sheet.get_position(),
-        sheet.get_position().width / np.ptp(sheet.get_xlim()),
-    )
-    axes = sheet.figure.add_axes(
-        (box.x1 + 4 * mm, box.y0, (SPECTRUM_MM - 6) * mm, 0.85 * box.height)
-    )
-    axes.stairs(energy / count.clip(min=1), edges, fill=True, color=colour, alpha=0.7)
-    axes.set(xlim=(0, fs / 2), yticks=[])
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(labelbottom=False, length=2)
-    return axes
-
-
-def _paper(axes: Axes, line: float) -> None:
+def _draw_paper(axes: Axes, line: float) -> None:
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
     for step, colour, width in ((1, "#f8dcdc", line), (5, "#eeb4b4", 2 * line)):
-        xs, ys = np.arange(x0, x1 + 0.1, step), np.arange(y0, y1 + 0.1, step)
-        grid = [((x, y0), (x, y1)) for x in xs] + [((x0, y), (x1, y)) for y in ys]
-        axes.add_collection(
-            LineCollection(
-                grid, colors=colour, linewidths=width, zorder=0, clip_on=False
-            )
-        )
+        look = {"colors": colour, "lw": width, "zorder": 0, "clip_on": False}
+        axes.vlines(np.arange(x0, x1 + 0.1, step), y0, y1, **look)
+        axes.hlines(np.arange(y0, y1 + 0.1, step), x0, x1, **look)
     axes.set_axis_off()
 
 
-def _calibration(axes: Axes, trace: Trace) -> None:
-    """The usual mark: 1 mV high (0.5 / gain mV for a magnified curve) and 0.2 s long."""
-    high = MM_PER_MV if trace.gain == 1 else 5.0
-    x, y = np.array([-8, -7, -7, -2, -2, -1]), np.array([0, 0, high, high, 0, 0])
-    axes.plot(
-        x,
-        np.clip(trace.y, axes.get_ylim()[0] + 1, -high - 1) + y,
-        color=trace.colour,
-        lw=0.9,
-    )
+def _draw_traces(axes: Axes, sheet: Sheet, fs: float) -> None:
+    """The curves, and left of the first the usual mark: 0.2 s long and 1 mV high.
 
-
-def _draw_trace(axes: Axes, trace: Trace, fs: float) -> None:
-    x = trace.x + MM_PER_S * np.arange(len(trace.samples)) / fs
-    axes.plot(
-        x, trace.y + MM_PER_MV * trace.gain * trace.samples, color=trace.colour, lw=0.9
-    )
-    axes.text(trace.x + 1, trace.top - 1, trace.label, fontsize=8, va="top", color=INK)
+    Of a magnified curve the mark is 5 mm high.
+    """
+    top, look = 0.0, {"color": sheet.colour, "lw": 0.9}
+    for row, height in zip(sheet.rows, _heights(sheet), strict=True):
+        baseline = top - (height + LABEL_MM) / 2 - sum(_extent(row, sheet.gain)) / 2
+        if top == 0:
+            high = MM_PER_MV if sheet.gain == 1 else MAGNIFIED_MM
+            foot = np.clip(baseline, axes.get_ylim()[0] + 1, -high - 1)
+            mark = foot + high * np.array([0, 0, 1, 1, 0, 0])
+            axes.plot([-8, -7, -7, -2, -2, -1], mark, **look)
+        for trace in row:
+            x = trace.x + MM_PER_S * np.arange(len(trace.samples)) / fs
+            y = baseline + MM_PER_MV * sheet.gain * trace.samples
+            axes.plot(x, y, **look)
+            axes.text(trace.x + 1, top - 1, trace.label, fontsize=8, va="top")
+        top -= height

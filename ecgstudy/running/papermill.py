@@ -50,7 +50,7 @@ def execute(notebook: Path, executed: Path, parameters: dict, logs: Path) -> Non
         raise StudyError(
             f"{notebook.name} has no parameter {unknown[0]!r}; it has {', '.join(known)}"
         )
-    cell = [str(value) for name, value in parameters.items() if name != "study"]
+    cell = [str(value) for name, value in parameters.items() if name != "params"]
     log = logs / ("-".join([notebook.stem, *cell]) + ".ipynb")
     content, started = read_json(executed.parent / "run.json"), time.time()
     try:

@@ -52,7 +52,7 @@ EVALUATE_CODE = _modules(
 )
 FEATURES_CODE = _modules("datasets.features evaluation.blackbox")
 FIGURES_CODE = _modules(
-    "analysis.statistics analysis.scores analysis.contrasts analysis.verdict pretraining.suffixes analysis.sensitivity analysis.tables analysis.claims plots.comparisons plots.heatmaps plots.tables_html plots.style plots.alt_texts"
+    "analysis.statistics analysis.scores analysis.contrasts analysis.verdict pretraining.suffixes analysis.sensitivity analysis.tables analysis.claims plots.comparisons plots.heatmaps plots.tables_html plots.style"
 )
 LONG_AGO = 946684800
 """1 January 2000: the time given to the ``run.json`` of steps that are up to date."""
@@ -341,20 +341,24 @@ COMMANDS = {
     "study": [],
     "figures": [
         "report/index.html",
+        "report/methods.html",
         "--forcerun",
         "figures",
+        "methods",
         "--allowed-rules",
         "figures",
         "page",
-        "index",
+        "methods",
     ],
     "report": [
         "report/index.html",
+        "report/methods.html",
         "--forcerun",
-        "index",
+        "page",
+        "methods",
         "--allowed-rules",
         "page",
-        "index",
+        "methods",
     ],
     "pages": ["pages"],
     "explore": ["report/05_explore.html", "--forcerun", "explore"],

@@ -14,57 +14,69 @@
 # ---
 
 # %% [markdown]
-# # 1 · The data
+# # The data
 #
-# Reads one data set of the study, cuts and labels its records, splits them by patient, and shows
-# what there is: how many records of which class, what the ECGs look like, who the patients are, and
-# how large the attack budgets are beside the signals. Every later notebook reads the arrays that
-# this one writes.
+# What one data set of a study holds: classes and splits, ECGs on ECG paper, patients,
+# and how large attacks are beside the signals. Records are read, cut, labelled and
+# split by patient the first time.
+#
+# **To change**: `dataset`, one of the params file's; its window, leads and rate are set
+# there.
+# **To try**: set `signals` in the fourth cell to another record, or draw it with fewer
+# leads.
 
 # %% tags=["parameters"]
-study = "params/quick.yaml"
+params = "params/quick.yaml"
 dataset = "builtin"
 
 # %%
 import pandas as pd
 from IPython.display import display
 
-from ecgstudy.plots import alt_texts, ecg_paper
-from ecgstudy.plots import single_run as figures
-from ecgstudy.records import count_classes
-from ecgstudy.running.workflow import prepared_records
-from ecgstudy.study import Paths, load_study
+import ecgstudy as es
 
-plan = load_study(study)
-paths = Paths(plan.study)
-records = prepared_records(plan, dataset, paths)
-save = {"folder": paths.figures, "synthetic": bool(records.card.get("synthetic"))}
+es.check_parameters(globals())
+study = es.load_study(params)
+records = study.records(dataset)
+print(f"{len(records):,} records of {records.table['patient'].nunique():,} patients")
 
 # %% [markdown]
-# ## What was read
+# ## Source
 #
-# Source, version, licence and every adaptation, as the loader states them.
+# Version, licence and every adaptation, as the loader states them.
 
 # %%
-facts = {key: value for key, value in records.card.items() if isinstance(value, str | int | float)}
-facts |= {"records": len(records), "leads": ", ".join(records.leads), "rate": f"{records.fs:g} Hz"}
+facts = {
+    name: fact
+    for name, fact in records.card.items()
+    if isinstance(fact, str | int | float)
+}
+facts["leads"] = ", ".join(records.leads)
+facts["rate"] = f"{records.fs:g} Hz"
 facts["length"] = f"{records.signals.shape[2] / records.fs:.2f} s"
-pd.DataFrame({"": facts}).style.set_properties(**{"text-align": "left", "white-space": "normal"})
+es.show_table(pd.DataFrame(facts.items(), columns=["fact", dataset]))
 
 # %% [markdown]
 # ## Classes and splits
 #
-# Splits share no patient; this is asserted when the data are prepared. `sensitivity` records, where
-# there are any, are scored beside the test set but stay out of the primary analysis.
+# Splits share no patient, which is asserted when the data are prepared. `sensitivity`
+# records, where there are any, are scored beside the test set but stay out of the
+# primary analysis.
 
 # %%
-counts = count_classes(records)
-display(counts.pivot(index="class", columns="split", values="records").fillna(0).astype(int))
-per_split = records.table.groupby("split").agg(patients=("patient", "nunique"), attacked=("attacked", "sum"))
-display(per_split)
-figure = figures.class_counts(counts)
-alt = alt_texts.class_counts(counts)
-figures.save_figure(figure, name=f"class_counts_{dataset}", values=counts, alt=alt, **save)
+counts = es.count_classes(records)
+splits = records.table.groupby("split", sort=False)
+display(
+    es.show_table(
+        splits.agg(
+            patients=("patient", "nunique"), attacked=("attacked", "sum")
+        ).reset_index()
+    )
+)
+figure = es.plots.class_counts(counts)
+study.save_figure(
+    figure, f"class_counts_{dataset}", counts, "Records of each class and split"
+)
 
 # %% [markdown]
 # ## One ECG of each class
@@ -72,15 +84,13 @@ figures.save_figure(figure, name=f"class_counts_{dataset}", values=counts, alt=a
 # On ECG paper: 25 mm/s and 10 mm/mV; a large square is 0.2 s by 0.5 mV.
 
 # %%
-chosen = ecg_paper.typical_records(records)
-for row, name in zip(chosen, records.classes, strict=True):
-    ecg = records.signals[row]
-    title = f"{name} (record {records.table['record'][row]})"
-    figure = ecg_paper.draw_ecg(ecg, records.fs, records.leads, title=title)
-    values = ecg_paper.ecg_values(ecg, records.fs, records.leads)
-    safe = name.replace(" ", "_").replace("/", "-")
-    alt = alt_texts.ecg(values, title)
-    display(figures.save_figure(figure, name=f"ecg_{dataset}_{safe}", values=values, alt=alt, **save))
+for row, name in zip(es.plots.pick_typical(records), records.classes, strict=True):
+    signals, record = records.signals[row], records.table["record"][row]
+    caption = f"{name} (record {record})"
+    figure = es.plots.draw_ecg(signals, records.fs, records.leads, title=caption)
+    values = es.plots.ecg_values(signals, records.fs, records.leads)
+    file = name.replace(" ", "_").replace("/", "-")
+    display(study.save_figure(figure, f"ecg_{dataset}_{file}", values, caption))
 
 # %% [markdown]
 # ## Age and sex
@@ -88,19 +98,29 @@ for row, name in zip(chosen, records.classes, strict=True):
 # Known ages only; missing values stay missing.
 
 # %%
-people = records.table.drop_duplicates("patient").reindex(columns=["patient", "age", "sex"])
-figure = figures.age_sex(people)
-alt = alt_texts.age_sex(people)
-figures.save_figure(figure, name=f"age_sex_{dataset}", values=people, alt=alt, **save)
+people = records.table.drop_duplicates("patient").reindex(
+    columns=["patient", "age", "sex"]
+)
+study.save_figure(
+    es.plots.age_sex(people),
+    f"age_sex_{dataset}",
+    people,
+    "Ages of the patients by sex",
+)
 
 # %% [markdown]
-# ## Amplitudes against the attack budgets
+# ## Amplitudes and attack budgets
 #
-# The attack may change each sample by at most ε. The lines are the study's grid of ε.
+# An attack may change each sample by at most ε. The dashed lines are the study's grid
+# of ε.
 
 # %%
-figure = figures.amplitude_against_epsilon(records, plan.evaluation.epsilons_mv)
-amplitudes = figures.record_amplitudes(records)
-alt = alt_texts.amplitudes(amplitudes, plan.evaluation.epsilons_mv)
-table = amplitudes.sample(min(2000, len(amplitudes)), random_state=0).sort_index()
-figures.save_figure(figure, name=f"amplitudes_{dataset}", values=table, alt=alt, **save)
+amplitudes = es.plots.measure_amplitudes(records)
+figure = es.plots.amplitudes(amplitudes, study.evaluation.epsilons_mv)
+some = amplitudes.sample(min(2000, len(amplitudes)), random_state=0).sort_index()
+study.save_figure(
+    figure,
+    f"amplitudes_{dataset}",
+    some,
+    "Amplitudes of the ECGs beside the attack budgets",
+)

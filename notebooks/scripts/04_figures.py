@@ -14,191 +14,239 @@
 # ---
 
 # %% [markdown]
-# # 4 · All runs: tables and figures
+# # Results
 #
-# Everything here is computed from the stored scores of the study's runs; no model is needed. A
-# contrast is the difference of macro AUROC between two arms that differ in the named factor, paired
-# by seed and record. Its interval adds the variance between patients (cluster jackknife) to that
-# between seeds (two-way t). With fewer than three seeds nothing is claimed beyond those seeds.
+# Every table and figure of a study, from its stored scores alone: no model is needed.
+#
+# **To change**: `params`, for another study. **To try**: plot a table of your own, such
+# as `es.plots.pareto(robust.query("arm != 'random'"), study.headline)`.
 
 # %% tags=["parameters"]
-study = "params/quick.yaml"
+params = "params/quick.yaml"
 
 # %%
 from IPython.display import display
 
-from ecgstudy.analysis.tables import write_tables
-from ecgstudy.datasets.prepare import is_synthetic
-from ecgstudy.plots import alt_texts, comparisons, heatmaps
-from ecgstudy.plots import single_run as figures
-from ecgstudy.plots import style as plotting
-from ecgstudy.plots.tables_html import readable, readable_claims, verdict_counts
-from ecgstudy.study import ENSEMBLE, Paths, load_study
+import ecgstudy as es
 
-plan = load_study(study)
-paths, attack, protocol = Paths(plan.study), ENSEMBLE, plan.protocols[0]
-headline = {name: options.headline_epsilon_mv for name, options in plan.datasets.items()}
-save = {"folder": paths.figures, "synthetic": is_synthetic(plan)}
-suffixes = {p: f"_{p.replace('@', '-to-')}" * (p != protocol) for p in plan.protocols}
-
-# %%
-tables = write_tables(plan, paths)
-robust, contrasts, perturbations = (tables[name] for name in ("robust_auroc", "contrasts", "perturbations"))
-budgets = ", ".join(f"{epsilon:g} mV on {name}" for name, epsilon in headline.items())
-print(f"{len(plan.arms)} arms × {len(plan.seeds)} seeds; {attack} at {budgets}")
+es.check_parameters(globals())
+study = es.load_study(params)
+tables = study.write_tables()
+robust, contrasts = tables["robust_auroc"], tables["contrasts"]
+verdicts = tables["verdicts"]
+headline = es.select_headline(robust, study.headline)
 
 # %% [markdown]
-# ## Claims from the literature, judged on these ECGs
-#
-# A claim is supported or contradicted where the adjusted interval of each comparison that it rests on
-# lies on one side, on every data set. The effect shown is that of the weakest comparison. † marks
-# models that fail a check for gradient masking, here and in all tables and figures.
+# ## The answer
 
 # %%
-print(verdict_counts(tables["claims"]))
-display(readable_claims(tables["claims"], tables["claim_evidence"]))
+display(es.answer(verdicts, contrasts))
+figure = es.plots.summary(robust, contrasts, study.headline)
+caption = "Clean and robust AUROC of every arm, and the planned comparisons"
+study.save_figure(figure, "summary", headline, caption)
 
 # %% [markdown]
-# ## Adaptive against standard
+# ## Planned comparisons
 #
-# Adaptive weighting minus the standard loss, at the headline ε. The primary family is adjusted by
-# Holm's method; everything else is exploratory.
+# An arm minus the standard loss, clean and at the headline ε, paired by seed and
+# record. *Better* or *worse*: Holm-adjusted two-sided p ≤ 0.05. *Equivalent*:
+# Holm-adjusted p of two one-sided tests ≤ 0.05 for the margin ±0.01. Neither:
+# *undecided*. Fewer than three seeds: *no claim*. Intervals are unadjusted.
 
 # %%
-main = contrasts[plotting.is_true(contrasts["headline"])]
-figure = comparisons.contrast_forest(main)
-alt = alt_texts.forest(main)
-display(figures.save_figure(figure, name="contrasts", values=main, alt=alt, **save))
-columns = (
-    "dataset protocol adaptive standard delta ci_low ci_high p p_holm family clean_delta masking_ok".split()
-)
-readable(main[columns])
+columns = "dataset measure adaptive standard delta ci_low ci_high p_holm"
+columns += " p_equivalence_holm verdict masking_ok"
+es.show_table(verdicts[verdicts["margin"] == 0.01], columns)
 
 # %% [markdown]
-# ## Clean and robust AUROC of every arm
+# ## Caveats
 #
-# Means over seeds; intervals hold for patients and seeds.
+# ε bounds the size of a perturbation, not whether a body or an electrode could make it.
+# We cannot rule out stronger attacks than these. True differences below the minimum
+# detectable effect would usually be missed (power below 80 %). Models marked † fail a
+# gradient-masking check and may be overrated. Classes that come mostly from one patient
+# say little about others. One data set alone does not generalise.
+#
+# The page of evaluation shows an ECG before and after attack; that of methods how all
+# is measured.
 
 # %%
-rows = plotting.at_headline(robust, headline)
-rows = rows[(rows["seed"].astype(str) == "all") & rows["attack"].isin(["none", attack])]
-rows = rows.sort_values("epsilon_mv", kind="stable")
-columns = (
-    "dataset arm protocol attack epsilon_mv auroc_shared ci_low ci_high auroc_label n_records n_patients"
-)
-readable(rows[[*columns.split(), "masking_ok"]])
-
-# %%
-values = robust[robust["attack"].isin(["none", attack])]
-for name, suffix in suffixes.items():
-    figure = comparisons.epsilon_curves_by_arm(robust, attack, name)
-    alt = alt_texts.clean_and_robust(values, headline, attack, name)
-    display(figures.save_figure(figure, name=f"epsilon_curves{suffix}", values=values, alt=alt, **save))
-
-# %%
-for name, suffix in suffixes.items():
-    figure = comparisons.pareto(robust, headline, attack, name)
-    alt = alt_texts.clean_and_robust(rows, headline, attack, name, "Clean against robust macro AUROC")
-    display(figures.save_figure(figure, name=f"pareto{suffix}", values=rows, alt=alt, **save))
+es.show_table(es.summarise_limits(tables))
 
 # %% [markdown]
-# ## Which attack
-#
-# Macro AUROC under each attack at the headline ε; the `ensemble` takes for each record the
-# perturbation that costs most ranks.
+# ## All comparisons
 
 # %%
-values = plotting.at_headline(robust, headline)
-for name, suffix in suffixes.items():
-    figure = heatmaps.attack_heatmap(robust, headline, name)
-    alt = alt_texts.by_attack(values, headline, name)
-    display(figures.save_figure(figure, name=f"attacks{suffix}", values=values, alt=alt, **save))
+main = contrasts[contrasts["headline"].eq(True) | contrasts["family"].eq("primary")]
+columns = "dataset protocol attack adaptive standard delta ci_low ci_high p p_holm"
+columns += " family clean_delta masking_ok"
+if len(main):
+    caption = "Differences in macro AUROC of two arms, with intervals and single seeds"
+    display(
+        study.save_figure(es.plots.forest(main, robust), "contrasts", main, caption)
+    )
+es.show_table(main, columns)
+
+# %% [markdown]
+# ## Every arm
+#
+# Means over seeds, with intervals over patients and seeds; one perturbation of a record
+# against all labels or, harder, one for each label. An arm is a way to train the
+# encoder: the page of methods describes them.
+
+# %%
+arms = headline[
+    headline["seed"].astype(str).eq("all")
+    & headline["attack"].isin(["none", "ensemble"])
+]
+columns = "dataset protocol arm attack epsilon_mv auroc_shared ci_low ci_high"
+columns += " auroc_label masking_ok"
+es.show_table(arms.sort_values("epsilon_mv", kind="stable"), columns)
+
+# %%
+for protocol in study.protocols:
+    name = f"epsilon_curves_{protocol.replace('@', '-to-')}"
+    values = robust[robust["attack"].isin(["none", "ensemble"])]
+    figure = es.plots.epsilon_curves(robust, contrasts, protocol)
+    caption = f"AUROC against the size of the attack, protocol {protocol}"
+    display(study.save_figure(figure, name, values, caption))
+
+# %%
+for protocol in study.protocols:
+    name = f"pareto_{protocol.replace('@', '-to-')}"
+    figure = es.plots.pareto(robust, study.headline, protocol)
+    caption = f"Clean against robust AUROC of every arm, protocol {protocol}"
+    display(study.save_figure(figure, name, arms, caption))
+
+# %% [markdown]
+# ## Attacks
+#
+# Macro AUROC under each attack at the headline ε; the `ensemble` takes, for each
+# record, the perturbation that costs most ranks.
+
+# %%
+for protocol in study.protocols:
+    name = f"attacks_{protocol.replace('@', '-to-')}"
+    figure = es.plots.attack_heatmap(robust, study.headline, protocol)
+    caption = f"AUROC of every arm under every attack, protocol {protocol}"
+    display(study.save_figure(figure, name, headline, caption))
 
 # %% [markdown]
 # ## Natural corruptions
 #
-# The same models without an adversary: what recordings suffer anyway, graded from 1 to 5.
+# The same models without an adversary: what recordings suffer anyway, graded from 1 to
+# 5.
 
 # %%
 if robust["severity"].notna().any():
-    values = plotting.corrupted(robust)
-    alt = alt_texts.by_corruption(values, protocol)
-    figure = comparisons.corruption_curves(robust, protocol)
-    display(figures.save_figure(figure, name="corruption_curves", values=values, alt=alt, **save))
-    figure = heatmaps.corruption_heatmap(robust, protocol)
-    display(figures.save_figure(figure, name="corruptions", values=values, alt=alt, **save))
+    figure = es.plots.corruption_heatmap(robust, study.protocols[0])
+    values = robust[robust["severity"].notna()]
+    display(
+        study.save_figure(
+            figure,
+            "corruptions",
+            values,
+            "AUROC of every arm under natural corruptions",
+        )
+    )
 else:
     print("none in this study: evaluation.corruptions in its params file is empty")
 
 # %% [markdown]
-# ## What attacks use of an ECG
+# ## Where the perturbation energy goes
 #
-# Energy of the perturbations at the headline ε in a band, a part of the beat or a lead, over what
-# white noise would have there. Parts are times around the R peak: P from −0.20 s, QRS ± 0.06 s, ST
-# and T to 0.40 s, before P from −0.40 s. Attacks within ±ε move nearly every sample by ε, so parts and
-# leads tell most of those with an ℓ2 budget.
+# Energy in a frequency band, a part of the beat or a lead, over what white noise would
+# have there. Parts are times around the R peak: P from −0.20 s, QRS ± 0.06 s, ST and T
+# to 0.40 s, before P from −0.40 s. Attacks within ±ε move nearly every sample by ε, so
+# parts and leads tell most of those with an ℓ2 budget.
 
 # %%
-perturbations = perturbations[perturbations["protocol"] == protocol]
-for name, rows in perturbations.groupby("dataset", sort=False):
-    figure, alt = heatmaps.use_heatmap(rows), alt_texts.energy_use(rows)
-    display(figures.save_figure(figure, name=f"use_by_attack_{name}", values=rows, alt=alt, **save))
-    rows = rows[rows["attack"] == attack]
-    figure, alt = heatmaps.use_heatmap(rows, "arm"), alt_texts.energy_use(rows, "arm")
-    display(figures.save_figure(figure, name=f"use_by_arm_{name}", values=rows, alt=alt, **save))
+energy = tables["perturbations"].query("protocol == @study.protocols[0]")
+for dataset, rows in energy.groupby("dataset", sort=False):
+    figure = es.plots.energy_heatmap(rows)
+    display(
+        study.save_figure(
+            figure, f"energy_by_attack_{dataset}", rows, "Perturbation energy by attack"
+        )
+    )
+    rows = rows[rows["attack"] == "ensemble"]
+    figure = es.plots.energy_heatmap(rows, "arm")
+    display(
+        study.save_figure(
+            figure, f"energy_by_arm_{dataset}", rows, "Perturbation energy by arm"
+        )
+    )
 
 # %% [markdown]
 # ## Embeddings and robustness
 #
-# Features of the attacked records on the unit sphere, clean and under the headline attack: a point
-# a seed. ρ is the rank correlation of the arms' means.
+# Features of the attacked records on the unit sphere, clean and under the headline
+# attack: a point a seed. ρ is the rank correlation of the arms' means.
 
 # %%
-cost = tables["cost"]
-if set(comparisons.MEASURES) <= set(cost):
-    figure = comparisons.geometry_figure(cost, robust, headline, attack, protocol)
-    values = comparisons.geometry_points(cost, robust, headline, attack, protocol)
-    alt = alt_texts.geometry(values, list(comparisons.MEASURES))
-    display(figures.save_figure(figure, name="geometry", values=values, alt=alt, **save))
+if "alignment" in tables["cost"]:
+    points = es.plots.geometry_points(tables["cost"], robust, study.headline)
+    figure = es.plots.geometry(points)
+    display(
+        study.save_figure(
+            figure, "geometry", points, "Geometry of the embeddings, and robustness"
+        )
+    )
 
 # %% [markdown]
-# ## Which factor does what
+# ## Claims from the literature
+#
+# A claim is supported or contradicted where the adjusted interval of each comparison
+# that it rests on lies on one side. The effect shown is that of the weakest comparison;
+# `claim_evidence.csv` has all.
+
+# %%
+es.show_table(tables["claims"])
+
+# %% [markdown]
+# ## Factor effects
 #
 # Least squares over the contrastive arms, with the same intervals.
 
 # %%
-effects = plotting.at_headline(tables["factor_effects"], headline)
-effects = effects[effects["attack"].isin(["none", attack])]
-columns = "dataset protocol attack epsilon_mv effect delta ci_low ci_high p mde seeds arms masking_ok".split()
-readable(effects[columns])
+effects = es.select_headline(tables["factor_effects"], study.headline)
+effects = effects[effects["attack"].isin(["none", "ensemble"])]
+columns = "dataset protocol attack epsilon_mv effect delta ci_low ci_high p mde"
+columns += " seeds arms masking_ok"
+es.show_table(effects, columns)
 
 # %% [markdown]
 # ## Does it hold?
 #
-# Checks for gradient masking that failed; the headline ε and the rule that chose it, on validation
-# records; and the headline result under other choices: without classes that hang on one patient,
-# with the `sensitivity` records, without each patient, after rounding to ADC units.
+# The verdicts for other margins; gradient-masking checks that failed; the headline ε
+# and the rule that chose it, on validation records; and results under other choices:
+# without classes that hang on one patient, with the `sensitivity` records, without each
+# patient, after rounding to ADC units, by seed, class, age and sex.
 
 # %%
+pair = ["dataset", "measure", "adaptive", "standard"]
+by_margin = verdicts.pivot_table("verdict", pair, "margin", "first", sort=False)
+display(es.show_table(by_margin.rename(columns="within ±{:g}".format).reset_index()))
 checks = tables["masking_checks"]
-failed = checks[checks["verdict"] == "fail"]
-print(f"{len(failed)} of {len(checks)} checks failed")
-display(failed.style.hide().format(precision=4, na_rep="–"))
-readable(tables["headline_check"])
-
-# %%
-readable(tables["sensitivity"].drop(columns="note"))
+display(es.show_table(checks[checks["verdict"] == "fail"]))
+display(es.show_table(tables["headline_check"]))
+display(es.show_table(tables["sensitivity"].drop(columns="note")))
+es.show_table(tables["contrast_sensitivity"].drop(columns="note"))
 
 # %% [markdown]
-# The primary contrasts in robust AUROC under the same choices, by seed, class, age and sex.
+# ## Cost
 
 # %%
-by_choice = tables["contrast_sensitivity"].query("attack != 'none'")
-readable(by_choice.drop(columns=["note", "attack"]))
+cost = tables["cost"]
+study.save_figure(
+    es.plots.cost(cost), "cost", cost, "Training time and attack speed of every arm"
+)
 
 # %% [markdown]
-# ## What it cost
+# ## Tables and citation
+#
+# Under each figure are links to it as SVG and PNG, and to its exact values. All tables:
 
 # %%
-figure = comparisons.cost_figure(cost)
-figures.save_figure(figure, name="cost", values=cost, alt=alt_texts.cost(cost), **save)
+display(es.list_tables(tables))
+print(f"To cite: The ecgstudy authors, ecgstudy {es.__version__}; see CITATION.cff")

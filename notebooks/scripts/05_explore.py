@@ -14,14 +14,17 @@
 # ---
 
 # %% [markdown]
-# # 5 · Explore
+# # One ECG
 #
-# One ECG, one attack, one ε: what the attack changes, where it puts its energy, and what weighting
-# schemes would do with a batch that holds this ECG. Needs a finished run, such as one of `make study`;
-# `make explore` makes a page of it.
+# One ECG, one attack, one ε: what the attack changes, where it puts its energy, and
+# what weighting schemes do with a batch that holds this ECG. Needs a finished run, such
+# as one of `make study`; `make explore` makes a page of it.
+#
+# **To change**: the parameters, or the controls below. **To try**: the same record
+# under `rocl` and `supervised`.
 
 # %% tags=["parameters"]
-study = "params/quick.yaml"
+params = "params/quick.yaml"
 dataset = "builtin"
 arm = "rocl-ip-hn"
 seed = 0
@@ -32,59 +35,57 @@ epsilon_mv = 0.05
 # %%
 from IPython.display import display
 
-from ecgstudy.evaluation.explore import attack_record, weigh_record
-from ecgstudy.evaluation.sample import attacked_sample
-from ecgstudy.plots.explore import controls, draw, draw_energy, draw_weights, summary
-from ecgstudy.running.workflow import prepared_records
-from ecgstudy.study import Paths, Run, load_study
+import ecgstudy as es
 
-plan = load_study(study)
-run, paths = Run(plan, dataset, arm, seed), Paths(plan.study)
-folder = paths.protocol(dataset, arm, seed, "slf")
-records = prepared_records(plan, dataset, paths)
-table = attacked_sample(records, "test", plan.evaluation.max_records).table
-record = record or table["record"].iloc[0]
-shown = table.drop(columns=["split", "attacked", "r_peaks"], errors="ignore").head(5)
-display(shown.style.hide().format(precision=0, na_rep="–"))
+es.check_parameters(globals())
+study = es.load_study(params)
+run = study.run(dataset, arm, seed)
+records = run.records()
+test = records.table[records.table["attacked"] & records.table["split"].eq("test")]
+record = record or test["record"].iloc[0]
+es.show_table(
+    test.drop(columns=["split", "attacked", "r_peaks"], errors="ignore").head(5)
+)
+
+# %% [markdown] tags=["remove-cell"]
+# ## Choose
+#
+# The button is grey while it computes. Everything below is for the parameters above.
+
+# %% tags=["remove-cell"]
+run.show_controls(record, attack, epsilon_mv)
 
 # %% [markdown]
 # ## Before and after
 #
-# Scores are the logits, or the log odds where a record has one class: only their order among records
-# counts for AUROC.
+# Scores are the logits, or the log odds where a record has one class: only their order
+# among records counts for AUROC.
 
 # %%
-ecg = attack_record(run, records, folder, record, attack, epsilon_mv)
-display(draw(ecg, records, epsilon_mv))
-ecg.scores.reset_index().style.hide().format(precision=2)
+ecg = run.attack_record(record, attack, epsilon_mv)
+title = f"record {record}, {attack}, ε = {1000 * epsilon_mv:g} µV"
+display(
+    es.plots.draw_ecg(ecg.signal, records.fs, records.leads, ecg.deltas[attack], title)
+)
+es.show_table(ecg.scores.reset_index())
 
 # %% [markdown]
-# ## Where the perturbation has its energy
+# ## Spectral and temporal distribution
 #
-# Bars are shares of the perturbation's energy, lines those of white noise on all samples.
+# Energy by frequency, part of the beat and lead, over what white noise would have there.
 
 # %%
-draw_energy(ecg, records)
+es.plots.energy_heatmap(run.perturbation_energy(ecg).assign(attack=attack))
 
 # %% [markdown]
-# ## What weighting schemes would do
+# ## What weighting schemes do
 #
-# In one training batch this ECG has two random views, and an attack on the first. Bars: how hard other
-# views pull its clean and its attacked view, which inferior positives treat differently. Points: how hard
-# other patients' views push the clean one away, against their similarity to it; 1 (dashed) is uniform.
-# Every registered scheme is shown on top of uniform weights, one's own too, and this run's own weighting.
+# In one training batch this ECG has two random views, and an attack on the first. Bars:
+# total positive weight on its clean and its attacked view, which inferior positives
+# treat differently. Points: how hard other patients' views push the clean one away,
+# against their similarity to it; 1 (dashed) is uniform.
 
 # %%
-weights = weigh_record(run, records, folder, record)
-display(draw_weights(weights, records))
-summary(run, weights)
-
-# %% [markdown]
-# ## Try others
-#
-# In JupyterLab: choose a record, an attack and ε. Each choice is computed anew: the attack, and with
-# another record the weights.
-
-# %% tags=["remove-cell"]
-attacks = dict.fromkeys([*plan.evaluation.ensemble, *plan.evaluation.attacks])
-controls(run, records, folder, [name for name in attacks if name != "transfer"])
+weights = run.weigh_record(record)
+display(es.plots.pull_weights(weights), es.plots.push_weights(weights))
+es.show_table(run.summarise_weights(weights))

@@ -2,6 +2,8 @@
 
 import ast
 import json
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import papermill
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
+import ecgstudy as es
 from ecgstudy.errors import StudyError
 from ecgstudy.running import papermill as notebooks
 from ecgstudy.running.papermill import execute
@@ -40,7 +43,7 @@ def test_notebook_has_no_outputs_one_parameters_cell_and_short_cells_without_def
     assert not any(cell.outputs or cell.execution_count for cell in code)
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
     for cell in code:
-        assert len(cell.source.splitlines()) <= 18, cell.source
+        assert len(cell.source.splitlines()) <= 15, cell.source
         defined = (ast.FunctionDef, ast.ClassDef, ast.Lambda)
         assert not any(
             isinstance(node, defined) for node in ast.walk(ast.parse(cell.source))
@@ -225,3 +228,36 @@ def test_a_disk_that_is_full_is_one_error_that_names_the_notebook(
     ):
         execute(source, tmp_path / "out.ipynb", {"value": 2}, tmp_path / "logs")
     assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_a_misspelt_parameter_is_refused_by_the_notebook_itself():
+    known = "params = 'a'\nseed = 0"
+    given = ["", known, "# Parameters\nseed = 7\nparams = 'b'"]
+    es.check_parameters({"In": given})
+    es.check_parameters({"In": ["", known, "other = 3"]})  # of a person, not papermill
+    with pytest.raises(StudyError, match="no parameter 'sed'; there are params, seed"):
+        es.check_parameters({"In": [*given[:2], "# Parameters\nsed = 7"]})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("protocl slf", "no parameter 'protocl'; there are params, dataset, arm"),
+        ("dataset ptbxl", "study 'tiny' has no dataset 'ptbxl'; it has builtin"),
+        ("protocol slff", "protocol 'slff' is not one of this run's: slf"),
+    ],
+)
+def test_papermills_own_command_ends_with_one_line(given, line, tmp_path):
+    call = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(ROOT / "notebooks/03_evaluate.ipynb"),
+    ]
+    call += [str(tmp_path / "out.ipynb"), "-p", "params", "params/tiny.yaml"]
+    done = subprocess.run(
+        [*call, "-p", *given.split()], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert f"StudyError: {line}" in done.stderr
