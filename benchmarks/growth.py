@@ -1,4 +1,4 @@
-"""Time and memory against records, batch, attack steps and leads, with the exponent of each."""
+"""Time and memory against records, batch, attack steps and leads."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,55 +13,58 @@ from ecgstudy.attacks.api import Budget
 from ecgstudy.attacks.named import get_attack
 from ecgstudy.pretraining.loop import train_step
 
-RECORDS, BATCHES, STEPS, LEADS = (
-    (256, 512, 1024, 2048),
-    (64, 128, 256, 512),
-    (5, 10, 20, 40),
-    (1, 2, 4, 12),
-)
+RECORDS = (256, 512, 1024, 2048)
+BATCHES = (64, 128, 256, 512)
+STEPS = (5, 10, 20, 40)
+LEADS = (1, 2, 4, 12)
+Calls = dict[int, Callable[[], object]]
 
 
-def growth(device: torch.device, repeats: int) -> list[Row]:
+def measure(device: torch.device, repeats: int) -> list[Row]:
     """Seconds and peak MB of each size, and the fitted exponents (1: proportional)."""
-    shapes, rows = case("ptbxl", records=max(BATCHES) * 2), []
-    grids: dict[str, dict[int, Callable[[], object]]] = {
+    shapes = case("ptbxl", records=max(BATCHES) * 2)
+    grids: dict[str, Calls] = {
         "attacked records": {n: _attack(shapes, device, records=n) for n in RECORDS},
         "attack steps": {n: _attack(shapes, device, steps=n) for n in STEPS},
         "leads attacked": {n: _attack(_first_leads(shapes, n), device) for n in LEADS},
         "batch of a pretraining step": {n: _train(shapes, device, n) for n in BATCHES},
     }
+    rows = []
     for what, calls in grids.items():
-        rows += _grown(what, calls, device, max(3, repeats // 3))
+        rows += fit_growth(what, calls, device, max(3, repeats // 3))
     return rows
 
 
-def _grown(
-    what: str,
-    calls: dict[int, Callable[[], object]],
-    device: torch.device,
-    repeats: int,
+def fit_growth(
+    what: str, calls: Calls, device: torch.device, repeats: int
 ) -> list[Row]:
-    seconds = side_by_side({str(n): call for n, call in calls.items()}, repeats, device)
-    sizes, times = (
-        np.array(list(calls)),
-        np.array([np.median(values) for values in seconds.values()]),
-    )
-    memory = np.array([peak_mb(call, device) for call in calls.values()])
+    """Rows of time and memory at each size, with the exponent of each.
+
+    Parameters
+    ----------
+    what
+        What grows.
+    calls
+        Size → work of that size.
+    device
+        Where it is done.
+    repeats
+        How often each is timed.
+    """
+    named = {str(size): call for size, call in calls.items()}
+    seconds = side_by_side(named, repeats, device)
+    found = {
+        ("time", "s"): [np.median(values) for values in seconds.values()],
+        ("memory", "MB"): [peak_mb(call, device) for call in calls.values()],
+    }
     rows = []
-    for measure, values, unit in (("time", times, "s"), ("memory", memory, "MB")):
-        slope = float(np.polyfit(np.log(sizes), np.log(np.maximum(values, 1e-9)), 1)[0])
-        rows += [
-            row(
-                f"growth, {measure}",
-                what,
-                str(n),
-                float(v),
-                unit,
-                size=int(n),
-                exponent=slope,
-            )
-            for n, v in zip(sizes, values, strict=True)
-        ]
+    for (measure, unit), values in found.items():
+        logs = np.log(list(calls)), np.log(np.maximum(values, 1e-9))
+        more = {"exponent": float(np.polyfit(*logs, 1)[0])}
+        for size, value in zip(calls, values, strict=True):
+            more["size"] = int(size)
+            name = f"growth, {measure}"
+            rows.append(row(name, what, str(size), float(value), unit, **more))
     return rows
 
 
@@ -80,13 +83,8 @@ def _train(shapes: Case, device: torch.device, batch: int) -> Callable[[], objec
     return lambda: train_step(state, data, index, 1e-4)
 
 
-def _first_leads(shapes: Case, leads: int) -> Case:
-    records = shapes.records
+def _first_leads(shapes: Case, n: int) -> Case:
+    signals, leads = shapes.records.signals[:, :n].copy(), shapes.records.leads[:n]
     return replace(
-        shapes,
-        records=replace(
-            records,
-            signals=records.signals[:, :leads].copy(),
-            leads=records.leads[:leads],
-        ),
+        shapes, records=replace(shapes.records, signals=signals, leads=leads)
     )

@@ -1,7 +1,8 @@
-"""What a GPU would be asked to do in a step, counted without one: operations, and waits for their outcome.
+"""Operations that a GPU would be asked to do in a step, and waits for their outcome.
 
-A GPU that a small network leaves idle waits to be asked: its steps then take as long as they have operations,
-and the network's own share of these is what the efficiency of a step would be.
+Counted without a GPU. One that a small network leaves idle waits to be asked: its
+steps then take as long as they have operations, and the network's own share of these
+is what the efficiency of a step would be.
 """
 
 from collections.abc import Callable
@@ -16,54 +17,37 @@ from benchmarks.timing import Row, row
 GPU = torch.device("cuda")
 
 
-def launches(device: torch.device, repeats: int) -> list[Row]:
-    """Operations and waits of a pretraining step and of an attack's step, beside those of its bare passes.
+def measure(device: torch.device, repeats: int) -> list[Row]:
+    """Operations and waits of our steps, beside those of their bare passes.
 
     They are counted, not timed: neither `device` nor `repeats` matter.
     """
     rows = []
     for name in STUDIES:
         shapes = case(name)
+        steps = shapes.study.evaluation.steps
         with mock_gpu() as gpu:
             for arm in ARMS:
-                rows += _counted(
-                    gpu, "pretraining", *training_step(shapes, arm, GPU), 1
-                )
+                what, calls = training_step(shapes, arm, GPU)
+                rows += _count(gpu, "pretraining", what, calls, 1)
             for attack in ATTACKS:
-                rows += _counted(
-                    gpu,
-                    "attack",
-                    *whole_attack(shapes, attack, GPU),
-                    shapes.study.evaluation.steps,
-                )
+                what, calls = whole_attack(shapes, attack, GPU)
+                rows += _count(gpu, "attack", what, calls, steps)
     return rows
 
 
-def _counted(
-    gpu: MockGpu,
-    kind: str,
-    what: str,
-    calls: dict[str, Callable[[], object]],
-    steps: int,
+def _count(
+    gpu: MockGpu, kind: str, what: str, calls: dict[str, Callable], steps: int
 ) -> list[Row]:
-    counts = {}
+    rows, bare = [], None
     for name, call in calls.items():
         call()  # the first one makes the optimiser's moments
         gpu.launches.clear()
         gpu.waits.clear()
         call()
-        counts[name] = gpu.launches.total() / steps, gpu.waits.total() / steps
-    bare, _ = counts["bare"]
-    return [
-        row(
-            f"operations of {kind} steps",
-            what,
-            name,
-            n,
-            "a step",
-            ratio=bare / n,
-            base="bare",
-            waits=waits,
-        )
-        for name, (n, waits) in counts.items()
-    ]
+        n, waits = gpu.launches.total() / steps, gpu.waits.total() / steps
+        bare = n if bare is None else bare
+        more = {"ratio": bare / n, "base": "bare", "waits": waits}
+        benchmark = f"operations of {kind} steps"
+        rows.append(row(benchmark, what, name, n, "a step", **more))
+    return rows

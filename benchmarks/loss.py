@@ -1,4 +1,4 @@
-"""The weighted contrastive loss beside a plain NT-Xent: time and memory against the number of rows."""
+"""The weighted contrastive loss beside a plain NT-Xent: time and memory by rows."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from benchmarks.timing import Row, compared, peak_mb, row, side_by_side
+from benchmarks.timing import Row, compare_times, peak_mb, row, side_by_side
 from ecgstudy.pretraining.contrast import Rows, weighted_contrastive_loss
 from ecgstudy.pretraining.weighting import compose
 
@@ -24,36 +24,21 @@ def nt_xent(embedded: Tensor, temperature: float) -> Tensor:
     return cross_entropy(similarity, other)
 
 
-def losses(device: torch.device, repeats: int) -> list[Row]:
+def measure(device: torch.device, repeats: int) -> list[Row]:
     """Milliseconds and peak MB of forward and backward pass."""
     rows = []
     for n in ROWS:
-        calls = _calls(n, device)
-        seconds = side_by_side(
-            calls, max(3, repeats // (4 if n > 10_000 else 1)), device
-        )
-        what = f"{n} rows of {DIMENSIONS}"
-        rows += compared(
-            "contrastive loss, time",
-            what,
-            seconds,
-            dict.fromkeys(calls, 1),
-            "NT-Xent",
-            "pass",
-        )
+        calls, what = _calls(n, device), f"{n} rows of {DIMENSIONS}"
+        times = max(3, repeats // (4 if n > 10_000 else 1))
+        seconds = side_by_side(calls, times, device)
+        units = dict.fromkeys(calls, 1)
+        title = "contrastive loss, time"
+        rows += compare_times(title, what, seconds, units, "NT-Xent", "pass")
         memory = {name: peak_mb(call, device) for name, call in calls.items()}
-        rows += [
-            row(
-                "contrastive loss, memory",
-                what,
-                name,
-                value,
-                "MB",
-                ratio=memory["NT-Xent"] / value,
-                base="NT-Xent",
-            )
-            for name, value in memory.items()
-        ]
+        for name, value in memory.items():
+            more = {"ratio": memory["NT-Xent"] / value, "base": "NT-Xent"}
+            title = "contrastive loss, memory"
+            rows.append(row(title, what, name, value, "MB", **more))
     return rows
 
 

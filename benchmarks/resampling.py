@@ -1,4 +1,4 @@
-"""Statistics: patient-level resamples of stored scores, beside a loop over scikit-learn."""
+"""Patient-level resamples of stored scores, beside a loop over scikit-learn."""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.timing import Row, compared, row, side_by_side
+from benchmarks.timing import Row, compare_times, row, side_by_side
 from ecgstudy import metrics
 from ecgstudy.analysis import statistics as st
 
@@ -15,8 +15,8 @@ PATIENTS, THEIRS = {"one record a patient": 10_000, "22 patients": 22}, 3
 """Patients of each case, and resamples that scikit-learn is timed on."""
 
 
-def resampling(device: torch.device, repeats: int) -> list[Row]:
-    """Milliseconds for a resample of one score set, and seconds for 1,000 resamples of 30 sets in all."""
+def measure(device: torch.device, repeats: int) -> list[Row]:
+    """Milliseconds a resample of one score set, and seconds of 1,000 of 30 sets."""
     rows = []
     for case, patients in PATIENTS.items():
         y, scores, of = _sample(patients)
@@ -28,17 +28,11 @@ def resampling(device: torch.device, repeats: int) -> list[Row]:
         seconds = side_by_side(calls, max(3, repeats // 3), torch.device("cpu"))
         what = f"{RECORDS} records × {LABELS} labels, {case}"
         units = {"ours": RESAMPLES, "scikit-learn": THEIRS}
-        rows += compared("resampling", what, seconds, units, "scikit-learn", "resample")
+        base = "scikit-learn"
+        rows += compare_times("resampling", what, seconds, units, base, "resample")
         whole = float(np.median(seconds["ours"])) * SETS
-        rows.append(
-            row(
-                "resampling",
-                f"{what}, {RESAMPLES} resamples of {SETS} sets",
-                "ours",
-                whole,
-                "s on one core",
-            )
-        )
+        title = f"{what}, {RESAMPLES} resamples of {SETS} sets"
+        rows.append(row("resampling", title, "ours", whole, "s on one core"))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""The studies' work in miniature: simulated ECGs and untrained networks of exactly the studies' shapes."""
+"""Simulated ECGs and untrained networks of exactly the studies' shapes."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +37,17 @@ class Case:
     def training(
         self, arm: str, device: torch.device, **options: object
     ) -> tuple[State, Data]:
-        """A fresh training state and the data, for `arm` (of those that need no other arm)."""
+        """A fresh training state and the data, for an arm that needs no other.
+
+        Parameters
+        ----------
+        arm
+            Name of the arm.
+        device
+            Where it trains.
+        options
+            Training options that differ from the study's.
+        """
         changed = {
             "training": self.study.training.model_copy(update=options),
             "device": str(device),
@@ -46,7 +56,7 @@ class Case:
         return prepare_training(run, self.records, Path("unused"))
 
     def victim(self, device: torch.device) -> Victim:
-        """The study's encoder with a random head, frozen and folded as for evaluation."""
+        """The study's encoder with a random head, frozen and folded as if evaluated."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             leads, options = len(self.records.leads), self.study.encoder
@@ -80,7 +90,7 @@ class Case:
 
 
 def _settle(encoder: torch.nn.Module, signals: Tensor) -> None:
-    """Statistics of the batch norms as after training, so that activations have a usual size."""
+    """Statistics of the batch norms as after training: activations of usual size."""
     encoder.train()
     with torch.no_grad():
         for _ in range(20):

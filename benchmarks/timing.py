@@ -1,10 +1,11 @@
-"""Variants timed side by side: in turn, again and again, so that what slows the machine slows all of them."""
+"""Variants timed side by side: in turn, so that what slows the machine slows all."""
 
 import ctypes
 import gc
 import multiprocessing
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,10 +17,21 @@ Row = dict[str, object]
 def row(
     benchmark: str, case: str, variant: str, value: float, unit: str, **more: object
 ) -> Row:
-    """One measured value: `benchmark` in the situation `case` for `variant`, of two or more compared."""
-    return {
-        "benchmark": benchmark, "case": case, "variant": variant, "value": value, "unit": unit, **more
-    }  # fmt: skip
+    """One measured value, as a line of the table.
+
+    Parameters
+    ----------
+    benchmark, case
+        What was measured, and in which situation.
+    variant
+        One of two or more that are compared.
+    value, unit
+        What was found.
+    more
+        Further columns.
+    """
+    named = {"benchmark": benchmark, "case": case, "variant": variant}
+    return {**named, "value": value, "unit": unit, **more}
 
 
 def side_by_side(
@@ -28,6 +40,15 @@ def side_by_side(
     """Seconds of each call, (repeats,), after one call of each that is not counted.
 
     In every round each variant is called once, in an order that rotates.
+
+    Parameters
+    ----------
+    variants
+        What to call, by name.
+    repeats
+        Number of rounds.
+    device
+        Where they compute: a GPU is waited for.
     """
     names = list(variants)
     for name in names:
@@ -52,7 +73,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def compared(
+def compare_times(
     benchmark: str,
     case: str,
     seconds: dict[str, np.ndarray],
@@ -60,40 +81,37 @@ def compared(
     base: str,
     unit: str,
 ) -> list[Row]:
-    """Rows of medians with quartiles, per unit of work, and the median over rounds of base / variant.
+    """Rows of medians with quartiles, and the median over rounds of base / variant.
 
     Parameters
     ----------
+    benchmark, case
+        As for `row`.
+    seconds
+        Variant → seconds of each round, (repeats,).
     units
         How much work one call of each variant does (steps, records, …), in `unit`.
     base
-        The variant that the others are compared with: `ratio` is its time over theirs, in the same round.
+        The variant that the others are compared with: `ratio` is its time over theirs,
+        in the same round.
+    unit
+        Of the work.
     """
     each = {name: values / units[name] for name, values in seconds.items()}
     rows = []
     for name, values in each.items():
-        low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+        low, middle, high = 1000 * np.quantile(values, [0.25, 0.5, 0.75])
         ratio = float(np.median(each[base] / values))
-        spread = {"low": 1000 * low, "high": 1000 * high}
-        rows.append(
-            row(
-                benchmark,
-                case,
-                name,
-                1000 * middle,
-                f"ms / {unit}",
-                **spread,
-                ratio=ratio,
-                base=base,
-            )
-        )
+        more = {"low": low, "high": high, "ratio": ratio, "base": base}
+        rows.append(row(benchmark, case, name, middle, f"ms / {unit}", **more))
     return rows
 
 
 def peak_mb(call: Callable[[], object], device: torch.device) -> float:
-    """Memory in MB that `call` needs at its peak, beyond what was taken before: of the GPU, or of a process.
+    """Memory in MB that `call` needs at its peak, beyond what was taken before.
 
-    On a CPU the call runs in a forked process of its own, whose high-water mark is read.
+    On a CPU the call runs in a forked process of its own, whose high-water mark is
+    read.
     """
     if device.type == "cuda":
         gc.collect()
@@ -117,17 +135,15 @@ def _measured(
 ) -> None:
     # What earlier calls left free in the heap would be used again, unseen.
     ctypes.CDLL(None).malloc_trim(0)
-    with open(
-        "/proc/self/clear_refs", "w"
-    ) as marks:  # 5: the high-water mark falls to what is taken now
-        marks.write("5")
+    # 5: the high-water mark falls to what is taken now.
+    Path("/proc/self/clear_refs").write_text("5")
     before = _peak_kb()
     call()
     answer.send((_peak_kb() - before) / 1024)
 
 
 def _peak_kb() -> float:
-    with open("/proc/self/status") as status:
-        return next(
-            float(line.split()[1]) for line in status if line.startswith("VmHWM")
-        )
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return float(line.split()[1])
+    raise OSError("/proc/self/status has no VmHWM")

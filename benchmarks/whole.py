@@ -1,4 +1,4 @@
-"""The whole quick study in a fresh clone: from nothing, and again with nothing to do."""
+"""The whole quick study in a fresh clone: from nothing, and with nothing to do."""
 
 import os
 import subprocess
@@ -13,8 +13,11 @@ from benchmarks.timing import Row, row
 from ecgstudy.files import ROOT
 
 
-def whole(device: torch.device, repeats: int) -> list[Row]:
-    """Seconds of `make study` (``params/quick.yaml``) without installing, on all cores, cold and done."""
+def measure(device: torch.device, repeats: int) -> list[Row]:
+    """Seconds of `make study` (``params/quick.yaml``), at first and once it is done.
+
+    Without installing, on all cores.
+    """
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "clone"
         subprocess.run(

@@ -30,7 +30,7 @@ def test_variants_are_called_in_turn_and_once_more_than_is_counted():
 
 def test_rows_are_medians_per_unit_and_ratios_within_a_round():
     seconds = {"ours": np.array([1.0, 2.0, 8.0]), "theirs": np.array([3.0, 4.0, 8.0])}
-    rows = timing.compared("b", "c", seconds, {"ours": 2, "theirs": 4}, "ours", "step")
+    rows = timing.compare_times("b", "c", seconds, {"ours": 2, "theirs": 4}, "ours", "step")
     ours, theirs = rows
     assert (ours["value"], ours["unit"], ours["ratio"]) == (1000.0, "ms / step", 1.0)
     assert theirs["value"] == 1000.0
@@ -86,7 +86,7 @@ def test_growth_fits_the_exponent_of_time():
     def busy(n):
         return lambda: np.linalg.matrix_power(np.ones((n, n)) / n, 2).sum()
 
-    rows = growth._grown("squares", {n: busy(n) for n in (300, 600, 1200)}, CPU, 3)
+    rows = growth.fit_growth("squares", {n: busy(n) for n in (300, 600, 1200)}, CPU, 3)
     time = [r for r in rows if r["benchmark"] == "growth, time"]
     assert [r["size"] for r in time] == [300, 600, 1200]
     slope = np.polyfit(np.log([300, 600, 1200]), np.log([r["value"] for r in time]), 1)[
@@ -97,7 +97,7 @@ def test_growth_fits_the_exponent_of_time():
 
 def test_the_figure_names_every_ratio_that_was_measured():
     seconds = {"bare": np.array([1.0]), "ours": np.array([1.25])}
-    rows = timing.compared(
+    rows = timing.compare_times(
         "efficiency of an attack step",
         "here",
         seconds,
@@ -105,6 +105,6 @@ def test_the_figure_names_every_ratio_that_was_measured():
         "bare",
         "step",
     )
-    figure = plot.plotted(pd.DataFrame(rows), "a machine")
+    figure = plot.plot_ratios(pd.DataFrame(rows), "a machine")
     (ax,) = figure.axes
     assert [text.get_text() for text in ax.texts] == ["0.80"]

@@ -451,7 +451,7 @@ def test_operations_are_counted_beside_the_bare_passes(monkeypatch):
     monkeypatch.setattr(launches, "ARMS", ("rocl",))
     monkeypatch.setattr(launches, "ATTACKS", ("pgd-margin",))
     monkeypatch.setattr(launches, "case", small)
-    rows = pd.DataFrame(launches.launches(CPU, 1)).set_index(["benchmark", "variant"])
+    rows = pd.DataFrame(launches.measure(CPU, 1)).set_index(["benchmark", "variant"])
     asked, waits = rows["value"].unstack(), rows["waits"].unstack()
     assert (asked["bare"] < asked["ours"]).all()
     assert (waits["bare"] == 0).all()
@@ -489,14 +489,14 @@ def test_peers_are_tried_with_the_batches_of_their_device_that_fit(monkeypatch):
         "RECORDS": {"cpu": 4, "cuda": 32},
         "BATCHES": {"cpu": (2, 4), "cuda": (8, 16, 32)},
     }
-    changed = {"STUDIES": ("mitdb",), "case": small, "_attacks": attacks, **small_sizes}
+    changed = {"STUDIES": ("mitdb",), "case": small, "make_attacks": attacks, **small_sizes}
     for name, value in changed.items():
         monkeypatch.setattr(peers, name, value)
-    peers.peers(CPU, 1)
+    peers.measure(CPU, 1)
     assert set(tried) == {("cpu", 2, 4), ("cpu", 4, 4)}
     tried.clear()
     with mock_gpu():
-        (row,) = peers.peers(CUDA, 1)
+        (row,) = peers.measure(CUDA, 1)
     assert set(tried) == {("cuda", size, 32) for size in (8, 16, 32)}
     assert tried.count(("cuda", 32, 32)) == 1
     assert row["batch"] in (8, 16)
@@ -514,9 +514,9 @@ def test_the_benchmarks_run_there(monkeypatch):
             monkeypatch.setattr(module, name, value)
     with mock_gpu() as gpu:
         rows = [
-            *steps.efficiency(CUDA, 1),
-            *loss.losses(CUDA, 1),
-            *growth.growth(CUDA, 1),
+            *steps.measure(CUDA, 1),
+            *loss.measure(CUDA, 1),
+            *growth.measure(CUDA, 1),
         ]
         assert gpu.launches
     assert all(each["value"] > 0 for each in rows)
