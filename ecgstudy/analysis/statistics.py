@@ -89,7 +89,7 @@ def draw_patients(
     while (bad := (drawn @ kinds == 0).any(axis=1)).any():
         redrawn += int(bad.sum())
         drawn[bad] = rng.multinomial(n, even, size=int(bad.sum()))
-    return drawn, redrawn
+    return drawn.astype(np.float32), redrawn
 
 
 # --- Intervals over patients and seeds ------------------------------------------------
