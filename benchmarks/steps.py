@@ -11,8 +11,7 @@ from benchmarks.timing import Row, compare_times, side_by_side
 from ecgstudy.attacks.api import Budget, Victim
 from ecgstudy.attacks.named import get_attack
 from ecgstudy.pretraining.loop import train_step
-from ecgstudy.pretraining.state import Data, State
-from ecgstudy.pretraining.step import evaluation_mode
+from ecgstudy.pretraining.state import Data, State, evaluation_mode
 
 ATTACKS = ("pgd-margin", "apgd-margin")
 ARMS = ("supervised", "pgd-at", "simclr", "clef", "rocl", "rocl-ip-hn", "acl")

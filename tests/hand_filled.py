@@ -20,10 +20,11 @@ from loss_loops import (
 )
 from toy import toy_records, toy_run
 
-from ecgstudy.pretraining import step as objective
+from ecgstudy.pretraining import step
 from ecgstudy.pretraining.contrast import Rows
+from ecgstudy.pretraining.setup import make_state
 from ecgstudy.pretraining.state import Batch, Data
-from ecgstudy.pretraining.step import arm_loss, make_state
+from ecgstudy.pretraining.step import arm_loss
 from ecgstudy.pretraining.suffixes import get_arm
 
 CPU = torch.device("cpu")
@@ -36,7 +37,7 @@ def state_of(name, multilabel=False, loss="shared"):
     records = toy_records(multilabel=multilabel)
     data = Data.of(records, CPU)
     data.pseudo_labels = torch.stack([torch.arange(80) % 2, torch.arange(80) % 3], 1)
-    state = make_state(toy_run(name, loss=loss), data, records)
+    state = make_state(toy_run(name, loss=loss), data)
     stream = torch.Generator().manual_seed(3)
     state.model.double()
     heads = [*state.model["head"].parameters()] if "head" in state.model else []
@@ -133,8 +134,8 @@ class Case:
             self.metadata,
         )
         return Batch(
-            torch.arange(n), rows, self.y, self.multilabel, {}, dict(self.f), dict(self.z), self.teacher,
-            self.known, self.clusters,
+            rows, self.y, self.multilabel, self.clusters, {},
+            dict(self.f), dict(self.z), self.teacher, self.known,
         )  # fmt: skip
 
     # What the oracles below are made of.
@@ -258,7 +259,7 @@ class Case:
 
 def package_loss(case, monkeypatch):
     """`arm_loss` on the batch of `case`, in place of one that the encoder embeds."""
-    monkeypatch.setattr(objective, "embed_batch", lambda *given: case.batch())
+    monkeypatch.setattr(step, "embed_batch", lambda *given: case.batch())
     return arm_loss(case.state, None, None)[0]
 
 
@@ -294,11 +295,10 @@ def fresh(name, multilabel=False, **options):
     """A state with heads that say something, and a teacher where the arm needs one; and the data."""
     data = Data.of(toy_records(multilabel=multilabel), CPU)
     data.pseudo_labels = torch.stack([torch.arange(80) % 2, torch.arange(80) % 3], 1)
-    records = toy_records(multilabel=multilabel)
-    state = make_state(toy_run(name, **options), data, records)
+    state = make_state(toy_run(name, **options), data)
     if get_arm(name).needs:
         state.teacher = (
-            make_state(toy_run("simclr", seed=1), data, records).model["encoder"].eval()
+            make_state(toy_run("simclr", seed=1), data).model["encoder"].eval()
         )
     stream = torch.Generator().manual_seed(4)
     for part in ("head", "clusters"):

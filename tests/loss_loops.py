@@ -1,6 +1,7 @@
 """Contrastive losses as plain double loops, one function an equation, on small batches of unit vectors.
 
-They use exp directly and leave the gradient to autograd; ecgstudy works in log space on whole matrices.
+They use exp directly and leave the gradient to autograd; ecgstudy works in log space on
+whole matrices.
 """
 
 import math
@@ -325,8 +326,8 @@ def shared(z, rows, tau, pull, push, *, tau_plus=0.0, detach=False, denominator=
 def a_infonce_hn(z, rows, tau, tau_plus, beta, *, detach, pair=None):
     """A-InfoNCE's hard negatives as intended (methods 2.4): mean positive and debiased negatives below.
 
-    `pair` gives each ordered pair's weight and whether its columns are detached; the sum is over anchors of
-    the mean over their positives, as everywhere here.
+    `pair` gives each ordered pair's weight and whether its columns are detached; the
+    sum is over anchors of the mean over their positives, as everywhere here.
     """
     terms = []
     for i in range(len(z)):
@@ -368,8 +369,8 @@ def advcl(z, rows, tau, pair=None):
 def asymmetric(rows, alpha):
     """A-InfoNCE's IP on AdvCL (methods 2.3) with all columns stopped, α from clean anchors.
 
-    The factor 2 keeps the pull of mixed pairs, which the original halves. The original stops columns of
-    mixed pairs only, which changes gradients and not the value.
+    The factor 2 keeps the pull of mixed pairs, which the original halves. The original
+    stops columns of mixed pairs only, which changes gradients and not the value.
     """
 
     def pair(i, p):

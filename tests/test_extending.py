@@ -29,7 +29,8 @@ from ecgstudy.models.encoders import build_encoder, fold_batch_norms
 from ecgstudy.params import DatasetOptions
 from ecgstudy.pretraining import arms, losses, weighting
 from ecgstudy.pretraining.contrast import Rows, weighted_contrastive_loss
-from ecgstudy.pretraining.step import arm_loss, prepare_training
+from ecgstudy.pretraining.setup import prepare_training
+from ecgstudy.pretraining.step import arm_loss
 from ecgstudy.pretraining.suffixes import factor_table, get_arm
 from ecgstudy.pretraining.weighting import compose, uniform
 from ecgstudy.running import custom_cache as own_data

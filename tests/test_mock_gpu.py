@@ -30,7 +30,8 @@ from ecgstudy.models.released.hubert import hubert_ecg
 from ecgstudy.models.released.net1d import clef
 from ecgstudy.pretraining import loop as training
 from ecgstudy.pretraining.loop import pretrain, train_step
-from ecgstudy.pretraining.step import arm_loss, prepare_training
+from ecgstudy.pretraining.setup import prepare_training
+from ecgstudy.pretraining.step import arm_loss
 from ecgstudy.pretraining.suffixes import arm_names, get_arm
 from ecgstudy.running import launch
 

@@ -30,8 +30,8 @@ from ecgstudy.models.heads import zero_head
 from ecgstudy.params import AffOptions, AlfOptions, method
 from ecgstudy.pretraining.arms import ARMS, Adversary, Arm, Loss
 from ecgstudy.pretraining.losses import LOSSES
-from ecgstudy.pretraining.state import Batch, Data, State
-from ecgstudy.pretraining.step import attack_views
+from ecgstudy.pretraining.state import Data, State
+from ecgstudy.pretraining.inner_attack import attack_views
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import Run, derived_seed
 
@@ -181,16 +181,14 @@ def _state(
 
 def tuning_loss(state: State, data: Data, index: Tensor) -> Tensor:
     """The protocol's loss on the chosen training records, attacked as its row says."""
-    signals, labels = {"0": data.take(index)}, data.labels[index]
-    batch = Batch(index, data.rows[index], labels, data.multilabel, signals)
+    batch = data.batch(index, {"0": data.take(index)})
     batch.signals |= attack_views(state, batch, state.arm.adversary)
     for view in dict.fromkeys(view for loss in state.arm.losses for view in loss.names):
         batch.features[view] = state.features(
             batch.signals[view], adversarial=True
         ).float()
     return sum(
-        loss.weight * LOSSES[loss.name](state, batch, loss)[0]
-        for loss in state.arm.losses
+        loss.weight * LOSSES[loss.name](state, batch, loss) for loss in state.arm.losses
     )
 
 

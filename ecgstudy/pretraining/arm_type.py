@@ -30,8 +30,9 @@ class Loss:
     name
         In `ecgstudy.pretraining.losses.LOSSES`.
     views
-        The views that it takes: ``1`` and ``2`` are augmented at random, ``0`` is a crop
-        without augmentation and ``h`` its high-pass part. A star marks the attacked view.
+        The views that it takes: ``1`` and ``2`` are augmented at random, ``0`` is a
+        crop without augmentation and ``h`` its high-pass part. A star marks the
+        attacked view.
     weight, last
         Its factor, which moves to `last` during training if that is given.
     plain
@@ -80,6 +81,16 @@ class Adversary:
     both_sides: bool = False
     train_mode: bool = False
 
+    @property
+    def starred(self) -> list[str]:
+        """The views that are attacked."""
+        return [view for view in self.views.split() if view.endswith("*")]
+
+    @property
+    def held(self) -> list[str]:
+        """The views that are not."""
+        return [view for view in self.views.split() if not view.endswith("*")]
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -93,10 +104,11 @@ class Arm:
     losses, adversary
         What is minimised, and the inner attack that makes the starred views.
     weighting, tau_plus, temperature_factor, loss_options
-        Of every contrastive loss that is not `plain`: weighting schemes on top of uniform
-        weights, debiasing τ⁺, factor of the study's temperature, and further arguments of
-        `ecgstudy.pretraining.contrast.weighted_contrastive_loss`. Candidates are detached
-        in arms with an adversary, unless the options say otherwise.
+        Of every contrastive loss that is not `plain`: weighting schemes on top of
+        uniform weights, debiasing τ⁺, factor of the study's temperature, and further
+        arguments of `ecgstudy.pretraining.contrast.weighted_contrastive_loss`.
+        Candidates are detached in arms with an adversary, unless the options say
+        otherwise.
     original, original_attack
         What differs in the source: `loss_options` and ``temperature_factor`` for
         ``training.loss: original``, fields of the adversary for
@@ -116,8 +128,8 @@ class Arm:
     own_head
         Evaluated with the head that it was trained with, instead of a new linear head.
     features
-        The scikit-learn model on engineered features (`ecgstudy.datasets.features`) that
-        takes the place of an encoder.
+        The scikit-learn model on engineered features (`ecgstudy.datasets.features`)
+        that takes the place of an encoder.
     epochs
         Factor of the study's number of epochs.
     fading_views
@@ -180,7 +192,7 @@ class Arm:
         return self.dual_norm
 
     def parameters(self) -> dict:
-        """What decides the encoder, as plain JSON types: fields that are not at default.
+        """What decides the encoder, as plain JSON types: fields not at their default.
 
         What only describes the arm is left out, so that no change of words calls for a
         new training.
@@ -194,11 +206,11 @@ class Arm:
         return json.loads(json.dumps(own))
 
     def __post_init__(self) -> None:
-        made = self.adversary.views.split() if self.adversary else []
+        made = self.adversary.starred if self.adversary else []
         for view in self.views:
             if view.endswith("*") and view not in made:
                 raise StudyError(
-                    f"a loss takes the attacked view {view!r}, and no adversary makes it"
+                    f"a loss takes the view {view!r}, and no adversary makes it"
                 )
         if (self.weighting or self.tau_plus) and not self.contrasts:
             what = ", ".join(self.schemes) or "debiasing"

@@ -1,8 +1,8 @@
 """The study's arms, one row of data each; what the fields mean is said in `Arm`.
 
 `ecgstudy.pretraining.suffixes` adds factors and controls by suffixes of a row's name:
-``rocl-ip-hn`` is the row ``rocl`` with two factors more. One's own arm is a function that
-returns an `Arm`, decorated with ``es.arm("its-name")``.
+``rocl-ip-hn`` is the row ``rocl`` with two factors more. One's own arm is a function
+that returns an `Arm`, decorated with ``es.arm("its-name")``.
 """
 
 from ecgstudy.pretraining.arm_type import Adversary, Arm, Loss, Schemes
@@ -26,7 +26,7 @@ CLAE = (
 )
 
 ARMS |= {
-    # ---- References -------------------------------------------------------------------
+    # ---- References
     "random": Arm(
         group="reference",
         idea="untrained encoder, linear probe",
@@ -63,7 +63,8 @@ ARMS |= {
     "mart": Arm(
         group="reference",
         idea="adversarial training weighted towards ECGs misclassified when clean",
-        source="Wang et al. 2020, β = 6; authors' code read. The multi-label form is ours",
+        source="Wang et al. 2020, β = 6; authors' code read. "
+        "The multi-label form is ours",
         losses=(Loss("mart", "1 1*"),),
         adversary=LABEL_ATTACK,
         base="supervised",
@@ -91,7 +92,7 @@ ARMS |= {
         features="forest",
         needs="supervised",
     ),
-    # ---- Contrastive, clean views -----------------------------------------------------
+    # ---- Contrastive, clean views
     "simclr": Arm(
         group="standard",
         idea="two augmented views of an ECG are positives, other patients negatives",
@@ -137,17 +138,17 @@ ARMS |= {
     ),
     "clef-original": Arm(
         group="adaptive",
-        idea="clef with its published scale of weights and its regression of similarity "
-        "on risk",
-        source="CLEF, arXiv 2512.02180; authors' code read. SCORE2 from age and sex is ours. "
-        "τ = 0.07 where the study's is 0.5",
+        idea="clef with its published scale of weights, "
+        "and regression of similarity on risk",
+        source="CLEF, arXiv 2512.02180; authors' code read. "
+        "SCORE2 from age and sex is ours. τ = 0.07 where the study's is 0.5",
         losses=(Loss("contrast", "1 2", 0.5), Loss("risk-similarity", "1 2", 0.5)),
         weighting=(("clinical-risk", {"original": True}),),
         temperature_factor=0.14,
         projector=False,
         base="simclr",
     ),
-    # ---- Contrastive, with adversarial views ------------------------------------------
+    # ---- Contrastive, with adversarial views
     "rocl": Arm(
         group="adversarial",
         idea="an adversarial view from a label-free attack is a third positive",
@@ -184,7 +185,7 @@ ARMS |= {
         idea="two views, a high-pass view and an adversary are positives; "
         "classification of pseudo-labels",
         source="Fan et al. 2021 (AdvCL); authors' code read. High-pass along time, "
-        "pseudo-labels by simclr on training folds, one adversary for both losses are ours",
+        "pseudo-labels by simclr on training folds, one adversary for both are ours",
         losses=(Loss("contrast", "1 2 h 0*"), Loss("pseudo-labels", "0*", 0.028)),
         adversary=Adversary("0* 1 2 h"),
         base="simclr",
@@ -232,7 +233,7 @@ ARMS |= {
     ),
     "swaro": Arm(
         group="adversarial",
-        idea="cluster codes agree between views, also under attacks towards other codes",
+        idea="cluster codes agree between views, also under attacks on codes",
         source="Wahed et al. 2022 (SwARo); abstract only, a reconstruction",
         losses=(Loss("codes", "1 2 1* 2*"),),
         adversary=Adversary("1* 2* 1 2", "permuted-codes"),
@@ -274,11 +275,12 @@ ARMS |= {
         needs="simclr",
         original_attack={"steps": 5, "step": 0.25},
     ),
-    # ---- Supervised contrastive, with adversaries -------------------------------------
+    # ---- Supervised contrastive, with adversaries
     "adv-supcon": Arm(
         group="with labels",
         idea="supcon with adversarial views from a label-free attack",
-        source="after Li et al. 2023 (abstract) and RSupCon (code read); a reconstruction",
+        source="after Li et al. 2023 (abstract) and RSupCon (code read); "
+        "a reconstruction",
         losses=THREE_VIEWS,
         adversary=Adversary("1* 2"),
         weighting=LABELS,
@@ -326,7 +328,8 @@ ARMS |= {
     "ascl": Arm(
         group="with labels",
         idea="supcon among ECGs with the same prediction; adversarial training",
-        source="Bui et al. 2021 (ASCL); authors' code read. Multi-label selection is ours",
+        source="Bui et al. 2021 (ASCL); authors' code read. "
+        "Multi-label selection is ours",
         losses=(Loss("ce", "1*"), Loss("contrast", "1 1*"), Loss("kl", "1 1*", 2.0)),
         adversary=LABEL_ATTACK,
         weighting=(*LABELS, ("leaked-local", {})),

@@ -1,8 +1,8 @@
-"""The one weighted contrastive loss; every contrastive arm of the study is a choice of its weights."""
+"""The weighted contrastive loss: every contrastive arm is a choice of its weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
@@ -13,23 +13,41 @@ from ecgstudy.errors import StudyError
 from ecgstudy.pretraining.distributed import own_range, sum_over_processes
 
 Denominator = Literal["own", "all", "mean", "none"]
-Similarity = Literal["cosine", "chebyshev"]
+SIMILARITIES = {
+    "cosine": lambda anchors, candidates: anchors @ candidates.T,
+    "chebyshev": lambda anchors, candidates: (
+        -torch.cdist(anchors, candidates, p=torch.inf)
+    ),
+}
+"""Similarity of all pairs of unit vectors, (A, C)."""
 
 MASKED = -1e30
-"""Stands for log 0: exp gives exactly 0, and unlike -inf it leaves no NaN in gradients."""
+"""Stands for log 0: exp gives exactly 0, and unlike -inf it leaves no NaN behind."""
 WHOLE_ROWS, BLOCK_ROWS = 1024, 512
-"""More rows than these are taken in blocks: memory then grows with their number, not its square."""
+"""More anchors than the first are taken in blocks of the second: memory then grows with
+their number, not with its square."""
 LOGGED = (
-    "effective_negatives", "negatives", "positive_similarity", "negative_similarity", "floor_fraction",
-)  # fmt: skip
+    "effective_negatives",
+    "negatives",
+    "positive_similarity",
+    "negative_similarity",
+    "floor_fraction",
+)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What is known of each embedded view: (rows,) tensors, indices of its ECG record and of its patient.
+    """What is known of each embedded view, as (rows,) tensors.
 
-    `adversarial`: whether an attack perturbed it. `metadata`: named (rows, …) tensors for weighting, such as
-    ``risk`` and ``missing`` (clinical), ``labels`` and ``predictions`` (multi-hot), ``noise`` (controls).
+    Attributes
+    ----------
+    record, patient
+        Index of the ECG record and of its patient.
+    adversarial
+        Whether an attack perturbed the view.
+    metadata
+        Named (rows, …) tensors for weighting schemes, such as ``risk`` and ``missing``
+        (clinical risk), ``labels`` and ``predictions`` (multi-hot).
     """
 
     record: Tensor
@@ -41,66 +59,76 @@ class Rows:
         return len(self.record)
 
     def __getitem__(self, rows: slice | Tensor) -> "Rows":
-        metadata = {name: values[rows] for name, values in self.metadata.items()}
         return Rows(
-            self.record[rows], self.patient[rows], self.adversarial[rows], metadata
+            self.record[rows],
+            self.patient[rows],
+            self.adversarial[rows],
+            {name: values[rows] for name, values in self.metadata.items()},
         )
 
     @staticmethod
     def of_views(views: list["Rows"]) -> "Rows":
-        """Stack the rows of several views."""
-        keys = ("record", "patient", "adversarial")
-        stacked = (torch.cat([getattr(view, key) for view in views]) for key in keys)
-        names = views[0].metadata
+        """The rows of several views, one below the other."""
+        metadata = {}
+        for name in views[0].metadata:
+            metadata[name] = torch.cat([view.metadata[name] for view in views])
         return Rows(
-            *stacked,
-            {
-                name: torch.cat([view.metadata[name] for view in views])
-                for name in names
-            },
+            torch.cat([view.record for view in views]),
+            torch.cat([view.patient for view in views]),
+            torch.cat([view.adversarial for view in views]),
+            metadata,
         )
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Anchors (A rows) against candidates (C rows), of which number `first` is the first anchor itself."""
+    """Anchors (A rows) against candidates (C rows).
+
+    Attributes
+    ----------
+    anchors, candidates
+        What is known of both; each anchor is one of the candidates.
+    first
+        Place of the first anchor among the candidates.
+    temperature
+        τ, for schemes that need the cosine S τ.
+    """
 
     anchors: Rows
     candidates: Rows
     first: int = 0
     temperature: float = 1.0
-    """τ, for schemes that need the cosine S τ."""
 
     def match(self, key: str) -> Tensor:
-        """(A, C) booleans: whether anchor and candidate agree in `key`, e.g. ``"patient"``."""
-        return (
-            getattr(self.anchors, key)[:, None]
-            == getattr(self.candidates, key)[None, :]
-        )
+        """(A, C) booleans: do anchor and candidate agree in `key`, as ``"patient"``?"""
+        anchors, candidates = getattr(self.anchors, key), getattr(self.candidates, key)
+        return anchors[:, None] == candidates[None, :]
 
     def itself(self) -> Tensor:
-        """(A, C) booleans: whether the candidate is the anchor's own row."""
-        own = self.first + torch.arange(
-            len(self.anchors), device=self.anchors.record.device
-        )
-        return own[:, None] == torch.arange(len(self.candidates), device=own.device)
+        """(A, C) booleans: is the candidate the anchor's own row?"""
+        place = torch.arange(len(self.candidates), device=self.candidates.record.device)
+        own = place[self.first : self.first + len(self.anchors)]
+        return own[:, None] == place
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Who pulls, who pushes and how strongly; all tensors are (A, C) and carry no gradient.
+    """Weights of all pairs; every tensor is (A, C) and carries no gradient.
 
     Attributes
     ----------
     pull
-        P >= 0. Zero on the anchor itself.
+        P ≥ 0, weights of positives. Zero on the anchor itself.
     eligible
-        N: which candidates are negatives. Never the anchor, a positive, or the same patient.
+        N: which candidates are negatives. Never the anchor, a positive, or a record of
+        the same patient.
     log_push
-        log W. Only its values on N matter; the loss scales W to a mean of 1 over each row's N, except with
-        `mean_one` False (CLEF's own softmax).
+        log W, weights of negatives. Only values on N matter.
     positive
         ω, factor of the positive logit; None is 1.
+    mean_one
+        Whether the loss scales W to a mean of 1 over each row's negatives. False only
+        for CLEF's published scale.
     """
 
     pull: Tensor
@@ -110,43 +138,48 @@ class Weights:
     mean_one: bool = True
 
     def with_push(self, log_factor: Tensor) -> "Weights":
-        """Push weights multiplied by exp(`log_factor`)."""
+        """Weights of negatives multiplied by exp(`log_factor`)."""
         return replace(self, log_push=self.log_push + log_factor)
 
     def with_pull(self, factor: Tensor) -> "Weights":
-        """Pull weights multiplied by `factor`."""
+        """Weights of positives multiplied by `factor`."""
         return replace(self, pull=self.pull * factor)
 
     def redistribute_pull(self, factor: Tensor) -> "Weights":
-        """Pull weights multiplied by `factor` >= 0, each row scaled back to its sum if any is left."""
+        """Weights of positives multiplied by `factor` ≥ 0; each row keeps its sum."""
         pull, total = self.pull * factor, self.pull.sum(1, keepdim=True)
-        left = pull.sum(1, keepdim=True)
+        left = pull.sum(1, keepdim=True)  # 0 if no positive is left
         return replace(self, pull=pull * total / torch.where(left > 0, left, 1.0))
 
     @cached_property
     def positives(self) -> tuple[Tensor, Tensor]:
-        """Anchor and candidate of each pair that pulls: mostly one or two a row."""
+        """Anchor and candidate of each pair with P > 0: mostly one or two a row."""
         return self.pull.nonzero(as_tuple=True)
 
     @cached_property
-    def scaled_push(self) -> tuple[Tensor, Tensor]:
-        """log W scaled to a row mean of 1 over the negatives, `MASKED` elsewhere; and their number."""
-        count = self.eligible.sum(1).to(self.log_push.dtype)
+    def negatives(self) -> Tensor:
+        """(A,): number of negatives."""
+        return self.eligible.sum(1).to(self.log_push.dtype)
+
+    @cached_property
+    def scaled_log_push(self) -> Tensor:
+        """log W on N, scaled to a mean of W of 1 in each row; `MASKED` elsewhere."""
         masked = torch.where(self.eligible, self.log_push, MASKED)
         if not self.mean_one:
-            return masked, count
-        scale = count.clamp(min=1).log() - torch.logsumexp(masked, 1)
-        return torch.where(self.eligible, masked + scale[:, None], MASKED), count
+            return masked
+        # The mean of W over n negatives is 1 if log W grows by log n − log Σ W.
+        scale = self.negatives.clamp(min=1).log() - torch.logsumexp(masked, 1)
+        return torch.where(self.eligible, masked + scale[:, None], MASKED)
 
 
 Weighting = Callable[[Tensor, Pairs], Weights]
-"""(similarities S (A, C) without gradient, pairs) -> weights."""
+"""(similarities S (A, C) without gradient, pairs) → weights."""
 
 
 def keep_weights(weighting: Weighting) -> Weighting:
-    """`weighting`, which does not look at similarities, computed once for the rows of an inner attack.
+    """`weighting` evaluated once, for an inner attack whose weights do not change.
 
-    Weights of more rows than are taken at once are not kept: memory would grow with their square.
+    Of more than `WHOLE_ROWS` rows they are not kept: memory would grow with the square.
     """
     kept: list[Weights] = []
 
@@ -169,45 +202,53 @@ def weighted_contrastive_loss(
     tau_plus: float = 0.0,
     denominator: Denominator = "own",
     detach_candidates: bool = False,
-    similarity: Similarity = "cosine",
+    similarity: str = "cosine",
     anchors: int | None = None,
     block: int | None = None,
     logged: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     r"""Weighted contrastive loss among the rows of one batch.
 
-    With S = a·cᵀ/τ, push weights W of row mean 1 over the negatives N, w_i = Σ_{k∈N} W_ik and pull
-    weights P,
+    With similarities S = a·cᵀ/τ, weights P of positives, and weights W of the negatives
+    N with a mean of 1 in each row, w_i = Σ_{k∈N} W_ik,
 
-        D_i = Σ_{k∈N} W_ik exp(S_ik),   debiased: max{(D_i − τ⁺ w_i pos_i)/(1 − τ⁺), w_i e^(−1/τ)}
+        D_i = Σ_{k∈N} W_ik exp(S_ik)
+        D_i ← max{(D_i − τ⁺ w_i pos_i) / (1 − τ⁺), w_i e^(−1/τ)}      if τ⁺ > 0
         L = Σ_ip P_ip (−ω_ip S_ip + log den_ip) / Σ_ip P_ip
 
-    where pos_i is the mean positive exp(S) and den is exp(S_ip) + D_i (`own`), Σ_p exp(S_ip) + D_i
-    (`all`), pos_i + D_i (`mean`) or D_i (`none`). Uniform weights give NT-Xent (Chen et al. 2020);
-    W = exp(βS) with τ⁺ gives HCL (Robinson et al. 2021, eq. 4 and 5) with detached weights; τ⁺ alone
-    gives the debiased loss (Chuang et al. 2020, eq. 8).
+    where pos_i is the mean of exp(S_ip) over the positives and den_ip is
+    exp(S_ip) + D_i (`own`), Σ_p exp(S_ip) + D_i (`all`), pos_i + D_i (`mean`) or
+    D_i (`none`).
+
+    Uniform weights give NT-Xent (Chen et al. 2020). W = exp(β S) with τ⁺ gives HCL
+    (Robinson et al. 2021, eq. 4 and 5) with detached weights; τ⁺ alone gives the
+    debiased loss (Chuang et al. 2020, eq. 8).
 
     Parameters
     ----------
     embeddings
         (rows, dimensions), unit length.
     rows
-        What each row shows.
+        What is known of each row.
     weighting
-        Gives P, N, W and ω from the similarities (without gradient).
+        Gives P, N, W and ω from the similarities, without gradient.
     temperature
         τ > 0.
     tau_plus
-        τ⁺ in [0, 1): the assumed probability that a negative has the anchor's class.
+        τ⁺ in [0, 1): assumed probability that a negative has the anchor's class.
+    denominator
+        den_ip, see above.
     detach_candidates
         Gradient through the anchors only (RoCL's rule, needed by inferior positives).
     similarity
         S τ: the cosine a·c, or `chebyshev`: −max |a − c| over coordinates (ASCL).
     anchors
-        How many rows, from the first, are anchors; the others are candidates only. None: all of them.
+        How many rows, from the first, are anchors; the others are candidates only.
+        None: all of them.
     block
-        Anchors at a time, recomputed in the backward pass, so that memory grows linearly in the rows. None:
-        all of them up to `WHOLE_ROWS`, above that `BLOCK_ROWS`.
+        Anchors at a time. Blocks are computed again in the backward pass, so that
+        memory grows linearly in the rows. None: all anchors up to `WHOLE_ROWS`, above
+        that `BLOCK_ROWS`.
     logged
         False leaves the log empty, for inner attacks.
 
@@ -216,13 +257,25 @@ def weighted_contrastive_loss(
     loss : Tensor
         Scalar; 0 with zero gradients when no row has a positive.
     log : dict of Tensor
-        `effective_negatives` (Σw)²/Σw², `negatives`, `positive_similarity`, `negative_similarity`
-        (S τ) and `floor_fraction`, each a detached scalar.
+        Detached scalars: `effective_negatives` (Σw)²/Σw², `negatives`,
+        `positive_similarity` and `negative_similarity` (S τ), `floor_fraction`.
 
     Raises
     ------
     StudyError
         For τ ≤ 0, τ⁺ outside [0, 1), or τ⁺ > 0 with the denominator `none`.
+
+    Examples
+    --------
+    >>> from ecgstudy.pretraining.weighting import uniform
+    >>> record = torch.arange(4).repeat(2)  # two views of four records
+    >>> rows = Rows(record, patient=record, adversarial=record < 0)
+    >>> embeddings = torch.eye(4).repeat(2, 1)
+    >>> loss, log = weighted_contrastive_loss(
+    ...     embeddings, rows, uniform, temperature=0.5
+    ... )
+    >>> float(log["negatives"])
+    6.0
     """
     if not temperature > 0:
         raise StudyError(f"temperature {temperature} must be positive")
@@ -232,133 +285,155 @@ def weighted_contrastive_loss(
         raise StudyError(
             "tau_plus > 0 needs the positive in the denominator; 'none' leaves it out"
         )
-    embeddings = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
+    if embeddings.dtype != torch.float64:
+        embeddings = embeddings.float()
     candidates = embeddings.detach() if detach_candidates else embeddings
-    ours = own_range(len(rows) if anchors is None else anchors)
-    block = block or (len(ours) if len(ours) <= WHOLE_ROWS else BLOCK_ROWS)
+    compare = SIMILARITIES[similarity]
+    own = own_range(len(rows) if anchors is None else anchors)
+    if block is None:
+        block = len(own) if len(own) <= WHOLE_ROWS else BLOCK_ROWS
 
-    def part(anchors: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
-        cosine = similarity == "cosine"
-        alike = (
-            anchors @ candidates.T
-            if cosine
-            else -torch.cdist(anchors, candidates, p=torch.inf)
-        )
-        alike = alike / temperature
+    def sum_block(anchors: Tensor, first: int) -> tuple[Tensor, ...]:
+        """Sums over a block of anchors, of which the first is row `first`."""
+        alike = compare(anchors, candidates) / temperature
         pairs = Pairs(rows[first : first + len(anchors)], rows, first, temperature)
         with torch.no_grad():
             weights = weighting(alike.detach(), pairs)
-        return _sums(alike, weights, temperature, tau_plus, denominator, logged)
+        return _sum_terms(alike, weights, temperature, tau_plus, denominator, logged)
 
-    starts = ours[::block]
-    ends = (*starts[1:], ours.stop)
-    blocks = [
-        (embeddings[start:end], start) for start, end in zip(starts, ends, strict=True)
-    ]
-    if len(blocks) == 1:
-        found = part(*blocks[0])
-    else:
-        parts = [checkpoint(part, *each, use_reentrant=False) for each in blocks]
-        found = [sum(each) for each in zip(*parts, strict=True)]
-    terms, pull, sums = (sum_over_processes(each) for each in found)
-    log = sums.detach()[:, 0] / sums.detach()[:, 1].clamp(min=1)
-    return terms / pull.clamp(min=1e-12), dict(
-        zip(LOGGED if logged else (), log, strict=True)
+    if len(own) > block:
+        sum_block = partial(checkpoint, sum_block, use_reentrant=False)
+    firsts = own[::block]
+    blocks = [embeddings[first : min(first + block, own.stop)] for first in firsts]
+    parts = map(sum_block, blocks, firsts)
+    terms, pull, sums = (
+        sum_over_processes(sum(part)) for part in zip(*parts, strict=True)
     )
+    log = {}
+    if logged:
+        means = sums.detach()[:, 0] / sums.detach()[:, 1].clamp(min=1)
+        log = dict(zip(LOGGED, means, strict=True))
+    return terms / pull.clamp(min=1e-12), log
 
 
-def _sums(
+def _sum_terms(
     similarity: Tensor,
     weights: Weights,
     temperature: float,
     tau_plus: float,
-    denominator: str,
+    denominator: Denominator,
     logged: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Over a block of anchors: the sum_over_processes loss and its weight, and numerators and denominators of the log."""
-    pull, eligible, where = weights.pull, weights.eligible, weights.positives
-    log_push, count = weights.scaled_push
+    """Σ_ip P_ip (−ω_ip S_ip + log den_ip), Σ_ip P_ip, and sums for the log.
+
+    Sums are over a block of anchors. Everything is in log space: exp(S) would overflow
+    at small temperatures.
+    """
+    pull, log_push = weights.pull, weights.scaled_log_push
+    anchor, _ = positives = weights.positives
+
+    # log Σ_p exp(S_ip), and the logarithm of the mean pos_i
     if tau_plus > 0 or denominator in ("all", "mean"):
-        log_positives = _LogSumExpOf.apply(similarity, where)
-        log_mean = log_positives - (pull > 0).sum(1).clamp(min=1).log()
-    log_negatives = torch.logsumexp(similarity + log_push, 1)
-    log_d, on_floor = log_negatives, torch.zeros_like(count, dtype=torch.bool)
+        log_positives = _PositiveLogSumExp.apply(similarity, positives)
+        log_mean_positive = log_positives - (pull > 0).sum(1).clamp(min=1).log()
+
+    # log D_i = log Σ_{k∈N} W_ik exp(S_ik)
+    log_d = torch.logsumexp(similarity + log_push, 1)
+    on_floor = torch.zeros_like(log_d, dtype=torch.bool)
     if tau_plus > 0:
-        log_total = torch.logsumexp(log_push, 1)  # log w
-        bias, floor = log_total + log_mean, log_total - 1 / temperature
-        log_d, on_floor = _debiased(log_negatives, bias, floor, tau_plus)
-        log_d, on_floor = (
-            torch.where(count > 0, log_d, log_negatives),
-            on_floor & (count > 0),
-        )
-    if (
-        denominator == "none"
-    ):  # a row without negatives has no denominator left: it drops out
-        pull = pull * (count > 0)[:, None]
-    pulled, log_den = similarity[where], log_d[where[0]]
+        log_w = torch.logsumexp(log_push, 1)
+        floor = log_w - 1 / temperature
+        log_d, on_floor = _debias(log_d, log_w + log_mean_positive, floor, tau_plus)
+
+    # log den_ip, of each positive pair
+    logit, log_den = similarity[positives], log_d[anchor]
     if denominator == "own":
-        log_den = torch.logaddexp(pulled, log_den)
-    elif denominator != "none":
-        log_den = torch.logaddexp(
-            (log_positives if denominator == "all" else log_mean)[where[0]], log_den
-        )
-    logit = (
-        pulled
-        if weights.positive is None
-        else weights.positive.expand_as(pull)[where] * pulled
-    )
-    terms = (pull[where] * (log_den - logit)).sum()
-    if not logged:
-        return terms, pull.sum(), terms.new_zeros(0, 2)
-    push, alike = log_push.exp(), similarity.detach()
+        log_den = torch.logaddexp(logit, log_den)
+    elif denominator == "all":
+        log_den = torch.logaddexp(log_positives[anchor], log_den)
+    elif denominator == "mean":
+        log_den = torch.logaddexp(log_mean_positive[anchor], log_den)
+    else:  # `none`: a row without negatives has no denominator, and drops out
+        pull = pull * (weights.negatives > 0)[:, None]
+
+    # Σ_ip P_ip (log den_ip − ω_ip S_ip)
+    if weights.positive is not None:
+        logit = weights.positive.expand_as(pull)[positives] * logit
+    terms = (pull[positives] * (log_den - logit)).sum()
+
+    sums = terms.new_zeros(0, 2)
+    if logged:
+        sums = _sum_log(similarity.detach(), weights, on_floor, temperature)
+    return terms, pull.sum(), sums
+
+
+def _debias(
+    log_negatives: Tensor, log_false: Tensor, floor: Tensor, tau_plus: float
+) -> tuple[Tensor, Tensor]:
+    """log max{(R_i − τ⁺ w_i pos_i) / (1 − τ⁺), floor}, and where the floor holds.
+
+    R_i = Σ_{k∈N} W_ik exp(S_ik), of which τ⁺ w_i pos_i are expected to be false
+    negatives. The floor w_i e^(−1/τ) is the smallest value of R_i: all negatives are
+    opposite to the anchor. On it negatives get no gradient.
+    """
+    tau = torch.tensor(tau_plus, dtype=log_negatives.dtype, device=log_negatives.device)
+    # With r = τ⁺ w_i pos_i / R_i the logarithm is log R_i + log(1 − r) − log(1 − τ⁺).
+    # It exists for r < 1, which is log r < 0.
+    log_r = tau.log() + log_false - log_negatives
+    log_difference = torch.log(-torch.expm1(log_r.clamp(max=-1e-6)))
+    log_d = log_negatives + log_difference - torch.log1p(-tau)
+    on_floor = (log_r >= -1e-6) | (log_d <= floor)
+    return torch.where(on_floor, floor, log_d), on_floor
+
+
+def _sum_log(
+    similarity: Tensor, weights: Weights, on_floor: Tensor, temperature: float
+) -> Tensor:
+    """Numerator and denominator of each of `LOGGED` over some anchors, (5, 2)."""
+    positives, count = weights.positives, weights.negatives
+    rows = (count > 0).sum()
+    push = weights.scaled_log_push.exp()
+    # (Σw)²/Σw² is n for n equal weights, and 1 if one of them outgrows the others.
     effective = push.sum(1) ** 2 / push.square_().sum(1).clamp(min=1e-30)
-    active = torch.zeros_like(on_floor).index_fill(0, where[0], True)
-    numbers = [
-        (effective.sum(), (count > 0).sum()), (count.sum(), (count > 0).sum()),
-        (temperature * alike[where].sum(), alike.new_tensor(len(where[0]))),
-        (temperature * torch.where(eligible, alike, 0.0).sum(), count.sum()),
-        ((on_floor & active).sum(), active.sum()),
-    ]  # fmt: skip
-    return terms, pull.sum(), torch.stack([torch.stack(pair) for pair in numbers])
+    pulls = torch.zeros_like(on_floor).index_fill(0, positives[0], True)
+    of_negatives = torch.where(weights.eligible, similarity, 0.0)
+    sums = [
+        (effective.sum(), rows),
+        (count.sum(), rows),
+        (
+            temperature * similarity[positives].sum(),
+            count.new_tensor(len(positives[0])),
+        ),
+        (temperature * of_negatives.sum(), count.sum()),
+        ((on_floor & pulls & (count > 0)).sum(), pulls.sum()),
+    ]
+    return torch.stack([torch.stack(pair) for pair in sums])
 
 
-class _LogSumExpOf(torch.autograd.Function):
-    """log Σ exp of the entries `where` (rows, columns) of each row of a matrix; `MASKED` where it has none.
+class _PositiveLogSumExp(torch.autograd.Function):
+    """log Σ_p exp(S_ip) over the positives of each row; `MASKED` where it has none.
 
-    Few entries: with all others at `MASKED`, torch's own takes ten times as long, since exp is slow there.
+    The same as torch's logsumexp with all other entries at `MASKED`, which takes ten
+    times as long: exp is slow there, and a row has few positives.
     """
 
     @staticmethod
-    def forward(ctx, matrix: Tensor, where: tuple[Tensor, Tensor]) -> Tensor:
-        entries, row = matrix[where], where[0]
-        top = matrix.new_full((len(matrix),), MASKED).scatter_reduce(
-            0, row, entries, "amax"
-        )
-        total = (
-            torch.zeros_like(matrix)
-            .index_put_(where, (entries - top[row]).exp())
-            .sum(1)
-        )
-        found = torch.where(total > 0, top + total.log(), MASKED)
-        ctx.save_for_backward(matrix, *where, found)
-        return found
+    def forward(ctx, similarity: Tensor, positives: tuple[Tensor, Tensor]) -> Tensor:
+        values, anchor = similarity[positives], positives[0]
+        largest = similarity.new_full((len(similarity),), MASKED)
+        largest = largest.scatter_reduce(0, anchor, values, "amax")
+        shares = torch.zeros_like(similarity)
+        shares.index_put_(positives, (values - largest[anchor]).exp())
+        total = shares.sum(1)
+        result = torch.where(total > 0, largest + total.log(), MASKED)
+        ctx.save_for_backward(similarity, *positives, result)
+        return result
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        matrix, row, column, found = ctx.saved_tensors
-        share = gradient[row] * (matrix[row, column] - found[row]).exp()
-        return torch.zeros_like(matrix).index_put_((row, column), share), None
-
-
-def _debiased(
-    log_negatives: Tensor, log_bias: Tensor, floor: Tensor, tau_plus: float
-) -> tuple[Tensor, Tensor]:
-    """log max{(R − τ⁺ w pos)/(1 − τ⁺), floor} and whether the floor holds, in log space."""
-    tau = torch.tensor(tau_plus, dtype=log_negatives.dtype, device=log_negatives.device)
-    ratio = (
-        tau.log() + log_bias - log_negatives
-    )  # log of (τ⁺ w pos / R); the difference is positive below 0
-    safe = ratio.clamp(max=-1e-6)
-    log_d = log_negatives + torch.log(-torch.expm1(safe)) - torch.log1p(-tau)
-    on_floor = (ratio >= -1e-6) | (log_d <= floor)
-    return torch.where(on_floor, floor, log_d), on_floor
+        similarity, anchor, candidate, result = ctx.saved_tensors
+        # d log Σ_q exp(S_iq) / d S_ip = exp(S_ip − log Σ_q exp(S_iq))
+        share = (similarity[anchor, candidate] - result[anchor]).exp()
+        values = gradient[anchor] * share
+        positives = (anchor, candidate)
+        return torch.zeros_like(similarity).index_put_(positives, values), None

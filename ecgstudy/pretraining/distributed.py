@@ -1,10 +1,12 @@
-"""One training in several processes: each encodes its own records, all see the features of the whole batch.
+"""One training in several processes: each encodes its share of every batch.
 
-Every process draws the batch and the random numbers of augmentations and attacks for all records, as one
-process would, and keeps its own records' part (drawing takes 4 to 17 % of a view's time). Signals are thus
-one's own; features and all that follows (projection, losses, logs) are the whole batch's, so that losses need
-not know of processes. The contrastive loss alone, whose cost grows with the square of the batch, shares its
-anchors. Without a process group, every function here returns what it was given.
+Every process draws the batch and the random numbers of all its records, as one process
+would, and keeps those of its own records (drawing takes 4 to 17 % of a view's time).
+Signals are thus a process's own. Features, and all that follows from them (projections,
+losses, logs), are those of the whole batch, so that losses need not know of processes.
+Only the contrastive loss, whose cost grows with the square of the batch, shares its
+anchors among the processes. In a single process the functions return what they are
+given.
 """
 
 import os
@@ -14,19 +16,20 @@ from functools import partial
 import torch
 import torch.distributed as group
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather, all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 
 def join(device: torch.device) -> None:
-    """Enter the group that `torchrun` describes; on GPUs each process takes the one of its local rank."""
+    """Enter the group that `torchrun` describes, each process with its own GPU."""
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     group.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 
 def processes() -> int:
-    """Processes of the group; 1 without one."""
+    """Number of processes of the group; 1 without one."""
     return group.get_world_size() if group.is_initialized() else 1
 
 
@@ -35,28 +38,14 @@ def is_first() -> bool:
     return processes() == 1 or group.get_rank() == 0
 
 
-class _Gather(torch.autograd.Function):
-    """(…) of every process → (processes, …). Backward, each gets the sum of what all make of its part.
-
-    Gradients are thus those of the *sum* of all processes' losses. Each process returns the loss of the whole
-    batch, and DistributedDataParallel averages, which gives that loss's own gradient.
-    """
-
-    @staticmethod
-    def forward(context, own: Tensor) -> Tensor:
-        every = own.new_empty((processes(), *own.shape))
-        group.all_gather(list(every), own.contiguous())
-        return every
-
-    @staticmethod
-    def backward(context, gradient: Tensor) -> Tensor:
-        own = torch.empty_like(gradient[0], memory_format=torch.contiguous_format)
-        group.reduce_scatter(own, list(gradient.contiguous()))
-        return own
+# Gradients through `all_gather` and `all_reduce` are those of the *sum* of all
+# processes' losses. Each process has the loss of the whole batch, and
+# DistributedDataParallel averages gradients over processes, which gives the gradient of
+# that loss.
 
 
 def own_rows(rows: Tensor, batch: int) -> Tensor:
-    """This process's records of `rows` (views × batch, …), views one below the other."""
+    """This process's part of `rows` (views × batch, …), which lie view below view."""
     if processes() == 1:
         return rows
     parts = rows.unflatten(0, (-1, processes(), batch // processes()))
@@ -64,68 +53,72 @@ def own_rows(rows: Tensor, batch: int) -> Tensor:
 
 
 def all_rows(rows: Tensor, batch: int) -> Tensor:
-    """The inverse of `own_rows`, with gradient: every process's `rows`, in the order of one process."""
+    """All rows, of which every process has its `own_rows`, with gradient."""
     if processes() == 1:
         return rows
-    parts = _Gather.apply(rows).unflatten(1, (-1, batch // processes()))
-    return parts.transpose(0, 1).flatten(0, 2)
+    share = batch // processes()
+    parts = [part.unflatten(0, (-1, share)) for part in all_gather(rows)]
+    return torch.stack(parts, 1).flatten(0, 2)
 
 
 def draw(
-    sample: Callable, shape: tuple[int, ...], like: Tensor, generator: torch.Generator
+    sample: Callable,
+    shape: tuple[int, ...],
+    like: Tensor,
+    generator: torch.Generator,
+    views: int = 1,
 ) -> Tensor:
-    """Random numbers (records, …) for one's own records: every process draws those of all."""
+    """Random numbers for this process's records, of those drawn for all records.
+
+    Parameters
+    ----------
+    sample
+        ``torch.rand`` or ``torch.randn``.
+    shape
+        (views × own records, …).
+    like
+        A tensor of the device and type wanted.
+    generator
+        In the same state in every process.
+    views
+        Number of views, which lie below each other.
+    """
     every = (processes() * shape[0], *shape[1:])
-    return own_rows(
-        sample(every, generator=generator, device=like.device, dtype=like.dtype),
-        every[0],
-    )
-
-
-def like_all_rows(rows: Tensor) -> Tensor:
-    """A tensor of the shape of `all_rows`, to draw random numbers by; its values mean nothing."""
-    return (
-        rows
-        if processes() == 1
-        else rows[:1].expand(processes() * len(rows), *rows.shape[1:])
-    )
+    numbers = sample(every, generator=generator, device=like.device, dtype=like.dtype)
+    return own_rows(numbers, every[0] // views)
 
 
 def own_range(count: int) -> range:
     """This process's share of `count` rows that all processes have."""
     if processes() == 1:
         return range(count)
-    return range(
-        *(
-            count * rank // processes()
-            for rank in (group.get_rank(), group.get_rank() + 1)
-        )
-    )
+    rank = group.get_rank()
+    return range(count * rank // processes(), count * (rank + 1) // processes())
 
 
 def sum_over_processes(value: Tensor) -> Tensor:
     """Sum over the processes, with gradient."""
-    return value if processes() == 1 else _Gather.apply(value).sum(0)
+    return value if processes() == 1 else all_reduce(value)
 
 
 def broadcast_first(value: Tensor) -> Tensor:
-    """The first process's `value`, for what could come out differently on another device."""
+    """The first process's `value`, for what may differ between devices."""
     if processes() > 1:
         group.broadcast(value, 0)
     return value
 
 
 def parallel(loss: Callable, model: nn.Module) -> Callable:
-    """`loss`, such that its backward pass leaves the whole batch's gradient in `model` in every process.
+    """`loss`, whose backward pass leaves the whole batch's gradient in every process.
 
-    Weights and buffers become those of the first process, and encoders normalise by the whole batch.
+    Weights and buffers of `model` become those of the first process, and its encoders
+    normalise by the whole batch. Other parts see the features of the whole batch
+    anyway.
     """
     if processes() == 1:
         return loss
     for name, part in model.named_modules():
-        if (
-            name.rpartition(".")[2] == "encoder"
-        ):  # the other parts see the whole batch anyway
+        if name.rpartition(".")[2] == "encoder":
             share_statistics(part)
     return DistributedDataParallel(_Objective(loss, model), forward_sync_buffers=False)
 
@@ -142,20 +135,24 @@ class _Objective(nn.Module):
 
 
 def share_statistics(network: nn.Module) -> None:
-    """Let the batch norms of `network` normalise by the batch of all processes (equal parts) in training.
+    """Let batch norms normalise by the batch of all processes in training.
 
-    torch's own SyncBatchNorm does this on GPUs only.
+    As torch's SyncBatchNorm does, which runs on GPUs only. Names, parameters and
+    buffers stay.
     """
     for norm in network.modules():
-        if isinstance(norm, _BatchNorm):  # its names, parameters and buffers stay
+        if isinstance(norm, _BatchNorm):
             norm.forward = partial(_shared_batch_norm, norm)
 
 
 def _shared_batch_norm(norm: _BatchNorm, x: Tensor) -> Tensor:
     if not norm.training:
         return type(norm).forward(norm, x)
-    own = torch.stack(torch.var_mean(x.float(), [0, *range(2, x.ndim)], correction=0))
-    variances, means = _Gather.apply(own).unbind(1)  # (processes, channels)
+    over = [0, *range(2, x.ndim)]
+    own = torch.stack(torch.var_mean(x.float(), over, correction=0))
+    # All processes have equally many records: the variance of all is the mean of their
+    # variances plus the variance of their means.
+    variances, means = torch.stack(all_gather(own)).unbind(1)  # (processes, channels)
     mean, variance = means.mean(0), variances.mean(0) + means.var(0, correction=0)
     count = processes() * x.numel() // x.shape[1]
     with torch.no_grad():
@@ -163,7 +160,6 @@ def _shared_batch_norm(norm: _BatchNorm, x: Tensor) -> Tensor:
         norm.running_mean.lerp_(mean, norm.momentum)
         norm.running_var.lerp_(variance * count / (count - 1), norm.momentum)
     scale = norm.weight * (variance + norm.eps).rsqrt()
-    mean, scale, bias = (
-        v.view(-1, *[1] * (x.ndim - 2)) for v in (mean, scale, norm.bias)
-    )
-    return ((x - mean) * scale + bias).to(x.dtype)
+    per_channel = (-1, *[1] * (x.ndim - 2))
+    centred = x - mean.view(per_channel)
+    return (centred * scale.view(per_channel) + norm.bias.view(per_channel)).to(x.dtype)

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ecgstudy.errors import StudyError
+from ecgstudy.files import check_sum, read_json
 from ecgstudy.models.checkpoints import (
     load_progress,
     load_state,
@@ -19,25 +20,38 @@ from ecgstudy.models.checkpoints import (
     save_progress,
 )
 from ecgstudy.models.encoders import count_parameters
+from ecgstudy.params import TrainingOptions
 from ecgstudy.pretraining.distributed import is_first, parallel
+from ecgstudy.pretraining.setup import prepare_training
 from ecgstudy.pretraining.state import Data, Log, State
-from ecgstudy.pretraining.step import arm_loss, follow, prepare_training
+from ecgstudy.pretraining.step import arm_loss, follow
 from ecgstudy.records import EcgRecords
-from ecgstudy.study import Run, TrainingOptions
+from ecgstudy.study import Run
 
 SCHEDULE_STEPS = 20
-"""Schedules (DynACL's) move in as many steps, as the original's every 50 of 1,000 epochs."""
+"""Schedules (DynACL's) move so many times, as the source's every 50 of 1,000 epochs."""
+
+RESULT = ("encoder.safetensors", "encoder.json", "history.jsonl")
+"""The files of a finished run."""
 
 
 def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
-    """Pretrain one run's encoder on the training split, or continue where an interrupted call stopped.
+    """Pretrain one encoder on the training split, or continue where it was interrupted.
 
-    A run that `folder` already holds, of the same parameters and the same stamp of code and data
-    (in ``run.json``, where there is one), is not trained again.
+    A run that `folder` already holds, with the same parameters and cache key, is not
+    trained again. Writes ``encoder.safetensors``, ``encoder.json`` and
+    ``history.jsonl``, and after every epoch a checkpoint from which a further call
+    continues exactly. Of several processes each calls this function, and the first
+    writes.
 
-    Writes ``encoder.safetensors``, ``encoder.json`` and ``history.jsonl`` to `folder`, and a
-    checkpoint after every epoch, from which a further call continues exactly.
-    Of several processes each calls this function, and the first writes.
+    Parameters
+    ----------
+    run
+        Data set, arm, seed, and the study's options.
+    records
+        The prepared records of the data set.
+    folder
+        Where encoder, history and checkpoint go.
 
     Returns
     -------
@@ -47,104 +61,116 @@ def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
     Raises
     ------
     StudyError
-        When there are fewer training records than one batch, the loss stops being finite, the
-        checkpoint is damaged or of another run, or one of several processes fails.
+        When there are fewer training records than one batch, the loss stops being
+        finite, or the checkpoint is damaged.
     """
-    if (finished := read_finished(run, Path(folder))) is not None:
-        return finished
-    state, data = prepare_training(run, records, Path(folder))
-    progress = Path(folder) / "checkpoint.safetensors"
-    history = _resume(state, progress) if progress.exists() else []
+    folder = Path(folder)
+    history = read_finished(run, folder)
+    if history is not None:
+        return history
+    state, data = prepare_training(run, records, folder)
+    checkpoint = folder / "checkpoint.safetensors"
+    history = _resume(state, checkpoint)
     loss = parallel(arm_loss, state.model)
     for epoch in tqdm(range(len(history), state.epochs), f"{run.arm} seed {run.seed}"):
-        history.append({"epoch": epoch + 1, **_epoch(state, data, epoch, loss)})
-        note = {"run": cache_entry(run, progress.parent), "history": history}
+        entry = _train_epoch(state, data, epoch, loss)
+        history.append({"epoch": epoch + 1} | entry)
         if is_first():
-            save_progress(progress, state.model, state.optimizer, state.streams, note)
+            note = {"run": cache_entry(run, folder), "history": history}
+            save_progress(checkpoint, state.model, state.optimizer, state.streams, note)
     if is_first():
-        _finish(state, data, records, history, Path(folder))
-        progress.unlink(missing_ok=True)
+        _save(state, data, records, history, folder)
+        checkpoint.unlink(missing_ok=True)
     return history
 
 
 def cache_entry(run: Run, folder: Path) -> dict:
-    """What decides the encoder: the run's parameters, and the stamp of code and data in ``run.json``."""
-    path = folder / "run.json"
-    stamp = (
-        json.loads(path.read_text(encoding="utf-8"))["stamp"] if path.exists() else None
-    )
-    return {**run.parameters(), "stamp": stamp}
+    """What decides the encoder: the run's parameters and the key in ``run.json``."""
+    return run.parameters() | {"stamp": read_json(folder / "run.json").get("stamp")}
 
 
 def read_finished(run: Run, folder: Path) -> list[dict] | None:
-    """History of the finished run in `folder`, if it is the one asked for."""
-    form, history = folder / "encoder.json", folder / "history.jsonl"
-    if not (
-        form.exists() and history.exists() and (folder / "encoder.safetensors").exists()
-    ):
+    """History of the finished run in `folder`, if it is this run and undamaged."""
+    if read_json(folder / "encoder.json").get("run") != cache_entry(run, folder):
         return None
     try:
-        if json.loads(form.read_text(encoding="utf-8")).get("run") != cache_entry(
-            run, folder
-        ):
-            return None
-    except ValueError:  # damaged
+        files = [check_sum(folder / name) for name in RESULT]
+    except StudyError:
+        return None
+    if not all(file.exists() for file in files):
         return None
     tqdm.write(
-        f"{folder}: trained before with these parameters; delete encoder.json to train it again"
+        f"{folder}: trained before with these parameters; "
+        "delete encoder.json to train it again"
     )
     return read_history(folder)
 
 
 def read_history(folder: Path) -> list[dict]:
+    """The history of a finished run, one entry an epoch."""
     lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
-def _resume(state: State, path: Path) -> list[dict]:
-    """History up to the checkpoint, which is restored; none for one of another run, which is overwritten."""
-    if load_tensors(path)[1].get("run") != cache_entry(state.run, path.parent):
-        tqdm.write(
-            f"{path}: checkpoint of other parameters, code or data; this run starts anew"
-        )
+def _resume(state: State, checkpoint: Path) -> list[dict]:
+    """Restore the checkpoint, if there is one of this run; returns its history."""
+    if not checkpoint.exists():
         return []
-    return load_progress(path, state.model, state.optimizer, state.streams)["history"]
+    _, note = load_tensors(checkpoint)
+    if note.get("run") != cache_entry(state.run, checkpoint.parent):
+        tqdm.write(f"{checkpoint}: of other parameters or data; this run starts anew")
+        return []
+    load_progress(checkpoint, state.model, state.optimizer, state.streams)
+    return note["history"]
 
 
-def _epoch(state: State, data: Data, epoch: int, loss: Callable) -> dict:
+def _train_epoch(state: State, data: Data, epoch: int, loss: Callable) -> dict:
     """Train for one epoch; returns means over its steps."""
-    options, started = state.options, time.perf_counter()
-    count = min(options.records_per_epoch or len(data.signals), len(data.signals))
-    steps = count // options.batch_size
+    started, options, available = time.perf_counter(), state.options, len(data.signals)
+    size = options.batch_size
+    count = min(options.records_per_epoch or available, available)
+    steps = count // size
     if not steps:
         raise StudyError(
             f"{state.run.dataset}: {count} training records are fewer than one batch "
-            f"of {options.batch_size}; lower training.batch_size"
+            f"of {size}; lower training.batch_size"
         )
-    order = torch.randperm(
-        len(data.signals), generator=state.streams["batches"], device=state.device
-    )
+    stream = state.streams["batches"]
+    order = torch.randperm(available, generator=stream, device=state.device)
     totals: dict[str, Tensor] = {}
     for step in range(steps):
         done, total = epoch * steps + step, state.epochs * steps
-        rate = _learning_rate(options, done, total)
         state.progress = SCHEDULE_STEPS * done // total / SCHEDULE_STEPS
-        index = order[step * options.batch_size : (step + 1) * options.batch_size]
+        rate = _learning_rate(options, done, total)
+        index = order[step * size : (step + 1) * size]
         for name, value in train_step(state, data, index, rate, loss).items():
             totals[name] = totals.get(name, 0) + value
     means = {name: float(total) / steps for name, total in totals.items()}
     if not math.isfinite(means["loss"]):
         raise StudyError(
-            f"{state.run.arm} seed {state.run.seed}: the loss became {means['loss']} in epoch {epoch + 1}; "
-            "lower training.learning_rate"
+            f"{state.run.arm} seed {state.run.seed}: the loss became {means['loss']} "
+            f"in epoch {epoch + 1}; lower training.learning_rate"
         )
     seconds = time.perf_counter() - started
-    return {**means, "learning_rate": rate, "steps": steps, "seconds": seconds}
+    return means | {"learning_rate": rate, "steps": steps, "seconds": seconds}
 
 
 def train_step(
     state: State, data: Data, index: Tensor, rate: float, loss: Callable = arm_loss
 ) -> Log:
+    """One step of the optimiser; returns the detached loss and what it logs.
+
+    Parameters
+    ----------
+    state, data
+        What is trained, on what.
+    index
+        (batch,): the training records.
+    rate
+        Learning rate.
+    loss
+        `arm_loss`, or the same for several processes.
+    """
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     value, log = loss(state, data, index)
@@ -152,7 +178,7 @@ def train_step(
     value.backward()
     state.optimizer.step()
     follow(state)
-    return {"loss": value.detach(), **log}
+    return {"loss": value.detach()} | log
 
 
 def _learning_rate(options: TrainingOptions, step: int, steps: int) -> float:
@@ -160,41 +186,44 @@ def _learning_rate(options: TrainingOptions, step: int, steps: int) -> float:
     warmup = max(1, round(options.warmup * steps))
     if step < warmup:
         return options.learning_rate * (step + 1) / warmup
-    return (
-        options.learning_rate
-        * 0.5
-        * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-    )
+    angle = math.pi * (step - warmup) / max(1, steps - warmup)
+    return options.learning_rate * 0.5 * (1 + math.cos(angle))
 
 
-def _finish(
+def _save(
     state: State, data: Data, records: EcgRecords, history: list[dict], folder: Path
 ) -> None:
-    run, encoder = state.run, state.model["encoder"]
+    run, device = state.run, f"CPU ({torch.backends.cpu.get_cpu_capability()})"
+    if state.device.type == "cuda":
+        device = torch.cuda.get_device_name(state.device)
     form = {
-        "encoder": run.study.encoder.model_dump(), "dual": state.arm.dual,
-        "leads": list(records.leads), "fs": records.fs, "classes": list(records.classes),
-        "multilabel": records.multilabel, "arm": run.arm, "dataset": run.dataset, "seed": run.seed,
-        "parameters": count_parameters(encoder), "precision": state.precision,
-        "training_records": len(data.signals), "device": _device_name(state.device),
+        "encoder": run.study.encoder.model_dump(),
+        "dual": state.arm.dual,
+        "leads": list(records.leads),
+        "fs": records.fs,
+        "classes": list(records.classes),
+        "multilabel": records.multilabel,
+        "arm": run.arm,
+        "dataset": run.dataset,
+        "seed": run.seed,
+        "parameters": count_parameters(state.model["encoder"]),
+        "precision": state.precision,
+        "training_records": len(data.signals),
+        "device": device,
         "run": cache_entry(run, folder),
-    }  # fmt: skip
-    save_encoder(
-        folder,
-        state.model,
-        form,
-        "".join(json.dumps(entry) + "\n" for entry in history),
-    )
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU ({torch.backends.cpu.get_cpu_capability()})"
+    }
+    lines = [json.dumps(entry) + "\n" for entry in history]
+    save_encoder(folder, state.model, form, "".join(lines))
 
 
 def load_trained(run: Run, records: EcgRecords, folder: Path) -> tuple[State, Data]:
-    """The finished run in `folder` as a training state, to look at what its loss does with a batch."""
+    """The finished run as a training state, to look at what its loss does with a batch.
+
+    Parameters
+    ----------
+    run, records, folder
+        As of `pretrain`.
+    """
     state, data = prepare_training(run, records, Path(folder))
     path = Path(folder) / "encoder.safetensors"
     load_state(state.model, load_tensors(path)[0], path)

@@ -1,18 +1,20 @@
-"""What pretraining works on: the training records, one batch of them, and all that changes."""
+"""What pretraining works on: training records, a batch of them, and its state."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.functional import normalize
 from torch.optim import AdamW
 
 from ecgstudy.datasets.clinical_risk import clinical_risk
 from ecgstudy.devices import resident
 from ecgstudy.models.encoders import Encoder
 from ecgstudy.params import TrainingOptions
-from ecgstudy.pretraining.arms import Adversary, Arm
-from ecgstudy.pretraining.contrast import Rows, Weighting
+from ecgstudy.pretraining.arm_type import Arm
+from ecgstudy.pretraining.contrast import Rows
 from ecgstudy.pretraining.distributed import all_rows
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import Run
@@ -22,57 +24,70 @@ Log = dict[str, Tensor]
 
 @dataclass
 class Batch:
-    """One batch of training records.
+    """One batch of training records; dictionaries are by the name of a view.
 
     Attributes
     ----------
-    rows, labels
-        What is known of the records: (records,) and multi-hot (records, classes).
+    rows, labels, multilabel, pseudo_labels
+        As in `Data`, of the batch's records.
     signals
-        View → (records, leads, samples) in mV; of several processes, each has its own records' alone.
+        (records, leads, samples) in mV; of several processes, each has its own
+        records'.
     features, embedded
-        View → (records, features) of the encoder, and unit vectors (records, dimensions).
+        The encoder's output (records, features), and unit vectors (records,
+        dimensions).
     teacher
-        View → features of the teacher, where the arm has one.
+        Features of the teacher, where the arm has one.
     known
-        View → metadata of that view alone, for weighting schemes.
-    adversary, attack_weighting
-        The inner attack that is going on, and its weights, the same at every step.
+        Metadata of one view alone, for weighting schemes.
+    log
+        What is logged of the step.
     """
 
-    index: Tensor
     rows: Rows
     labels: Tensor
     multilabel: bool
+    pseudo_labels: Tensor | None
     signals: dict[str, Tensor]
     features: dict[str, Tensor] = field(default_factory=dict)
     embedded: dict[str, Tensor] = field(default_factory=dict)
     teacher: dict[str, Tensor] = field(default_factory=dict)
     known: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    pseudo_labels: Tensor | None = None
-    adversary: Adversary | None = None
-    attack_weighting: Weighting | None = None
+    log: Log = field(default_factory=dict)
 
     def stacked(self, views: tuple[str, ...]) -> tuple[Tensor, Rows]:
         """Embeddings of `views`, one below the other, and their rows."""
-        return torch.cat([self.embedded[v] for v in views]), self.rows_of(views)
+        return torch.cat([self.embedded[view] for view in views]), self.rows_of(views)
 
     def rows_of(self, views: tuple[str, ...]) -> Rows:
-        """Rows of `views`, one below the other; starred ones are marked as adversarial."""
-        return Rows.of_views([self._rows(view) for view in views])
-
-    def _rows(self, view: str) -> Rows:
-        marked = torch.full_like(self.rows.adversarial, view.endswith("*"))
-        return replace(
-            self.rows,
-            adversarial=marked,
-            metadata=self.rows.metadata | self.known.get(view, {}),
-        )
+        """Rows of `views`, one below the other; starred ones are marked adversarial."""
+        parts = []
+        for view in views:
+            starred = torch.full_like(self.rows.adversarial, view.endswith("*"))
+            metadata = self.rows.metadata | self.known.get(view, {})
+            parts.append(replace(self.rows, adversarial=starred, metadata=metadata))
+        return Rows.of_views(parts)
 
 
 @dataclass
 class Data:
-    """The training records; every tensor is (records, …), on the device but for signals that are too many."""
+    """The training records, as tensors (records, …).
+
+    Attributes
+    ----------
+    signals
+        (records, leads, samples) in mV; on the device if they fit.
+    labels
+        Multi-hot (records, classes), on the device.
+    rows
+        Record, patient, clinical risk and labels of each.
+    fs
+        Sampling rate in Hz.
+    multilabel
+        Whether a record may have several labels.
+    pseudo_labels
+        Clusters (records, clusterings), for arms that need them.
+    """
 
     signals: Tensor
     labels: Tensor
@@ -82,32 +97,26 @@ class Data:
     pseudo_labels: Tensor | None = None
 
     @staticmethod
-    def of(
-        records: EcgRecords,
-        device: torch.device,
-        shuffle: np.random.Generator | None = None,
-    ) -> "Data":
-        """The training split for `device`; `shuffle` permutes clinical risk over patients."""
+    def of(records: EcgRecords, device: torch.device) -> "Data":
+        """The training split of `records`, for `device`."""
         train = records.split("train")
-        patients = train.table["patient"].astype("category").cat.codes.to_numpy()
-        known = np.stack(
-            clinical_risk(train.table, train.table["split"].eq("train").to_numpy())
-        )
-        if (
-            shuffle is not None
-        ):  # each patient gets the values of the first record of another
-            _, first = np.unique(patients, return_index=True)
-            known = known[:, shuffle.permutation(first)[patients]]
+        patient = train.table["patient"].astype("category").cat.codes.to_numpy()
+        is_training = train.table["split"].eq("train").to_numpy()
+        risk, missing = clinical_risk(train.table, is_training)
         labels = torch.tensor(train.multi_hot(), device=device)
-        risk, missing = torch.tensor(known, device=device)
-        n = torch.arange(len(train), device=device)
+        index = torch.arange(len(train), device=device)
         rows = Rows(
-            n, torch.tensor(patients, device=device).long(), torch.zeros_like(n, dtype=torch.bool),
-            {"risk": risk, "missing": missing, "labels": labels},
-        )  # fmt: skip
-        return Data(
-            resident(train.signals, device), labels, rows, train.fs, train.multilabel
+            record=index,
+            patient=torch.tensor(patient, device=device).long(),
+            adversarial=torch.zeros_like(index, dtype=torch.bool),
+            metadata={
+                "risk": torch.tensor(risk, device=device),
+                "missing": torch.tensor(missing, device=device),
+                "labels": labels,
+            },
         )
+        signals = resident(train.signals, device)
+        return Data(signals, labels, rows, train.fs, train.multilabel)
 
     @property
     def device(self) -> torch.device:
@@ -116,12 +125,19 @@ class Data:
 
     def take(self, index: slice | Tensor) -> Tensor:
         """Signals of some records, on the device."""
-        index = index.to(self.signals.device) if isinstance(index, Tensor) else index
+        if isinstance(index, Tensor):
+            index = index.to(self.signals.device)
         return self.signals[index].to(self.device)
+
+    def batch(self, index: Tensor, signals: dict[str, Tensor]) -> Batch:
+        """Some records, with `signals` of them by view."""
+        clusters = None if self.pseudo_labels is None else self.pseudo_labels[index]
+        rows, labels = self.rows[index], self.labels[index]
+        return Batch(rows, labels, self.multilabel, clusters, signals)
 
 
 class RunningMean(nn.Module):
-    """Mean of the values so far, kept in checkpoints."""
+    """Mean of the values so far, kept in checkpoints; 0 before the first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,13 +151,29 @@ class RunningMean(nn.Module):
 
     @property
     def mean(self) -> Tensor:
-        """The mean; 0 before the first value."""
+        """The mean."""
         return self.total / self.count.clamp(min=1)
 
 
 @dataclass
 class State:
-    """All that changes during pretraining, and what the arm's losses need to know."""
+    """All that changes during pretraining, and what the arm's losses need to know.
+
+    Attributes
+    ----------
+    arm, run
+        What is trained.
+    model
+        ``encoder``, and the parts that the arm's losses need.
+    optimizer, streams
+        The optimiser, and random generators by purpose.
+    precision
+        ``float32`` or ``bfloat16``: of the encoder.
+    teacher
+        The frozen encoder that the arm needs, if any.
+    progress
+        Share of the training that is done, in steps of 1/20: what schedules follow.
+    """
 
     arm: Arm
     run: Run
@@ -152,8 +184,6 @@ class State:
     precision: str
     teacher: Encoder | None = None
     progress: float = 0.0
-    """Share of training that is done, in 20 steps: what schedules go by (DynACL)."""
-    log: Log = field(default_factory=dict)
 
     @property
     def options(self) -> TrainingOptions:
@@ -168,25 +198,25 @@ class State:
     @property
     def epochs(self) -> int:
         """Epochs of this arm."""
-        if not self.arm.losses:
+        names = {loss.name for loss in self.arm.losses}
+        if not names:
             return 0
-        labels_only = {loss.name for loss in self.arm.losses} <= {"ce", "kl", "mart"}
-        epochs = (labels_only and self.options.label_epochs) or self.options.epochs
+        epochs = self.options.epochs
+        if names <= {"ce", "kl", "mart"} and self.options.label_epochs:
+            epochs = self.options.label_epochs
         return max(1, round(epochs * self.arm.epochs))
 
     def features(self, signals: Tensor, adversarial: bool) -> Tensor:
-        """Encoder output in the training precision; of all processes, where each gives its own records."""
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"
-        ):
-            return all_rows(
-                self.model["encoder"](signals, adversarial), self.options.batch_size
-            )
+        """The encoder's output in the training precision, of all processes' records."""
+        is_bfloat16 = self.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_bfloat16):
+            own = self.model["encoder"](signals, adversarial)
+            return all_rows(own, self.options.batch_size)
 
     def project(self, features: Tensor, adversarial: bool) -> Tensor:
-        """Unit vectors, float32: of the projector, or of the features where there is none."""
+        """Unit vectors, float32: of the projector, or of the features without one."""
         if "projector" not in self.model:
-            return nn.functional.normalize(features.float(), dim=1)
+            return normalize(features.float(), dim=1)
         return self.model["projector"](features.float(), adversarial)
 
     def embed(self, signals: Tensor, adversarial: bool) -> Tensor:
@@ -199,6 +229,58 @@ class State:
 
     def prototype_scores(self, embedded: Tensor) -> Tensor:
         """Cosines (rows, prototypes)."""
-        return (
-            embedded @ nn.functional.normalize(self.model["prototypes"].weight, dim=1).T
-        )
+        return embedded @ normalize(self.model["prototypes"].weight, dim=1).T
+
+    def embed_views(self, batch: Batch, views: list[str], adversarial: bool) -> None:
+        """Put features and unit vectors of `views` into `batch`.
+
+        In one pass, in training mode with common batch statistics. The second view is
+        the momentum encoder's, in arms that have one.
+
+        Parameters
+        ----------
+        batch
+            Has the signals of `views`.
+        views
+            Names of views.
+        adversarial
+            Whether the statistics of adversarial views are used.
+        """
+        momentum = [v for v in views if v[0] == "2" and "momentum" in self.model]
+        online = [v for v in views if v not in momentum]
+        self._embed_together(batch, online, adversarial)
+        if momentum:
+            follower = replace(self, model=self.model["momentum"])
+            follower._embed_together(batch, momentum, adversarial)
+
+    def _embed_together(
+        self, batch: Batch, views: list[str], adversarial: bool
+    ) -> None:
+        if not views:
+            return
+        signals = stack_views([batch.signals[view] for view in views])
+        features = self.features(signals, adversarial).float()
+        embedded = self.project(features, adversarial)
+        batch.features |= split_views(features, views)
+        batch.embedded |= split_views(embedded, views)
+
+
+def stack_views(views: list[Tensor]) -> Tensor:
+    """Tensors of all views, one below the other; without a copy of a single one."""
+    return torch.cat(views) if len(views) > 1 else views[0]
+
+
+def split_views(stacked: Tensor, views: list[str]) -> dict[str, Tensor]:
+    """The inverse of `stack_views`, by the names of the views."""
+    return dict(zip(views, stacked.chunk(len(views)), strict=True))
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block, and then the mode from before."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

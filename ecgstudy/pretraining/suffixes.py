@@ -1,8 +1,8 @@
 """Arms by name: a row of `ARMS`, with factors and a control as suffixes.
 
 ``rocl-ip-hn`` is the row ``rocl`` with inferior positives and hard negatives,
-``rocl-hn-shuffled`` the control of ``rocl-hn``. Every combination that makes sense has a
-name, whether the study runs it or not.
+``rocl-hn-shuffled`` the control of ``rocl-hn``. Every combination that makes sense has
+a name, whether the study runs it or not.
 """
 
 from collections.abc import Iterable
@@ -232,7 +232,7 @@ def control_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def describe_arm(name: str) -> str:
-    """The arm's factors in one line: losses and their views, attack, weighting, more."""
+    """The arm's factors in one line: losses and their views, attack, weighting."""
     factors = get_arm(name).parameters()
     losses = [_describe(**loss) for loss in factors.pop("losses")]
     parts = [" + ".join(losses) or "no loss"]

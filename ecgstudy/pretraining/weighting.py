@@ -1,11 +1,12 @@
-"""Weighting schemes: each says in one function who pulls, who pushes and how strongly.
+"""Weighting schemes: which pairs attract, which repel, and how strongly.
 
-A scheme takes the similarities S = a·cᵀ/τ (A, C) without gradient, the pairs and the weights so
-far, and returns new weights. Schemes chain: an arm lists the ones it uses, in order, on top of
-`uniform`. Add one with a function and the decorator; nothing else changes.
+A scheme takes the similarities S = a·cᵀ/τ (A, C) without gradient, what is known of the
+pairs, and the weights so far, and returns new weights. Arms list the schemes that they
+apply on top of `uniform`, in order. One's own scheme is a function of the same
+arguments, decorated with ``es.weighting("its-name")``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -15,7 +16,6 @@ from ecgstudy.errors import StudyError
 from ecgstudy.pretraining.contrast import MASKED, Pairs, Weighting, Weights
 from ecgstudy.registry import WEIGHTINGS
 
-Scheme = Callable[..., Weights]
 SCHEMES = WEIGHTINGS
 scheme = WEIGHTINGS.register
 
@@ -28,37 +28,35 @@ def compose(schemes: Sequence[tuple[str, dict]]) -> Weighting:
     StudyError
         When a name is not registered.
     """
-    for name, _ in schemes:
-        WEIGHTINGS.find(name)
+    functions = [(WEIGHTINGS.find(name), options) for name, options in schemes]
 
     def weighting(similarity: Tensor, pairs: Pairs) -> Weights:
         weights = uniform(similarity, pairs)
-        for name, options in schemes:
-            weights = SCHEMES[name](similarity, pairs, weights, **options)
+        for function, options in functions:
+            weights = function(similarity, pairs, weights, **options)
         return weights
 
     return weighting
 
 
 def uniform(similarity: Tensor, pairs: Pairs) -> Weights:
-    """Other views of the record pull equally; every other patient pushes equally (NT-Xent, SimCLR)."""
+    """Equal weights of a record's other views and of all other patients (NT-Xent)."""
     same = pairs.match("record")
     positives = same & ~pairs.itself()
     share = 1 / positives.sum(1, keepdim=True, dtype=similarity.dtype).clamp(min=1)
     eligible = ~(same | pairs.match("patient"))
-    return Weights(
-        torch.where(positives, share, 0.0), eligible, torch.zeros_like(similarity)
-    )
+    pull = torch.where(positives, share, 0.0)
+    return Weights(pull, eligible, log_push=torch.zeros_like(similarity))
 
 
 @scheme("hard-negatives")
 def push_hard_negatives(
     similarity: Tensor, pairs: Pairs, weights: Weights, beta: float = 1.0
 ) -> Weights:
-    """W ∝ exp(β S): the closer a negative, the harder it is pushed.
+    """Negatives weighted by exp(β S): similar ones repel more.
 
-    HCL (Robinson et al. 2021, eq. 4) and A-InfoNCE's HN (Yu et al. 2022), both as read in the
-    authors' code; here the weights are detached, and normalised per row over the true negatives
+    HCL (Robinson et al. 2021, eq. 4) and A-InfoNCE's HN (Yu et al. 2022), authors' code
+    read. Here the weights are detached, and normalised per row over the true negatives
     (A-InfoNCE's code divides by the mean of another row and counts masked entries).
     """
     return weights.with_push(beta * similarity)
@@ -72,21 +70,21 @@ def pull_inferior_positives(
     alpha: float = 0.2,
     adaptive: bool = False,
 ) -> Weights:
-    """Adversaries are pulled to clean views more strongly (1−α) than clean views to adversaries (α).
+    """Asymmetric positives: adversarial views move to clean ones, less the reverse.
 
-    A-InfoNCE's IP (Yu et al. 2022; read in the authors' code). Needs detached candidates, so that
-    each term moves its anchor only. The factor 2 keeps the total pull, which the original halves;
-    α = ½ is the base loss. `adaptive`: training sets α of each step by the distance between clean and
-    adversarial features (`ecgstudy.pretraining.losses.adaptive_alpha`) and hands it over in the metadata.
+    A-InfoNCE's IP (Yu et al. 2022; authors' code read): on pairs of a clean and an
+    adversarial view, P is multiplied by 2α where the anchor is clean and by 2(1 − α)
+    where it is adversarial. The factor 2 keeps the sum of P, which the original halves;
+    α = ½ is the base. Candidates must be detached, so that a term moves its anchor
+    alone. `adaptive`: α is the metadata ``alpha``, set in each step by the distance of
+    clean and adversarial features (`ecgstudy.pretraining.losses.adaptive_alpha`).
     """
-    anchor = pairs.anchors.adversarial[:, None]
-    mixed = anchor != pairs.candidates.adversarial[None, :]
-    share = (
-        pairs.anchors.metadata["alpha"][:, None]
-        if adaptive
-        else torch.tensor(alpha, device=mixed.device)
-    )
-    factor = torch.where(anchor, 2 * (1 - share), 2 * share).to(similarity.dtype)
+    adversarial = pairs.anchors.adversarial[:, None]
+    mixed = adversarial != pairs.candidates.adversarial[None, :]
+    share = torch.tensor(alpha, device=mixed.device)
+    if adaptive:
+        share = pairs.anchors.metadata["alpha"][:, None]
+    factor = torch.where(adversarial, 2 * (1 - share), 2 * share).to(similarity.dtype)
     return weights.with_pull(torch.where(mixed, factor, 1.0))
 
 
@@ -94,112 +92,112 @@ def pull_inferior_positives(
 def push_by_clinical_risk(
     similarity: Tensor, pairs: Pairs, weights: Weights, original: bool = False
 ) -> Weights:
-    """W ∝ exp(D″): the more two patients differ in clinical risk, the harder they are pushed apart.
+    """Negatives weighted by exp(D″): patients who differ in clinical risk repel more.
 
-    CLEF (arXiv 2512.02180, read in the authors' code): D = (r_i − r_j)² scaled to [0, 1] over the
-    batch, D′ = 0.8 D + 0.2, D″ = D′ exp(−m_i m_j) with m the share of SCORE2's inputs that are missing:
-    5/7 for nearly every record of these data sets, so that all D′ shrink alike. Here, as everywhere, the
-    row mean of W is 1. `original`: as released, W is a softmax over the whole row (the anchor and
-    its views included, at D′ = 0), which averages the negatives, and missing metadata do not damp.
+    CLEF (arXiv 2512.02180, authors' code read): D′ as in `risk_distance`, and D″ = D′
+    exp(−m_i m_j) with m the share of SCORE2's inputs that are missing: 5/7 for nearly
+    every record of these data sets, which shrinks all D′ alike. `original`: as
+    released, W is a softmax over the whole row (with D′ = 0 for views of the same
+    record), which averages the negatives, and missing inputs do not matter.
     """
-    risk, missing = (
-        pairs.candidates.metadata["risk"],
-        pairs.candidates.metadata["missing"],
-    )
-    difference = (pairs.anchors.metadata["risk"][:, None] - risk[None, :]) ** 2
-    # The largest squared difference in the batch, from the whole batch even when anchors come in blocks.
-    distance = 0.8 * difference / ((risk.max() - risk.min()) ** 2 + 1e-6) + 0.2
+    distance = risk_distance(pairs)
     if original:
         distance = distance.masked_fill(pairs.match("record"), 0.0).to(similarity.dtype)
         return replace(weights.with_push(distance.log_softmax(1)), mean_one=False)
-    damping = torch.exp(-pairs.anchors.metadata["missing"][:, None] * missing[None, :])
+    missing = pairs.candidates.metadata["missing"][None, :]
+    damping = torch.exp(-pairs.anchors.metadata["missing"][:, None] * missing)
     return weights.with_push((distance * damping).to(similarity.dtype))
 
 
+def risk_distance(pairs: Pairs) -> Tensor:
+    """CLEF's D′ = 0.8 D + 0.2, D the squared difference of risks scaled to [0, 1]."""
+    risk = pairs.candidates.metadata["risk"]
+    difference = (pairs.anchors.metadata["risk"][:, None] - risk[None, :]) ** 2
+    # Scaled by the largest of the whole batch, also when anchors come in blocks.
+    return 0.8 * difference / ((risk.max() - risk.min()) ** 2 + 1e-6) + 0.2
+
+
 @scheme("hard-positive-logits")
-def weigh_positive_logits(
+def weight_positive_logits(
     similarity: Tensor, pairs: Pairs, weights: Weights, sigma: float = 0.5
 ) -> Weights:
-    """ω = 2 − softmax(s_ip/σ)·B over the anchors of a view: dissimilar positives count more (DCLW).
+    """Dissimilar positives weigh more: ω = 2 − B · softmax(s_ip/σ) over the B anchors.
 
-    Yeh et al. 2022, eq. 6 and 7; another group's implementation read. The mean of ω is 1.
+    DCLW (Yeh et al. 2022, eq. 6 and 7; another group's code read). The mean of ω is 1.
     """
     if len(pairs.anchors) != len(pairs.candidates):
         raise StudyError(
-            "hard-positive-logits compare all anchors of a batch: they cannot come in blocks"
+            "hard-positive-logits compares all anchors of a batch: "
+            "they cannot come in blocks"
         )
-    kernel = torch.exp(similarity * pairs.temperature / sigma) * (weights.pull > 0)
-    mean = kernel.sum() / (weights.pull > 0).sum().clamp(min=1)
+    positives = weights.pull > 0
+    kernel = torch.exp(similarity * pairs.temperature / sigma) * positives
+    mean = kernel.sum() / positives.sum().clamp(min=1)
     return replace(weights, positive=2 - kernel / mean)
 
 
 @scheme("labels")
 def pull_by_labels(similarity: Tensor, pairs: Pairs, weights: Weights) -> Weights:
-    """ECGs with common labels pull by their overlap |y_i ∩ y_j| / |y_i ∪ y_j|; those with none push.
+    """Positives are ECGs that share labels, weighted by |y_i ∩ y_j| / |y_i ∪ y_j|.
 
-    SupCon (Khosla et al. 2020; authors' code read), where one label each gives 1/|P(i)|; the overlap for
-    multi-label ECGs is a reconstruction. Views of a record always pull, also without any label. Records of
-    one patient never push each other.
+    SupCon (Khosla et al. 2020; authors' code read): with one label each this is
+    1/|P(i)|; the overlap of several labels is a reconstruction. Views of a record are
+    always positives, also without any label, and records of one patient never
+    negatives.
     """
     ours, theirs = pairs.anchors.metadata["labels"], pairs.candidates.metadata["labels"]
     common = ours @ theirs.T
-    overlap = common / (ours.sum(1)[:, None] + theirs.sum(1)[None, :] - common).clamp(
-        min=1
-    )
+    either = ours.sum(1)[:, None] + theirs.sum(1)[None, :] - common
+    overlap = common / either.clamp(min=1)
     overlap = torch.where(pairs.match("record"), 1.0, overlap) * ~pairs.itself()
     pull = overlap / overlap.sum(1, keepdim=True).clamp(min=1e-12)
-    return replace(
-        weights,
-        pull=pull.to(similarity.dtype),
-        eligible=weights.eligible & (overlap == 0),
-    )
+    eligible = weights.eligible & (overlap == 0)
+    return replace(weights, pull=pull.to(similarity.dtype), eligible=eligible)
 
 
 @scheme("hard-positives")
 def pull_hard_positives(
     similarity: Tensor, pairs: Pairs, weights: Weights, gamma: float = 1.0
 ) -> Weights:
-    """P ∝ exp(γ (1 − cos)): the less similar a positive, the harder it pulls (row sums stay).
+    """Positives weighted by exp(γ (1 − cos)): dissimilar ones attract more.
 
-    ANCHOR (arXiv 2510.27599): a reconstruction, its summary only was available.
+    ANCHOR (arXiv 2510.27599): a reconstruction, only its summary was available.
     """
-    return weights.redistribute_pull(
-        torch.exp(gamma * (1 - similarity * pairs.temperature))
-    )
+    cosine = similarity * pairs.temperature
+    return weights.redistribute_pull(torch.exp(gamma * (1 - cosine)))
 
 
 @scheme("leaked-local")
 def select_by_prediction(similarity: Tensor, pairs: Pairs, weights: Weights) -> Weights:
-    """Only ECGs for which the model now predicts the same pull or push (ASCL).
+    """Only ECGs with the same prediction are positives or negatives (ASCL).
 
-    Bui et al. 2021 (arXiv 2101.10027; authors' code read): P = same label and same prediction, N = other
-    label and same prediction. With several labels "same" is the same set of predicted labels (ours).
+    Bui et al. 2021 (arXiv 2101.10027; authors' code read): positives have the same
+    label and prediction, negatives another label and the same prediction. With several
+    labels "the same" is the same set of predicted labels (ours).
     """
-    ours, theirs = (
-        pairs.anchors.metadata["predictions"],
-        pairs.candidates.metadata["predictions"],
-    )
+    ours = pairs.anchors.metadata["predictions"]
+    theirs = pairs.candidates.metadata["predictions"]
     same = (ours[:, None] == theirs[None, :]).all(2)
-    return replace(weights.redistribute_pull(same), eligible=weights.eligible & same)
+    weights = replace(weights, eligible=weights.eligible & same)
+    return weights.redistribute_pull(same)
 
 
 @scheme("shuffled")
-def shuffle_push(similarity: Tensor, pairs: Pairs, weights: Weights) -> Weights:
-    """Control: the push weights so far, permuted at random within each row's negatives.
+def permute_push(similarity: Tensor, pairs: Pairs, weights: Weights) -> Weights:
+    """Control: the weights of each row's negatives, permuted at random among them.
 
-    The permutation is a function of the rows' ``noise``, so that it is the same when a block of anchors is
-    computed again in the backward pass.
+    Random numbers come from the rows' metadata ``noise`` instead of a generator, so
+    that a block of anchors gets the same permutation when it is computed again in the
+    backward pass. Each row has one number u in [0, 1), drawn for this batch; a pair's
+    is made of both by u_i (1 + u_j) · 10⁶ mod 1, whose digits behind the sixth differ
+    from pair to pair as if drawn.
     """
-    noise = pairs.anchors.metadata["noise"][:, None] * (
-        1 + pairs.candidates.metadata["noise"][None, :]
-    )
-    outside = ~weights.eligible
-    drawn = (
-        (noise * 1e6 % 1).masked_fill(outside, 2.0).argsort(1)
-    )  # negatives first, in random order
-    ranked = (
-        weights.log_push.masked_fill(outside, MASKED).sort(1, descending=True).values
-    )
-    return replace(
-        weights, log_push=torch.empty_like(ranked).scatter_(1, drawn, ranked)
-    )
+    noise = 1 + pairs.candidates.metadata["noise"][None, :]
+    noise = pairs.anchors.metadata["noise"][:, None] * noise * 1e6 % 1
+    others = ~weights.eligible
+    # Negatives first, in random order, get the row's weights from large to small.
+    order = noise.masked_fill(others, 2.0).argsort(1)
+    masked = weights.log_push.masked_fill(others, MASKED)
+    ranked = masked.sort(1, descending=True).values
+    permuted = torch.empty_like(ranked).scatter_(1, order, ranked)
+    return replace(weights, log_push=permuted)

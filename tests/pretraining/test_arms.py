@@ -18,7 +18,8 @@ from ecgstudy.pretraining.arms import (
     Arm,
     Loss,
 )
-from ecgstudy.pretraining.losses import ADVERSARIES, LOSSES, MODULES
+from ecgstudy.pretraining.inner_attack import OBJECTIVES
+from ecgstudy.pretraining.losses import LOSSES, PARTS
 from ecgstudy.pretraining.suffixes import (
     arm_names,
     bases,
@@ -220,8 +221,8 @@ def test_words_about_an_arm_are_no_parameters_of_it():
 def test_rows_name_losses_adversaries_and_arms_that_there_are():
     for name in arm_names():
         arm = get_arm(name)
-        assert {loss.name for loss in arm.losses} <= set(LOSSES) == set(MODULES)
-        assert arm.adversary is None or arm.adversary.loss in (*ADVERSARIES, "noise")
+        assert {loss.name for loss in arm.losses} <= set(LOSSES) == set(PARTS)
+        assert arm.adversary is None or arm.adversary.loss in (*OBJECTIVES, "noise")
         assert arm.needs is None or arm.needs in arm_names()
         assert arm.idea
         assert arm.source
@@ -255,7 +256,8 @@ def test_the_factor_table_is_the_design_of_the_experiment():
             ["hcl", "rocl", "rocl-ip-hn", "rocl-clef", "supcon"], name="arm"
         ),
     )
-    # Arms that differ in more than these factors are left out: epochs, losses, adversary, options, τ.
+    # Arms that differ in more than these factors are left out: epochs, losses,
+    # adversary, options, τ.
     left = [
         "supervised",
         "random",
@@ -394,7 +396,7 @@ def test_weights_without_a_contrastive_loss_to_weigh_are_an_error(losses):
 
 def test_an_attacked_view_that_no_adversary_makes_is_an_error():
     with pytest.raises(
-        StudyError, match=r"takes the attacked view '2\*', and no adversary makes it"
+        StudyError, match=r"takes the view '2\*', and no adversary makes it"
     ):
         Arm("adversarial", "", "", (Loss("contrast", "1 2*"),), Adversary("1*"))
 

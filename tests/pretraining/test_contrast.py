@@ -30,7 +30,7 @@ from ecgstudy.pretraining.contrast import (
     Pairs,
     Rows,
     Weights,
-    _LogSumExpOf,
+    _PositiveLogSumExp,
     weighted_contrastive_loss,
 )
 from ecgstudy.pretraining.weighting import compose, uniform
@@ -239,7 +239,8 @@ def test_a_push_between_records_of_one_patient_would_show():
 
 def test_rows_on_the_debiased_floor_give_negatives_no_gradient():
     z, rows = torch.eye(4, dtype=torch.float64).repeat(2, 1), batch(n=4)[1]
-    # S is 5 on positives and 0 on the six negatives: 6 − 0.1 · 6 · e⁵ < 0, so that D = 6 e⁻⁵.
+    # S is 5 on positives and 0 on the six negatives: 6 − 0.1 · 6 · e⁵ < 0, so that D =
+    # 6 e⁻⁵.
     leaf = z.clone().requires_grad_()
     loss, logged = weighted_contrastive_loss(
         leaf, rows, PLAIN, temperature=0.2, tau_plus=0.1
@@ -387,7 +388,7 @@ def test_a_logsumexp_of_few_entries_is_torchs_of_the_masked_matrix_to_the_last_b
         chosen[7] = False
         chosen[8] = True
         masked = torch.logsumexp(matrix.masked_fill(~chosen, MASKED), 1)
-        ours = _LogSumExpOf.apply(matrix, chosen.nonzero(as_tuple=True))
+        ours = _PositiveLogSumExp.apply(matrix, chosen.nonzero(as_tuple=True))
         factors = torch.randn(40, generator=generator, dtype=dtype)
         assert torch.equal(ours, masked)
         given, wanted = (

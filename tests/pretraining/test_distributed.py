@@ -11,7 +11,8 @@ from ecgstudy.pretraining import contrast
 from ecgstudy.pretraining.arm_type import WHOLE_BATCH
 from ecgstudy.pretraining.distributed import broadcast_first, parallel
 from ecgstudy.pretraining.loop import pretrain, train_step
-from ecgstudy.pretraining.step import arm_loss, prepare_training
+from ecgstudy.pretraining.setup import prepare_training
+from ecgstudy.pretraining.step import arm_loss
 from ecgstudy.pretraining.suffixes import arm_names, get_arm
 
 RECORDS, STEPS = toy_records(), 2

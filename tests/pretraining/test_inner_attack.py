@@ -6,11 +6,11 @@ from hand_filled import fresh, views_of
 from label_loops import cosine, cross_entropy, kl
 from loss_loops import equal_pull, equal_push, label_pull, label_push, shared
 
-from ecgstudy.pretraining import losses
-from ecgstudy.pretraining import step as objective
+from ecgstudy.pretraining import losses, step
 from ecgstudy.pretraining.arms import Adversary
-from ecgstudy.pretraining.losses import ADVERSARIES
-from ecgstudy.pretraining.step import embed_batch, evaluation_mode
+from ecgstudy.pretraining.inner_attack import OBJECTIVES, next_of_another_cluster
+from ecgstudy.pretraining.state import evaluation_mode
+from ecgstudy.pretraining.step import draw_views, embed_batch
 from ecgstudy.pretraining.suffixes import arm_names, get_arm
 
 EPSILON = 0.05
@@ -22,19 +22,23 @@ def watched(name, monkeypatch, **options):
     """A batch of `name`, what its inner attack saw at each step, and what it left behind."""
     state, data = fresh(name, **options)
     adversary, seen = state.arm.adversary, []
-    if adversary.loss in ADVERSARIES:
-        raised = ADVERSARIES[adversary.loss]
+    if adversary.loss in OBJECTIVES:
+        make_objective = OBJECTIVES[adversary.loss]
 
-        def watch(state, batch, attacked):
-            values = raised(state, batch, attacked)
-            found = {v: x.detach().clone() for v, x in attacked.items()}
-            seen.append(
-                (found, values.detach().sum().item(), state.model.training, batch)
-            )
-            return values
+        def watch(state, batch, adversary):
+            raised = make_objective(state, batch, adversary)
 
-        monkeypatch.setitem(ADVERSARIES, adversary.loss, watch)
-    inner, left = objective.attack_views, {}
+            def value(attacked):
+                values = raised(attacked)
+                found = {v: x.detach().clone() for v, x in attacked.items()}
+                total = values.detach().sum().item()
+                seen.append((found, total, state.model.training, batch))
+                return values
+
+            return value
+
+        monkeypatch.setitem(OBJECTIVES, adversary.loss, watch)
+    inner, left = step.attack_views, {}
 
     def around(state, batch, adversary):
         before = {n: b.clone() for n, b in state.model.named_buffers()}
@@ -47,18 +51,14 @@ def watched(name, monkeypatch, **options):
         ]
         left["training"], left["clean"] = state.model.training, dict(batch.signals)
         if seen:  # in the statistics of the attack, before the training pass moves them
-            at, raised = seen[0][3], ADVERSARIES[adversary.loss]
+            clean = {view: batch.signals[view[:-1]] for view in attacked}
             with evaluation_mode(state.model), torch.no_grad():
-                left["last"] = raised(state, at, attacked).sum().item()
-                left["unattacked"] = (
-                    raised(state, at, {v: at.signals[v[:-1]] for v in attacked})
-                    .sum()
-                    .item()
-                )
-            del seen[-2:]
+                raised = make_objective(state, seen[0][3], adversary)
+                left["last"] = raised(attacked).sum().item()
+                left["unattacked"] = raised(clean).sum().item()
         return attacked
 
-    monkeypatch.setattr(objective, "attack_views", around)
+    monkeypatch.setattr(step, "attack_views", around)
     batch = embed_batch(state, data, INDEX, views_of(state.arm), adversary)
     return state, batch, seen, left
 
@@ -131,14 +131,11 @@ def test_noise_is_uniform_and_uses_the_arms_own_stream(monkeypatch):
     assert delta.std().item() == pytest.approx(EPSILON / 3**0.5, rel=0.05)
 
 
-def both(state, data, views, adversary=None):
-    """A batch under `adversary` (None: the arm's own) in evaluation mode, and `views` attacked by noise."""
+def both(state, data, views):
+    """A batch of clean views in evaluation mode, and starred `views` attacked by noise."""
     with evaluation_mode(state.model), torch.no_grad():
-        batch = objective._clean_batch(
-            state, data, INDEX, {v.rstrip("*") for v in views}
-        )
-        objective._embed(state, batch, [v for v in views if not v.endswith("*")], False)
-    batch.adversary = adversary or state.arm.adversary
+        batch = draw_views(state, data, INDEX, {v.rstrip("*") for v in views})
+        state.embed_views(batch, [v for v in views if not v.endswith("*")], False)
     noise = torch.Generator().manual_seed(0)
     attacked = {
         v: batch.signals[v[:-1]] + 0.02 * torch.randn(batch.signals[v[:-1]].shape, generator=noise)
@@ -167,13 +164,13 @@ OTHERS = [
 def test_the_contrastive_attack_raises_the_plain_loss_of_its_views(name, adversary):
     state, data = fresh(name)
     views = tuple(adversary.views.split())
-    batch, attacked = both(state, data, views, adversary)
+    batch, attacked = both(state, data, views)
     moved = [signals.detach().requires_grad_() for signals in attacked.values()]
     attacked = dict(zip(attacked, moved, strict=True))
     rows, labelled = batch.rows_of(views), adversary.loss == "labelled-contrast"
     pull, push = (label_pull, label_push) if labelled else (equal_pull, equal_push)
     with evaluation_mode(state.model):
-        value = ADVERSARIES[adversary.loss](state, batch, attacked)
+        value = OBJECTIVES[adversary.loss](state, batch, adversary)(attacked)
         held = {
             v: state.embed(batch.signals[v], False).detach()
             for v in views
@@ -192,10 +189,9 @@ def test_the_contrastive_attack_raises_the_plain_loss_of_its_views(name, adversa
             torch.cat(torch.autograd.grad(v, moved, retain_graph=True))
             for v in (value, whole)
         )
-    # Rows whose terms the attack cannot move are left out: a factor, every row being pulled by 1 in all.
-    anchors = [
-        adversary.both_sides or v in attacked for v in views for _ in batch.index
-    ]
+    # Rows whose terms the attack cannot move are left out: a factor, every row being
+    # pulled by 1 in all.
+    anchors = [adversary.both_sides or v in attacked for v in views for _ in INDEX]
     torch.testing.assert_close(
         ours, expected * len(anchors) / sum(anchors), rtol=1e-3, atol=1e-7
     )
@@ -212,7 +208,8 @@ def test_attacks_on_predictions_raise_cross_entropy_or_kl_of_each_record(multila
         state, data = fresh(name, multilabel)
         batch, attacked = both(state, data, ("1", "1*"))
         with evaluation_mode(state.model), torch.no_grad():
-            values = ADVERSARIES[state.arm.adversary.loss](state, batch, attacked)
+            adversary = state.arm.adversary
+            values = OBJECTIVES[adversary.loss](state, batch, adversary)(attacked)
             clean, worse = (
                 state.logits(batch.signals["1"]),
                 state.logits(attacked["1*"]),
@@ -228,7 +225,7 @@ def test_the_attack_on_a_student_leaves_its_teacher():
     state, data = fresh("deacl")
     batch, attacked = both(state, data, ("0", "0*"))
     with evaluation_mode(state.model), torch.no_grad():
-        values = ADVERSARIES["teacher"](state, batch, attacked)
+        values = OBJECTIVES["teacher"](state, batch, state.arm.adversary)(attacked)
         student, teacher = (
             state.features(attacked["0*"], True),
             state.teacher(batch.signals["0"]),
@@ -245,7 +242,7 @@ def test_the_attack_on_codes_nears_the_codes_of_another_cluster(monkeypatch):
     with evaluation_mode(state.model), torch.no_grad():
         for view in ("1*", "2*"):
             codes = losses.sinkhorn(state.prototype_scores(at.embedded[view[:-1]]))
-            other = losses.of_another_cluster(codes.argmax(1))
+            other = next_of_another_cluster(codes.argmax(1))
             assert (codes.argmax(1)[other] != codes.argmax(1)).all()
             shares = [
                 (

@@ -1,6 +1,7 @@
 """Every arm's loss on random embeddings and features against plain loops, value and gradients.
 
-No encoder is involved: the batch's embeddings, features and predictions are filled in by hand.
+No encoder is involved: the batch's embeddings, features and predictions are filled in
+by hand.
 """
 
 import dataclasses
@@ -12,7 +13,9 @@ from label_loops import mart, pair_margin, sinkhorn
 from loss_loops import clef_original, dclw
 
 from ecgstudy.pretraining import contrast, losses
-from ecgstudy.pretraining.losses import LOSSES, adaptive_alpha, predicted_labels
+from ecgstudy.pretraining.inner_attack import next_of_another_cluster
+from ecgstudy.pretraining.losses import LOSSES, predicted_labels
+from ecgstudy.pretraining.step import adaptive_alpha
 from ecgstudy.pretraining.suffixes import arm_names, get_arm
 
 TRAINED = [name for name in arm_names() if get_arm(name).losses]
@@ -156,14 +159,14 @@ def test_codes_of_each_row_sum_to_one_and_use_the_prototypes_alike():
 @pytest.mark.parametrize(("clusters", "others"), [([0, 0, 1, 1], [2, 2, 0, 0]), ([0, 1, 0, 2], [1, 2, 3, 0]),
                                                   ([3, 3], [0, 1])])  # fmt: skip
 def test_the_next_record_of_another_cluster_is_attacked_towards(clusters, others):
-    assert losses.of_another_cluster(torch.tensor(clusters)).tolist() == others
+    assert next_of_another_cluster(torch.tensor(clusters)).tolist() == others
 
 
 @pytest.mark.parametrize(
     ("distance", "alpha"), [(1.2, 0.2), (1.0, 0.2), (0.7, 0.35), (0.4, 0.5), (0.3, 0.5)]
 )
 def test_alpha_grows_to_a_half_as_the_adversary_nears(distance, alpha):
-    found = adaptive_alpha(torch.tensor(distance), torch.tensor(1.0), 0.4, 0.2)
+    found = adaptive_alpha(torch.tensor(distance), torch.tensor(1.0), 0.2)
     assert found.item() == pytest.approx(alpha)
 
 
@@ -177,7 +180,7 @@ def test_claf_trains_its_head_without_the_encoder():
     case = Case()
     state = case.fill("claf")
     (term,) = (loss for loss in state.arm.losses if loss.name == "head")
-    value, _ = LOSSES["head"](state, case.batch(), term)
+    value = LOSSES["head"](state, case.batch(), term)
     slopes = torch.autograd.grad(value, [*state.model["head"].parameters()])
     assert all(slope.abs().max() > 1e-3 for slope in slopes)
     assert torch.count_nonzero(torch.cat([g.flatten() for g in torch.autograd.grad(

@@ -18,7 +18,7 @@ from loss_loops import (
     supcon,
 )
 
-from ecgstudy.pretraining import step as objective
+from ecgstudy.pretraining import step
 from ecgstudy.pretraining.step import arm_loss
 from ecgstudy.pretraining.suffixes import arm_names, get_arm
 
@@ -51,9 +51,10 @@ def rocl_hn_original(c):
     return a_infonce_hn(*c.of("1 2 1*"), c.tau, 0.1, 1.0, detach=True) + rocl_side(c)
 
 
-# Inferior positives on AdvCL: the source stops the columns of mixed pairs only and takes the gradient of
-# clean-clean pairs through both sides, term by term (methods 2.3). We stop them all: same value, and the
-# gradient of clean-clean pairs through their anchor alone.
+# Inferior positives on AdvCL: the source stops the columns of mixed pairs only and
+# takes the gradient of clean-clean pairs through both sides, term by term (methods
+# 2.3). We stop them all: same value, and the gradient of clean-clean pairs through
+# their anchor alone.
 
 
 def advcl_original(c, alpha=None):
@@ -173,7 +174,7 @@ def test_hard_negatives_of_advcl_keep_off_the_floor(monkeypatch):
     """With the authors' shifted exponentials nearly all rows sit on an unshifted floor (methods 2.4c)."""
     case = Case(patients=tuple(range(8)), labels=((1, 0, 0),) * 8, width=32)
     state = case.fill("advcl-hn", "original")
-    monkeypatch.setattr(objective, "embed_batch", lambda *given: case.batch())
+    monkeypatch.setattr(step, "embed_batch", lambda *given: case.batch())
     ours = arm_loss(state, None, None)[1]["floor_fraction"]
     z, rows = case.of("1 2 h 0*")
     e = torch.exp(z.detach() @ z.detach().T / case.tau)

@@ -227,7 +227,8 @@ def test_every_scheme_keeps_the_promises_of_weights(seed, names):
 def test_labels_pull_by_overlap_and_leave_records_without_common_labels_to_push():
     pairs = pairs_of(patients=(0, 1, 2, 2))
     weights = compose([("labels", {})])(similarity_of(pairs), pairs)
-    # Labels {a}, {a, b}, {c}, none: overlap ½ between the first two; the last has its other view only.
+    # Labels {a}, {a, b}, {c}, none: overlap ½ between the first two; the last has its
+    # other view only.
     assert weights.pull[0].tolist() == pytest.approx([0, 0.25, 0, 0, 0.5, 0.25, 0, 0])
     assert weights.pull[3].tolist() == [0, 0, 0, 0, 0, 0, 0, 1]
     assert weights.eligible[0].tolist() == [False, False, True, True] * 2

@@ -9,20 +9,13 @@ from hand_filled import CPU, fresh, views_of
 from toy import toy_records, toy_run
 
 from ecgstudy.models.checkpoints import load_encoder
-from ecgstudy.pretraining import step as objective
+from ecgstudy.pretraining import step
 from ecgstudy.pretraining.arms import Adversary
 from ecgstudy.pretraining.contrast import Pairs
 from ecgstudy.pretraining.loop import pretrain, train_step
-from ecgstudy.pretraining.losses import adaptive_alpha
-from ecgstudy.pretraining.state import Data
-from ecgstudy.pretraining.step import (
-    arm_loss,
-    embed_batch,
-    evaluation_mode,
-    make_state,
-    prepare_training,
-    use_original,
-)
+from ecgstudy.pretraining.setup import make_state, prepare_training, use_original
+from ecgstudy.pretraining.state import Data, RunningMean, State, evaluation_mode
+from ecgstudy.pretraining.step import adaptive_alpha, arm_loss, draw_views, embed_batch
 from ecgstudy.pretraining.suffixes import arm_names, get_arm
 from ecgstudy.pretraining.weighting import compose
 
@@ -38,9 +31,7 @@ def test_arms_of_one_seed_see_the_same_views():
     found = {}
     for name in TRAINED:
         state, _ = fresh(name)
-        batches = [
-            objective._clean_batch(state, data, INDEX, {"1", "2"}) for _ in range(2)
-        ]
+        batches = [draw_views(state, data, INDEX, {"1", "2"}) for _ in range(2)]
         found[name] = torch.stack([b.signals[v] for b in batches for v in "12"])
     assert not torch.equal(found["simclr"][0], found["simclr"][1])
     assert [
@@ -54,7 +45,7 @@ def test_equal_parts_of_models_begin_with_equal_weights():
     for name in arm_names():
         if get_arm(name).features:
             continue
-        state = make_state(toy_run(name), data, toy_records())
+        state = make_state(toy_run(name), data)
         for key, tensor in state.model.state_dict().items():
             key = key.removeprefix("momentum.")
             assert torch.equal(known.setdefault(key, tensor), tensor), (name, key)
@@ -68,9 +59,9 @@ def test_the_momentum_encoder_follows_without_gradient(monkeypatch):
     state, data = fresh("dynacl")
     followed = state.model["momentum"]
     before = {n: p.clone() for n, p in followed.named_parameters()}
-    views, embed = [], objective.State.features
+    views, embed = [], State.features
     monkeypatch.setattr(
-        objective.State, "features",
+        State, "features",
         lambda self, x, a: views.append((self.model is followed, a, len(x))) or embed(self, x, a),
     )  # fmt: skip
     batch = embed_batch(
@@ -105,7 +96,7 @@ def test_augmentations_fade_as_dynacl_trains():
     for progress in (0.0, 0.5, 0.95):
         state, _ = fresh("dynacl")
         state.progress = progress
-        batch = objective._clean_batch(state, data, INDEX, {"1", "2"})
+        batch = draw_views(state, data, INDEX, {"1", "2"})
         spread.append((batch.signals["1"] - batch.signals["2"]).abs().mean().item())
     assert spread[0] > 1.1 * spread[1] > 2 * spread[2] > 0
 
@@ -192,9 +183,9 @@ def shuffled_pushes(batches=40):
     stream = torch.Generator().manual_seed(0)
     for _ in range(batches):
         index = torch.randperm(80, generator=stream)[:24]
-        batch = objective._clean_batch(state, data, index, {"1", "2"})
+        batch = draw_views(state, data, index, {"1", "2"})
         batch.features = dict.fromkeys(("1", "2", "1*"), torch.zeros(24, 1))
-        objective._describe(state, batch)
+        step._add_metadata(state, batch)
         rows = batch.rows_of(("1", "2", "1*"))
         z = torch.nn.functional.normalize(torch.randn(72, 8, generator=stream), dim=1)
         similarity, pairs = z @ z.T / 0.5, Pairs(rows, rows)
@@ -240,11 +231,9 @@ def test_adaptive_alpha_averages_distances_first_and_then_follows_them(monkeypat
     state, data = fresh("rocl-ip")
     scheme = (("inferior-positives", {"alpha": 0.2, "adaptive": True}),)
     state.arm = dataclasses.replace(state.arm, weighting=scheme)
-    state.model["running-distance"] = objective.RunningMean()
-    features = objective.State.features
-    monkeypatch.setattr(
-        objective.State, "features", lambda self, x, a: 20 * features(self, x, a)
-    )
+    state.model["running-distance"] = RunningMean()
+    features = State.features
+    monkeypatch.setattr(State, "features", lambda self, x, a: 20 * features(self, x, a))
     running, distances, views = state.model["running-distance"], [], ("1", "2", "1*")
 
     def alpha_and_distance():
@@ -268,7 +257,7 @@ def test_adaptive_alpha_averages_distances_first_and_then_follows_them(monkeypat
     for mean in (0.0, 8.0, 1e6):
         running.total = torch.tensor(count * mean)
         alpha, distance = alpha_and_distance()
-        found.append(adaptive_alpha(distance, torch.tensor(mean), 0.4, 0.2).item())
+        found.append(adaptive_alpha(distance, torch.tensor(mean), 0.2).item())
         assert alpha.tolist() == pytest.approx([found[-1]] * 36, rel=1e-5)
     assert found[::2] == pytest.approx([0.2, 0.5], abs=1e-4)
     assert 0.22 < found[1] < 0.48

@@ -7,21 +7,15 @@ import torch
 from torch.nn import functional
 from toy import toy_records, toy_run
 
+from ecgstudy.devices import pick_device, pick_precision
 from ecgstudy.errors import StudyError
 from ecgstudy.models.checkpoints import load_encoder, load_tensors
 from ecgstudy.pretraining import loop as training
-from ecgstudy.pretraining import step as objective
+from ecgstudy.pretraining import step
 from ecgstudy.pretraining.loop import load_trained, pretrain
-from ecgstudy.pretraining.state import Data
-from ecgstudy.pretraining.step import (
-    arm_loss,
-    embed_batch,
-    evaluation_mode,
-    make_state,
-    pick_device,
-    pick_precision,
-    prepare_training,
-)
+from ecgstudy.pretraining.setup import make_state, prepare_training
+from ecgstudy.pretraining.state import Data, evaluation_mode
+from ecgstudy.pretraining.step import arm_loss, embed_batch
 from ecgstudy.pretraining.suffixes import arm_names, get_arm
 
 RECORDS = toy_records()
@@ -34,7 +28,7 @@ TRAINED = [name for name in arm_names() if get_arm(name).losses]
 def fresh(arm, **options):
     """State and data of a run that has not trained yet."""
     data = Data.of(RECORDS, CPU)
-    return make_state(toy_run(arm, **options), data, RECORDS), data
+    return make_state(toy_run(arm, **options), data), data
 
 
 def weights(folder):
@@ -77,7 +71,8 @@ def trained(arm, root, records, **options):
     stored, _ = load_tensors(folder / "encoder.safetensors")
     assert set(stored) == set(start)
     stem = "encoder.backbone.stem.conv.weight"
-    # Fresh states have equal random streams: the same views, starts of the attack and shuffles.
+    # Fresh states have equal random streams: the same views, starts of the attack and
+    # shuffles.
     begun = ((state, data), load_trained(run, records, folder))
     before_and_after = [arm_loss(*each, torch.arange(48)) for each in begun]
     return torch.equal(stored[stem], start[stem].half()), history, before_and_after
@@ -199,10 +194,15 @@ def test_records_per_epoch_draws_that_many_without_replacement(monkeypatch, tmp_
 def test_arms_of_one_seed_share_initial_weights_batches_and_views(
     monkeypatch, tmp_path
 ):
-    seen, made = [], objective.render_view
-    monkeypatch.setattr(
-        objective, "render_view", lambda *given: seen.append(made(*given)) or seen[-1]
-    )
+    seen, draw = [], step.draw_view
+
+    def watched(*given):
+        view = draw(*given)
+        if view is not None:
+            seen.append(view)
+        return view
+
+    monkeypatch.setattr(step, "draw_view", watched)
     views = {}
     for arm in ("simclr", "rocl-ip-hn", "clef", "pgd-at"):
         seen.clear()
