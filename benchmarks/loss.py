@@ -7,7 +7,8 @@ from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from benchmarks.timing import Row, compare_times, peak_mb, row, side_by_side
-from ecgstudy.pretraining.contrast import Rows, weighted_contrastive_loss
+from ecgstudy.pretraining.contrast import weighted_contrastive_loss
+from ecgstudy.pretraining.pairs import Rows
 from ecgstudy.pretraining.weighting import compose
 
 ROWS, DIMENSIONS = (512, 4096, 16384), 128

@@ -21,7 +21,7 @@ from loss_loops import (
 from toy import toy_records, toy_run
 
 from ecgstudy.pretraining import step
-from ecgstudy.pretraining.contrast import Rows
+from ecgstudy.pretraining.pairs import Rows
 from ecgstudy.pretraining.setup import make_state
 from ecgstudy.pretraining.state import Batch, Data
 from ecgstudy.pretraining.step import arm_loss

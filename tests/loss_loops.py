@@ -9,7 +9,7 @@ import math
 import torch
 from torch import exp, log
 
-from ecgstudy.pretraining.contrast import Rows
+from ecgstudy.pretraining.pairs import Rows
 
 
 def batch(n=5, views=2, adversarial=False, seed=0, patients=None, dimensions=4):

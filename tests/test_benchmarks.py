@@ -8,8 +8,9 @@ from torch.nn.functional import normalize
 
 from benchmarks import growth, loss, plot, steps, timing
 from benchmarks.shapes import case
-from ecgstudy.pretraining.contrast import Rows, weighted_contrastive_loss
+from ecgstudy.pretraining.contrast import weighted_contrastive_loss
 from ecgstudy.pretraining.loop import train_step
+from ecgstudy.pretraining.pairs import Rows
 from ecgstudy.pretraining.weighting import compose
 
 CPU = torch.device("cpu")

@@ -28,7 +28,8 @@ from ecgstudy.models.checkpoints import load_classifier
 from ecgstudy.models.encoders import build_encoder, fold_batch_norms
 from ecgstudy.params import DatasetOptions
 from ecgstudy.pretraining import arms, losses, weighting
-from ecgstudy.pretraining.contrast import Rows, weighted_contrastive_loss
+from ecgstudy.pretraining.contrast import weighted_contrastive_loss
+from ecgstudy.pretraining.pairs import Rows
 from ecgstudy.pretraining.setup import prepare_training
 from ecgstudy.pretraining.step import arm_loss
 from ecgstudy.pretraining.suffixes import factor_table, get_arm

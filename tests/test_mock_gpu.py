@@ -209,7 +209,7 @@ def test_a_run_interrupted_there_ends_with_the_weights_of_the_cpu(tmp_path, prec
     pretrain(on("cpu", run), records, tmp_path / "cpu")
     with mock_gpu() as gpu, pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            training, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+            training, "_save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
         )
         with pytest.raises(KeyboardInterrupt):
             pretrain(on("cuda", run), records, tmp_path / "gpu")

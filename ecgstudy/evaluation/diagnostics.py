@@ -20,8 +20,8 @@ from ecgstudy.evaluation.sample import (
 )
 from ecgstudy.models.checkpoints import load_classifier, load_encoder
 from ecgstudy.pretraining.arms import Adversary
-from ecgstudy.pretraining.contrast import Pairs, Weights
 from ecgstudy.pretraining.loop import load_trained
+from ecgstudy.pretraining.pairs import Pairs, Weights
 from ecgstudy.pretraining.state import Batch, Data, State
 from ecgstudy.pretraining.step import embed_batch, evaluation_mode
 from ecgstudy.pretraining.weighting import compose

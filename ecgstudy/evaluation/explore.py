@@ -26,9 +26,9 @@ from ecgstudy.evaluation.sample import attacked_sample, budget_of
 from ecgstudy.models.checkpoints import load_classifier
 from ecgstudy.params import split_leads
 from ecgstudy.pretraining.arms import Schemes
-from ecgstudy.pretraining.contrast import Pairs
 from ecgstudy.pretraining.loop import load_trained
 from ecgstudy.pretraining.losses import predicted_labels
+from ecgstudy.pretraining.pairs import Pairs
 from ecgstudy.pretraining.state import Data
 from ecgstudy.pretraining.suffixes import get_arm
 from ecgstudy.pretraining.weighting import SCHEMES, compose, uniform

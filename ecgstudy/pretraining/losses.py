@@ -12,7 +12,8 @@ from torch.nn.functional import cosine_similarity, cross_entropy, one_hot
 
 from ecgstudy.models.heads import class_scores, label_loss
 from ecgstudy.pretraining.arm_type import WHOLE_BATCH, Loss
-from ecgstudy.pretraining.contrast import Pairs, weighted_contrastive_loss
+from ecgstudy.pretraining.contrast import weighted_contrastive_loss
+from ecgstudy.pretraining.pairs import Pairs
 from ecgstudy.pretraining.state import Batch, State
 from ecgstudy.pretraining.weighting import compose, risk_distance
 

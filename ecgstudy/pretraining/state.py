@@ -14,8 +14,8 @@ from ecgstudy.devices import resident
 from ecgstudy.models.encoders import Encoder
 from ecgstudy.params import TrainingOptions
 from ecgstudy.pretraining.arm_type import Arm
-from ecgstudy.pretraining.contrast import Rows
 from ecgstudy.pretraining.distributed import all_rows
+from ecgstudy.pretraining.pairs import Rows
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import Run
 

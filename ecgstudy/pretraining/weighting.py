@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ecgstudy.errors import StudyError
-from ecgstudy.pretraining.contrast import MASKED, Pairs, Weighting, Weights
+from ecgstudy.pretraining.contrast import Weighting
+from ecgstudy.pretraining.pairs import MASKED, Pairs, Weights
 from ecgstudy.registry import WEIGHTINGS
 
 SCHEMES = WEIGHTINGS

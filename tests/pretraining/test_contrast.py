@@ -25,14 +25,11 @@ from torch import exp, log
 from ecgstudy.errors import StudyError
 from ecgstudy.pretraining.contrast import (
     BLOCK_ROWS,
-    MASKED,
     WHOLE_ROWS,
-    Pairs,
-    Rows,
-    Weights,
     _PositiveLogSumExp,
     weighted_contrastive_loss,
 )
+from ecgstudy.pretraining.pairs import MASKED, Pairs, Rows, Weights
 from ecgstudy.pretraining.weighting import compose, uniform
 
 PLAIN = compose([])

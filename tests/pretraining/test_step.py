@@ -11,8 +11,8 @@ from toy import toy_records, toy_run
 from ecgstudy.models.checkpoints import load_encoder
 from ecgstudy.pretraining import step
 from ecgstudy.pretraining.arms import Adversary
-from ecgstudy.pretraining.contrast import Pairs
 from ecgstudy.pretraining.loop import pretrain, train_step
+from ecgstudy.pretraining.pairs import Pairs
 from ecgstudy.pretraining.setup import make_state, prepare_training, use_original
 from ecgstudy.pretraining.state import Data, RunningMean, State, evaluation_mode
 from ecgstudy.pretraining.step import adaptive_alpha, arm_loss, draw_views, embed_batch

@@ -9,11 +9,9 @@ from hypothesis import strategies as some
 
 from ecgstudy.errors import StudyError
 from ecgstudy.pretraining.contrast import (
-    Pairs,
-    Rows,
-    Weights,
     weighted_contrastive_loss,
 )
+from ecgstudy.pretraining.pairs import Pairs, Rows, Weights
 from ecgstudy.pretraining.weighting import (
     SCHEMES,
     compose,
