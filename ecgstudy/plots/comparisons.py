@@ -337,18 +337,15 @@ def cost(table: pd.DataFrame) -> Figure:
         "training_seconds": "training time (s)",
         "attack_steps_per_second": "attack steps per second",
     }
-    table = pl.flag_arms(table).rename(columns=names)
-    points = table.melt("arm", list(names.values()), "measure").dropna()
+    table = pl.flag_arms(table)
     arms = pl.order_of(table, "arm")
-    height = 0.9 + 0.24 * len(arms)
-    grid = sns.catplot(
-        points, x="value", y="arm", col="measure", order=arms, hue="arm", legend=False,
-        palette={arm: pl.arm_colour(arm) for arm in arms}, jitter=False, alpha=0.7,
-        sharex=False, height=height, aspect=WIDTH / 2 / height,
-    )  # fmt: skip
-    grid.set_titles("").set_ylabels("").set(xlim=(0, None))
-    for measure, axes in grid.axes_dict.items():
-        axes.set_xlabel(measure)
-    grid.figure.set_layout_engine("constrained")
-    pl.add_notes(grid.figure, table)
-    return grid.figure
+    figure, panels = pl.new_panels(1, 2, 0.9 + 0.24 * len(arms), sharey=True)
+    for axes, (column, label) in zip(panels.flat, names.items(), strict=True):
+        colours = {arm: pl.arm_colour(arm) for arm in arms}
+        sns.stripplot(
+            table, x=column, y="arm", hue="arm", palette=colours, jitter=False, size=6,
+            alpha=0.7, legend=False, ax=axes,
+        )  # fmt: skip
+        axes.set(xlabel=label, ylabel="", xlim=(0, None))
+    pl.add_notes(figure, table)
+    return figure

@@ -116,7 +116,6 @@ def draw_perturbations(
     fs: float,
     leads: Sequence[str],
     title: str = "",
-    seconds: float = 6.0,
 ) -> Figure:
     """Several perturbations of one ECG beneath it, each magnified as it says.
 
@@ -133,17 +132,13 @@ def draw_perturbations(
         Names of the leads.
     title
         Above all.
-    seconds
-        How much to draw, from the record's middle.
     """
     energy = sum(np.square(delta).sum(axis=1) for delta in deltas.values())
-    lead, samples = int(np.argmax(energy)), signal.shape[1]
-    length = min(samples, round(seconds * fs))
-    part = slice((samples - length) // 2, (samples + length) // 2)
-    sheets = [Sheet([[Trace(signal[lead, part], 0.0, "ECG")]])]
+    lead = int(np.argmax(energy))
+    sheets = [Sheet([[Trace(signal[lead], 0.0, "ECG")]])]
     for name, delta in deltas.items():
         gain = _magnification(delta)
-        trace = Trace(delta[lead, part], 0.0, f"{name}{_scale(delta, gain)}")
+        trace = Trace(delta[lead], 0.0, f"{name}{_scale(delta, gain)}")
         sheets.append(Sheet([[trace]], "", ORANGE, gain))
     return _draw_sheets(sheets, fs, f"{title}, lead {leads[lead]}")
 

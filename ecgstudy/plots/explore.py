@@ -1,5 +1,7 @@
 """Controls of the exploration notebook, and what they show."""
 
+from collections.abc import Iterable
+
 import ipywidgets as widgets
 from IPython.display import display
 
@@ -41,31 +43,32 @@ def show_controls(
 
     def show(arm: str, record: str, attack: str, epsilon_mv: float) -> None:
         chosen = Run(run.study, run.dataset, arm, run.seed)
-        folder = paths.protocol(run.dataset, arm, run.seed, "slf")
-        ecg = attack_record(chosen, records, folder, record, attack, epsilon_mv)
+        place = chosen, records, paths.protocol(run.dataset, arm, run.seed, "slf")
+        ecg = attack_record(*place, record, attack, epsilon_mv)
         title = f"record {record}, {arm}, {attack}, ε = {1000 * epsilon_mv:g} µV"
         delta = ecg.deltas[attack]
         display(draw_ecg(ecg.signal, records.fs, records.leads, delta, title))
         display(show_table(ecg.scores.reset_index()))
-        energy = perturbation_energy(ecg, records).assign(attack=attack)
-        display(energy_heatmap(energy))
-        weights = weigh_record(chosen, records, folder, record)
+        display(energy_heatmap(perturbation_energy(ecg, records).assign(attack=attack)))
+        weights = weigh_record(*place, record)
         display(pull_weights(weights), push_weights(weights))
         display(show_table(summarise_weights(chosen, weights)))
 
     options = run.study.evaluation
     test = attacked_sample(records, "test", options.max_records)
-    attacks = dict.fromkeys([attack, *options.ensemble, *options.attacks])
-    attacks.pop("transfer", None)  # is made on another arm's encoder
-    budgets = sorted({epsilon_mv, *options.epsilons_mv})
+    attacks = [*options.ensemble, *options.attacks]
+    attacks = [name for name in attacks if name != "transfer"]  # needs another encoder
     arms = [arm for arm in run.study.arms if ARMS.find(arm).features is None]
     controls = widgets.interactive(
         show,
         {"manual": True, "manual_name": "Attack"},
-        arm=widgets.Dropdown(options=arms, value=run.arm),
-        record=widgets.Dropdown(options=list(test.table["record"]), value=record),
-        attack=widgets.Dropdown(options=list(attacks), value=attack),
-        epsilon_mv=widgets.SelectionSlider(options=budgets, value=epsilon_mv),
+        arm=_first(run.arm, arms),
+        record=_first(record, test.table["record"]),
+        attack=_first(attack, attacks),
+        epsilon_mv=_first(epsilon_mv, options.epsilons_mv),
     )
-    controls.manual_button.style.button_color = "#cfe3f3"
     display(controls)
+
+
+def _first(value: object, values: Iterable[object]) -> list[object]:
+    return list(dict.fromkeys([value, *values]))

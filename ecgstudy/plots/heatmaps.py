@@ -9,18 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from ecgstudy.errors import StudyError
 from ecgstudy.plots import style as pl
 from ecgstudy.plots.style import styled
-from ecgstudy.plots.tables_html import (
-    select_corrupted,
-    select_headline,
-    select_protocol,
-)
+from ecgstudy.plots.tables_html import select_headline, select_protocol
 from ecgstudy.study import ENSEMBLE
 
 CELL = 0.27
 """Height of a cell in inches."""
-KINDS = {"band": "frequency band", "part": "part of the beat", "lead": "lead"}
+KINDS = {"band": "frequency\nband", "part": "part of\nthe beat", "lead": "lead"}
 
 
 @styled
@@ -42,13 +39,13 @@ def attack_heatmap(
     mean = rows.groupby("attack")["auroc_shared"].mean()
     mean = mean.sort_values(ascending=False, kind="stable")
     between = mean.index.drop(["none", ENSEMBLE], errors="ignore")
-    columns = [name for name in ("none", *between, ENSEMBLE) if name in mean.index]
     names = pl.name_attacks(rows)
-    figure, panels = _draw_arms(rows.assign(column=rows["attack"]), columns)
-    for axes in panels:
-        labels = [names[name] for name in columns]
-        axes.set_xticks(axes.get_xticks(), labels, rotation=40, ha="right")
-        axes.vlines([1, len(columns) - 1], *axes.get_ylim(), color="white", lw=4)
+    columns = [("", names["none"])]
+    columns += [("attacked", names[name]) for name in between]
+    columns += [("worst", names[name]) for name in (ENSEMBLE,) if name in mean.index]
+    group = dict(zip((name for _, name in columns), columns, strict=True))
+    rows = rows.assign(column=rows["attack"].map(names).map(group))
+    figure = _draw_arms(rows, columns)
     pl.add_notes(figure, rows, pl.ATTACK_SIGNS)
     return figure
 
@@ -64,22 +61,17 @@ def corruption_heatmap(robust: pd.DataFrame, protocol: str = "slf") -> Figure:
     StudyError
         When it has no corruptions.
     """
-    rows = select_corrupted(select_protocol(robust, protocol))
-    kinds = rows["attack"].replace("none", "")
-    rows = rows.assign(column=list(zip(kinds, rows["severity"], strict=True)))
-    columns = sorted(set(rows["column"]))
-    figure, panels = _draw_arms(rows, columns)
-    kinds = pd.Series([kind for kind, _ in columns])
-    for axes in panels:
-        labels = [str(severity) for _, severity in columns]
-        axes.set_xticks(axes.get_xticks(), labels, rotation=0)
-        axes.set_xlabel("severity (0: clean)")
-        axes.set_title(axes.get_title(loc="left"), pad=28)
-        for kind, places in kinds.groupby(kinds).groups.items():
-            axes.axvline(places[0], color="white", lw=4)
-            label = {"ha": "center", "va": "bottom", "fontsize": 9}
-            axes.text(np.mean(places) + 0.5, -0.1, kind.replace("-", "\n"), **label)
-    pl.add_notes(figure, rows)
+    rows = select_protocol(robust, protocol)
+    rows = rows[rows["severity"].notna() | rows["attack"].eq("none")]
+    if rows["severity"].isna().all():
+        raise StudyError(
+            "the table has no natural corruptions: name some in evaluation.corruptions"
+        )
+    severities = rows["severity"].fillna(0).map("{:g}".format)
+    kinds = rows["attack"].replace("none", "").str.replace("-", "\n")
+    rows = rows.assign(column=list(zip(kinds, severities, strict=True)))
+    figure = _draw_arms(rows, sorted(set(rows["column"])))
+    pl.add_notes(figure, rows, "columns: severity (0: clean)")
     return figure
 
 
@@ -96,35 +88,25 @@ def energy_heatmap(perturbations: pd.DataFrame, rows: str = "attack") -> Figure:
         ``"attack"`` or ``"arm"``; values are means over the other.
     """
     table = pl.flag_arms(perturbations) if rows == "arm" else perturbations
-    names = table["attack"].map(pl.short_attack)
-    table = table.assign(use=table["share"] / table["size"], attack=names)
-    parts = [table[table["kind"] == kind] for kind in KINDS]
-    parts = [part for part in parts if part["name"].nunique() > 1]
-    order = pl.order_of(table, rows)
-    figure, panels = pl.new_panels(
-        1,
-        len(parts),
-        1.6 + CELL * len(order),
-        sharey=True,
-        width_ratios=[part["name"].nunique() for part in parts],
+    table = table.assign(
+        use=table["share"] / table["size"],
+        attack=table["attack"].map(pl.short_attack),
+        column=list(zip(table["kind"].map(KINDS), table["name"], strict=True)),
     )
-    for axes, part in zip(panels.flat, parts, strict=True):
-        use = part.pivot_table("use", rows, "name")
-        use = use.reindex(order, columns=pl.order_of(part, "name"))
-        scale = {"cmap": "PuOr_r", "norm": LogNorm(1 / 4, 4, clip=True), "cbar": False}
-        _draw_cells(axes, use, lambda x: f"{x:.{int(x < 9.95)}f}", **scale)
-        axes.tick_params(axis="x", rotation=90)
-        axes.tick_params(axis="y", rotation=0)
-        axes.set_title(KINDS[part["kind"].iloc[0]])
+    use = table.pivot_table("use", rows, "column")
+    use = use.reindex(pl.order_of(table, rows), columns=pl.order_of(table, "column"))
+    figure, ((axes,),) = pl.new_panels(1, 1, 1.8 + CELL * len(use))
+    scale = {"cmap": "PuOr_r", "norm": LogNorm(1 / 4, 4, clip=True), "cbar": False}
+    _draw_cells(axes, use, lambda x: f"{x:.{int(x < 9.95)}f}", **scale)
     note = "energy over that of white noise; brown: more, violet: less"
     pl.add_notes(figure, table, note)
     return figure
 
 
-def _draw_arms(rows: pd.DataFrame, columns: list) -> tuple[Figure, list[Axes]]:
-    """One panel a data set: AUROC by arm and `column`."""
+def _draw_arms(rows: pd.DataFrame, columns: list[tuple[str, str]]) -> Figure:
+    """One panel a data set: AUROC by arm and `column`, a group and a name."""
     datasets, values = pl.order_of(rows, "dataset"), rows["auroc_shared"]
-    height = 1.6 + CELL * rows["arm"].nunique()
+    height = 2.0 + CELL * rows["arm"].nunique()
     figure, panels = pl.new_panels(len(datasets), 1, height)
     for axes, dataset in zip(panels.flat, datasets, strict=True):
         own = pl.flag_arms(rows[rows["dataset"] == dataset])
@@ -133,8 +115,8 @@ def _draw_arms(rows: pd.DataFrame, columns: list) -> tuple[Figure, list[Axes]]:
         scale = {"cmap": "cividis", "vmin": values.min(), "vmax": values.max()}
         bar = {"label": "macro AUROC", "pad": 0.01, "aspect": 25}
         _draw_cells(axes, table, _two_digits, cbar_kws=bar, **scale)
-        axes.set_title(dataset)
-    return figure, list(panels.flat)
+        axes.set_title(dataset, pad=28)
+    return figure
 
 
 def _two_digits(value: float) -> str:
@@ -144,10 +126,19 @@ def _two_digits(value: float) -> str:
 def _draw_cells(
     axes: Axes, table: pd.DataFrame, text: Callable[[float], str], **scale: object
 ) -> None:
-    """Cells in colour with the `text` of their values; missing ones are light grey."""
-    form = {"fmt": "", "annot_kws": {"size": 8.5}}
-    ticks = {"xticklabels": True, "yticklabels": True}
-    sns.heatmap(table, annot=table.map(text), ax=axes, **form, **ticks, **scale)
+    """Cells in colour with the `text` of their values; missing ones are light grey.
+
+    Columns are pairs of a group, named above, and a name.
+    """
+    form = {"fmt": "", "annot_kws": {"size": 8.5}, "yticklabels": True}
+    sns.heatmap(table, annot=table.map(text), ax=axes, **form, **scale)
+    names = [name for _, name in table.columns]
+    axes.set_xticks(np.arange(len(names)) + 0.5, names, rotation=45, ha="right")
+    axes.tick_params(axis="y", rotation=0)
     axes.set(xlabel="", ylabel="", facecolor="#f2f2f2")
-    axes.tick_params(length=0)
     axes.grid(visible=False)
+    groups = pd.Series([group for group, _ in table.columns])
+    for group, places in groups.groupby(groups, sort=False).groups.items():
+        axes.axvline(places[0], color="white", lw=4)
+        label = {"ha": "center", "va": "bottom", "fontsize": 9}
+        axes.text(np.mean(places) + 0.5, -0.1, group, **label)

@@ -15,7 +15,6 @@ from ecgstudy.plots.style import (
     GREY,
     INK,
     ORANGE,
-    OTHER_COLOURS,
     WIDTH,
     styled,
 )
@@ -147,20 +146,15 @@ def embedding_plane(points: pd.DataFrame) -> Figure:
     `patient`.
     """
     counts = points["patient"].value_counts().sort_index()
-    patients = list(counts.nlargest(6).index)
-    figure, panels = pl.new_panels(1, 2, 4.2, sharex=True, sharey=True)
-    for axes, column in zip(panels.flat, ("class", "patient"), strict=True):
-        values = patients if column == "patient" else pl.order_of(points, column)
-        colours = [*CLASS_COLOURS, *OTHER_COLOURS][: len(values)]
-        axes.scatter(points["x"], points["y"], s=6, color="#dddddd", rasterized=True)
-        sns.scatterplot(
-            points[points[column].isin(values)], x="x", y="y", hue=column, s=12, lw=0,
-            hue_order=values, palette=colours, rasterized=True, ax=axes,
-        )  # fmt: skip
-        axes.set(xlabel="principal component 1", ylabel="principal component 2")
-        place = {"bbox_to_anchor": (1, 0.5), "title": column}
-        sns.move_legend(axes, "center left", **place)
-    return figure
+    most = points["patient"].isin(counts.nlargest(6).index)
+    points = points.assign(patient=points["patient"].where(most))
+    points = points.melt(["x", "y"], ["class", "patient"], "by", "name").dropna()
+    grid = sns.relplot(
+        points, x="x", y="y", col="by", hue="name", palette="tab20", s=24, lw=0,
+        rasterized=True, height=4.2, aspect=(WIDTH - 1.5) / 2 / 4.2,
+    )  # fmt: skip
+    grid.set_axis_labels("principal component 1", "principal component 2")
+    return grid.set_titles("by {col_name}").figure
 
 
 @styled
@@ -196,18 +190,14 @@ def pull_weights(weights: pd.DataFrame) -> Figure:
 
     `weights` is of `ecgstudy.evaluation.explore.weigh_record`.
     """
-    weights = weights[weights["role"] == "pull"]
-    anchors, schemes = pl.order_of(weights, "anchor"), pl.order_of(weights, "scheme")
-    height = 1.1 + 0.28 * len(schemes)
-    figure, panels = pl.new_panels(1, len(anchors), height, sharex=True, sharey=True)
-    for axes, anchor in zip(panels.flat, anchors, strict=True):
-        own = weights[weights["anchor"] == anchor]
-        table = own.pivot_table("weight", "scheme", "kind", "sum")
-        table = table.reindex(schemes[::-1], columns=list(PULLS)).fillna(0)
-        table.plot.barh(stacked=True, color=PULLS, legend=False, ax=axes)
-        axes.set(title=f"of its {anchor}", xlabel="pull weight", ylabel="")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")
-    return figure
+    height = 1.1 + 0.28 * weights["scheme"].nunique()
+    grid = sns.displot(
+        weights[weights["role"] == "pull"], y="scheme", weights="weight", hue="kind",
+        hue_order=list(PULLS), palette=PULLS, col="anchor", multiple="stack",
+        shrink=0.8, height=height, aspect=(WIDTH - 1.5) / 2 / height,
+    )  # fmt: skip
+    grid.set_axis_labels("pull weight", "")
+    return grid.set_titles("of its {col_name}").figure
 
 
 @styled

@@ -26,9 +26,7 @@ GREY, INK = "#8a8a8a", "#222222"
 BLUE, ORANGE = "#0072B2", "#D55E00"
 SYNTHETIC = "simulated ECGs: validates the pipeline only"
 MASKING = "†: a gradient-masking check fails, robust AUROC may be too high"
-ATTACK_SIGNS = (
-    "* on fewer records   ℓ2: root mean square at most ε, not in the ensemble"
-)
+ATTACK_SIGNS = "* on fewer records   l2: root mean square up to ε, not in the ensemble"
 # Okabe–Ito and Tol hues, safe for colour-blind readers. An arm has its weighting's.
 WEIGHTING_COLOURS = {
     "ip-hn": "#882255",
@@ -224,12 +222,11 @@ def name_attacks(rows: pd.DataFrame) -> dict[str, str]:
 
     `rows` are of ``robust_auroc.csv`` at one ε.
     """
-    fewer = rows.loc[rows["n_records"] < rows["n_records"].max(), "attack"].unique()
+    records = rows.groupby("attack", sort=False)["n_records"].min()
     names = {}
-    for attack in rows["attack"].unique():
+    for attack, fewer in (records < records.max()).items():
         name = "clean" if attack == "none" else short_attack(attack)
-        larger = attack.partition("[")[0].endswith("-l2")
-        names[attack] = name + " *" * (attack in fewer) + " ℓ2" * larger
+        names[attack] = f"{name} *" if fewer else name
     return names
 
 
@@ -238,12 +235,6 @@ def short_attack(name: str) -> str:
     base, _, leads = name.rstrip("]").partition("[")
     count = leads.count("+") + 1
     return f"{base} [{count} leads]" if count > 2 else name
-
-
-def mark_synthetic(figure: Figure, synthetic: bool) -> None:
-    """Note beneath `figure` that its ECGs are simulated, if they are."""
-    if synthetic and SYNTHETIC not in {text.get_text() for text in figure.texts}:
-        figure.text(0, -0.01, SYNTHETIC, va="top", fontsize=8, color="#8a5a00")
 
 
 def save_figure(
@@ -277,7 +268,8 @@ def save_figure(
         lies, in a folder beside `folder`.
     """
     folder = Path(folder)
-    mark_synthetic(figure, synthetic)
+    if synthetic:
+        figure.text(0, -0.01, SYNTHETIC, va="top", fontsize=8, color="#8a5a00")
     about = {"Title": name, "Description": caption}
     formats = {
         "png": {"dpi": 160, "metadata": {**about, "Software": None}},

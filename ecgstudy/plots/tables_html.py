@@ -8,7 +8,6 @@ from IPython.display import HTML, Markdown
 
 from ecgstudy.analysis.claims import RATIOS
 from ecgstudy.analysis.verdict import in_words
-from ecgstudy.errors import StudyError
 from ecgstudy.params import target
 
 NAMES = {
@@ -167,11 +166,10 @@ def _format_cell(column: str, value: object) -> object:
         return f"{value:,}"
     if column == "p" or column.startswith("p_"):
         return format_p(value)
-    if column in SIGNED:
-        return format_signed(value)
-    if column.endswith("epsilon_mv") or column in ("margin", "limit", "severity"):
+    if column in ("epsilon_mv", "margin", "limit"):
         return f"{value:g}"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}".replace("-", "−")
+    form = "+.3f" if column in SIGNED else ",.0f" if abs(value) >= 100 else ".3f"
+    return f"{value:{form}}".replace("-", "−")
 
 
 def format_p(p: float) -> str:
@@ -179,11 +177,6 @@ def format_p(p: float) -> str:
     if pd.isna(p):
         return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def format_signed(value: float, digits: int = 3) -> str:
-    """ "−0.012", with a true minus; a dash where there is no value."""
-    return "–" if pd.isna(value) else f"{value:+.{digits}f}".replace("-", "−")
 
 
 def format_interval(row: Mapping[str, float], estimate: str = "delta") -> str:
@@ -233,19 +226,3 @@ def select_headline(table: pd.DataFrame, headline: Mapping[str, float]) -> pd.Da
     budgets = [headline.get(target(*place), np.nan) for place in places]
     main = np.isclose(table["epsilon_mv"], budgets) | table["attack"].eq("none")
     return table[main & table["severity"].isna()]
-
-
-def select_corrupted(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows under natural corruptions, and the clean ones as severity 0.
-
-    Raises
-    ------
-    StudyError
-        When there are no corruptions.
-    """
-    if table["severity"].isna().all():
-        raise StudyError(
-            "the table has no natural corruptions: name some in evaluation.corruptions"
-        )
-    kept = table[table["severity"].notna() | table["attack"].eq("none")]
-    return kept.assign(severity=kept["severity"].fillna(0).astype(int))

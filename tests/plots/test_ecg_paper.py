@@ -61,13 +61,13 @@ def test_perturbations_are_drawn_on_the_lead_of_most_energy():
     slow = 0.02 * np.sin(2 * np.pi * 3 * np.arange(500) / 50) * alone
     fast = 0.1 * np.sin(2 * np.pi * 12 * np.arange(500) / 50) * alone
     deltas = {"slow": slow, "fast": fast}
-    figure = plots.draw_perturbations(ecg(), deltas, 50, LEADS, "record 7", seconds=4)
+    figure = plots.draw_perturbations(ecg(), deltas, 50, LEADS, "record 7")
     assert "record 7, lead aVL" in texts(figure)
     assert "slow × 20: 5 mm = 25 µV, max |δ| = 20 µV" in texts(figure)
     assert "fast × 5: 5 mm = 100 µV, max |δ| = 99.8 µV" in texts(figure)
     drawn = zip(figure.axes, (ecg(), slow, fast), (1, 20, 5), strict=True)
     for axes, values, gain in drawn:
-        part = np.diff(values[4, 150:350])
+        part = np.diff(values[4])
         curve = np.diff(axes.lines[-1].get_ydata())
         np.testing.assert_allclose(curve, 10 * gain * part, atol=1e-9)
 

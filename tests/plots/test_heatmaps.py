@@ -93,11 +93,12 @@ def energies():
     return pd.DataFrame([*rows, {**rows[0], **lead}])
 
 
-def test_energy_is_over_that_of_white_noise_and_single_leads_are_not_drawn():
+def test_energy_is_over_that_of_white_noise():
     (axes,) = plots.energy_heatmap(energies()).axes
-    assert labels(axes, "x") == ["low", "high"]
+    assert labels(axes, "x") == ["low", "high", "II"]
+    assert {"frequency\nband", "lead"} <= {text.get_text() for text in axes.texts}
     assert labels(axes, "y") == ["noise", "pgd"]
-    assert cells(axes, 2) == [["1.0", "1.0"], ["2.5", "0.6"]]
+    assert cells(axes, 3) == [["1.0", "1.0", "1.0"], ["2.5", "0.6", ""]]
     (by_arm,) = plots.energy_heatmap(energies(), "arm").axes
     assert labels(by_arm, "y") == ["rocl", "simclr †"]
     one = energies().query("arm == 'rocl' and attack == 'pgd'")
