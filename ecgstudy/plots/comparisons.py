@@ -188,54 +188,50 @@ def epsilon_curves(
     protocol
         The protocol shown.
     """
-    attacks = ["none", ENSEMBLE]
-    table = pl.flag_arms(select_protocol(robust, protocol, attacks))
-    moves = contrasts[contrasts["attack"].isin(attacks) & contrasts["severity"].isna()]
-    moves = moves[moves["protocol"] == protocol].rename(columns={"adaptive": "arm"})
-    pairs = zip(moves["arm"], moves["standard"], strict=True)
-    moves = moves[[_is_variant(*pair) for pair in pairs]]
-    shown = []
-    for dataset, own in table.groupby("dataset", sort=False):
-        variants = moves[moves["dataset"] == dataset]
-        names = own["arm"].str.removesuffix(" †")
-        title = _title(dataset, protocol)
-        shown.append((title, own[~names.isin(variants["arm"])], "auroc_shared"))
-        for base, rows in variants.groupby("standard", sort=False):
-            shown.append((f"{title}: arm − {base}", pl.flag_arms(rows), "delta"))
-    across = min(2, len(shown))
-    figure, panels = pl.new_panels(-(-len(shown) // across), across, 3.2)
-    for axes in panels.flat[len(shown) :]:
+    curves = select_protocol(robust, protocol)
+    curves = curves.rename(columns={"auroc_shared": "value"}).assign(standard="")
+    moves = contrasts.rename(columns={"adaptive": "arm", "delta": "value"})
+    variant = moves["standard"].eq(moves["arm"].map(_find_base))
+    moves = moves[variant & moves["protocol"].eq(protocol)]
+    apart = moves.set_index(["dataset", "arm"]).index
+    curves = curves[~curves.set_index(["dataset", "arm"]).index.isin(apart)]
+    table = pd.concat([curves, moves])
+    table = table[table["attack"].isin(["none", ENSEMBLE]) & table["severity"].isna()]
+    parts = list(table.groupby(["dataset", "standard"], sort=False))
+    figure, panels = pl.new_panels(-(-len(parts) // 2), 2, 3.2)
+    for axes in panels.flat[len(parts) :]:
         axes.set_visible(False)
-    for axes, (title, rows, value) in zip(panels.flat, shown, strict=False):
-        _draw_curves(axes, rows, value)
-        axes.set_title(title)
+    for axes, ((dataset, standard), part) in zip(panels.flat, parts, strict=False):
+        _draw_curves(axes, pl.flag_arms(part))
+        title = _title(dataset, protocol)
+        axes.set_title(f"{title}: arm − {standard}" if standard else title)
+        if standard:
+            axes.set(ylim=_limits(part["value"]), ylabel="difference in macro AUROC")
+            axes.axhline(0, color=INK, lw=1)
+        else:
+            axes.set(ylim=(0, 1.02), ylabel="macro AUROC under the ensemble")
+            axes.axhline(0.5, color=GREY, lw=1, ls=":")
     pl.add_notes(figure, table, "bands: unadjusted intervals")
     return figure
 
 
-def _is_variant(arm: str, standard: str) -> bool:
-    """Whether an arm is shown by its difference from `standard`, its base."""
+def _find_base(arm: str) -> str | None:
+    """The arm that `arm` is a variant of, and is shown by its difference from."""
     row = pl.find_arm(arm)
-    return arm not in LANDMARKS and row is not None and row.base == standard
+    return row.base if row is not None and arm not in LANDMARKS else None
 
 
-def _draw_curves(axes: Axes, table: pd.DataFrame, value: str) -> None:
+def _draw_curves(axes: Axes, table: pd.DataFrame) -> None:
     """A curve an arm against ε (evenly spaced, 0: clean), with the interval's band."""
     epsilons = sorted(set(table["epsilon_mv"]))
-    last = table[table["epsilon_mv"] == epsilons[-1]].sort_values(value)
+    last = table[table["epsilon_mv"] == epsilons[-1]].sort_values("value")
     for arm in reversed(pl.order_of(last, "arm")):
         rows = table[table["arm"] == arm].sort_values("epsilon_mv")
         x = [epsilons.index(epsilon) for epsilon in rows["epsilon_mv"]]
         look = pl.arm_look(arm)
-        axes.plot(x, rows[value], **look)
+        axes.plot(x, rows["value"], **look)
         band = {"color": look["color"], "alpha": 0.08, "lw": 0}
         axes.fill_between(x, rows["ci_low"], rows["ci_high"], **band)
-    if value == "delta":
-        axes.set(ylim=_limits(table[value]), ylabel="difference in macro AUROC")
-        axes.axhline(0, color=INK, lw=1)
-    else:
-        axes.set(ylim=(0, 1.02), ylabel="macro AUROC under the ensemble")
-        axes.axhline(0.5, color=GREY, lw=1, ls=":")
     axes.set_xticks(range(len(epsilons)), [f"{epsilon:g}" for epsilon in epsilons])
     axes.set_xlabel("perturbation budget ε (mV)")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)

@@ -102,14 +102,14 @@ def test_curves_have_bases_in_one_panel_and_variants_as_differences():
     figure = plots.epsilon_curves(robust, contrast_table(pairs))
     shown = [axes for axes in figure.axes if axes.get_visible()]
     titles = [axes.get_title(loc="left") for axes in shown]
-    assert titles == ["one", "one: arm − rocl", "one: arm − simclr", "two"]
+    assert titles == ["one", "two", "one: arm − rocl", "one: arm − simclr"]
     assert legend_of(shown[0]) == ["random", "simclr", "rocl"]
-    assert set(legend_of(shown[3])) == {"random", "simclr", "hcl †", "rocl", "rocl-ip"}
+    assert set(legend_of(shown[1])) == {"random", "simclr", "hcl †", "rocl", "rocl-ip"}
     np.testing.assert_allclose(shown[0].lines[0].get_ydata(), [0.895, 0.695])
-    (curve, _) = shown[1].lines
+    (curve, _) = shown[2].lines
     assert list(curve.get_ydata()) == [0.02, 0.02]
     assert to_hex(curve.get_color()) == arm_colour("rocl-ip").lower()
-    assert legend_of(shown[2]) == ["hcl †"]
+    assert legend_of(shown[3]) == ["hcl †"]
 
 
 def test_pareto_puts_clean_against_robust():
