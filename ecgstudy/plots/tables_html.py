@@ -1,6 +1,6 @@
 """Tables for readers: which rows to show, readable names and numbers, intervals."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -156,8 +156,8 @@ def readable_name(column: str) -> str:
 
 def _format_cell(column: str, value: object) -> object:
     if isinstance(value, str):
-        plain = column in ("effect", "measure") and not value.startswith(("+", "−"))
-        return value.replace("_", " ") if plain else value.replace("none", "clean")
+        value = "clean" if value == "none" else value
+        return value.replace("_", " ") if column in ("effect", "measure") else value
     if pd.isna(value):
         return "–"
     if isinstance(value, bool | np.bool_):
@@ -199,22 +199,9 @@ def format_interval(row: Mapping[str, float], estimate: str = "delta") -> str:
     return text.replace("-", "−")
 
 
-def select_protocol(
-    table: pd.DataFrame, protocol: str, attacks: Iterable[str] | None = None
-) -> pd.DataFrame:
-    """The rows of ``robust_auroc.csv`` of all seeds together, under one protocol.
-
-    Parameters
-    ----------
-    table
-        ``robust_auroc.csv``.
-    protocol
-        Such as ``"slf"``.
-    attacks
-        Keep these alone; None: all.
-    """
-    rows = table[table["seed"].astype(str).eq("all") & table["protocol"].eq(protocol)]
-    return rows if attacks is None else rows[rows["attack"].isin(attacks)]
+def select_protocol(table: pd.DataFrame, protocol: str) -> pd.DataFrame:
+    """The rows of ``robust_auroc.csv`` of all seeds together, under one protocol."""
+    return table[table["seed"].astype(str).eq("all") & table["protocol"].eq(protocol)]
 
 
 def select_headline(table: pd.DataFrame, headline: Mapping[str, float]) -> pd.DataFrame:
