@@ -35,13 +35,13 @@ class Trace(NamedTuple):
     label: str
 
 
-class Sheet(NamedTuple):
-    """Rows of curves on one piece of paper, under a heading."""
+class Row(NamedTuple):
+    """Curves beside each other on the paper, magnified by `gain`, under a heading."""
 
-    rows: list[list[Trace]]
-    heading: str = ""
+    traces: list[Trace]
     colour: str = INK
     gain: float = 1.0
+    heading: str = ""
 
 
 def ecg_values(signals: np.ndarray, fs: float, leads: Sequence[str]) -> pd.DataFrame:
@@ -93,21 +93,21 @@ def draw_ecg(
         raise StudyError(
             f"signals of shape {signals.shape} do not fit {len(leads)} leads {leads}"
         )
-    sheets = [Sheet(_rows_of(signals, fs, leads))]
+    rows = _rows_of(signals, fs, leads)
     if perturbation is not None:
         delta = np.asarray(perturbation, dtype=float)
         if delta.shape != signals.shape:
             raise StudyError(
                 f"perturbation {delta.shape} does not fit signals {signals.shape}"
             )
-        attacked, gain = _rows_of(signals + delta, fs, leads), _magnification(delta)
-        scale = f"perturbation δ{_scale(delta, gain)}"
-        sheets = [
-            sheets[0]._replace(heading="clean"),
-            Sheet(attacked, "attacked", BLUE),
-            Sheet(_rows_of(delta, fs, leads), scale, ORANGE, gain),
+        gain = _magnification(delta)
+        heading = f"perturbation δ{_scale(delta, gain)}"
+        rows = [
+            *_rows_of(signals, fs, leads, heading="clean"),
+            *_rows_of(signals + delta, fs, leads, BLUE, heading="attacked"),
+            *_rows_of(delta, fs, leads, ORANGE, gain, heading),
         ]
-    return _draw_sheets(sheets, fs, title)
+    return _draw_rows(rows, fs, title)
 
 
 def draw_perturbations(
@@ -135,12 +135,12 @@ def draw_perturbations(
     """
     energy = sum(np.square(delta).sum(axis=1) for delta in deltas.values())
     lead = int(np.argmax(energy))
-    sheets = [Sheet([[Trace(signal[lead], 0.0, "ECG")]])]
+    rows = [Row([Trace(signal[lead], 0.0, "ECG")])]
     for name, delta in deltas.items():
         gain = _magnification(delta)
         trace = Trace(delta[lead], 0.0, f"{name}{_scale(delta, gain)}")
-        sheets.append(Sheet([[trace]], "", ORANGE, gain))
-    return _draw_sheets(sheets, fs, f"{title}, lead {leads[lead]}")
+        rows.append(Row([trace], ORANGE, gain))
+    return _draw_rows(rows, fs, f"{title}, lead {leads[lead]}")
 
 
 def pick_typical(records: EcgRecords) -> list[int]:
@@ -160,19 +160,35 @@ def pick_typical(records: EcgRecords) -> list[int]:
     return rows
 
 
-def _rows_of(signals: np.ndarray, fs: float, leads: Sequence[str]) -> list[list[Trace]]:
+def _rows_of(
+    signals: np.ndarray,
+    fs: float,
+    leads: Sequence[str],
+    colour: str = INK,
+    gain: float = 1.0,
+    heading: str = "",
+) -> list[Row]:
     """The usual layout of twelve leads, if they are long enough, or strips."""
     by_name = dict(zip(leads, signals, strict=True))
+    rows = [[Trace(samples, 0.0, lead)] for lead, samples in by_name.items()]
     layout = [row.split() for row in STANDARD]
     there = {lead for row in layout for lead in row} <= set(by_name)
-    if not there or signals.shape[1] < 5 * fs:
-        return [[Trace(samples, 0.0, lead)] for lead, samples in by_name.items()]
-    length, rows = signals.shape[1] // 4, []
-    for names in layout:
-        parts = [by_name[lead][i * length :][:length] for i, lead in enumerate(names)]
+    if there and signals.shape[1] >= 5 * fs:
+        length, rows = signals.shape[1] // 4, []
         starts = MM_PER_S * length / fs * np.arange(4)
-        rows.append([Trace(*trace) for trace in zip(parts, starts, names, strict=True)])
-    return [*rows, [Trace(by_name["II"], 0.0, "II")]]
+        for names in layout:
+            parts = [
+                by_name[lead][i * length :][:length] for i, lead in enumerate(names)
+            ]
+            rows.append(
+                [Trace(*trace) for trace in zip(parts, starts, names, strict=True)]
+            )
+        rows.append([Trace(by_name["II"], 0.0, "II")])
+    headings = [heading, *[""] * len(rows)]
+    return [
+        Row(row, colour, gain, above)
+        for row, above in zip(rows, headings, strict=False)
+    ]
 
 
 def _magnification(delta: np.ndarray) -> float:
@@ -188,73 +204,58 @@ def _scale(delta: np.ndarray, gain: float) -> str:
     return f" × {gain:g}: 5 mm = {500 / gain:g} µV, max |δ| = {peak:.3g} µV"
 
 
-def _heights(sheet: Sheet) -> list[float]:
-    """Of each row in mm: as high as its amplitude and its label need."""
-    heights = []
-    for row in sheet.rows:
-        low, high = _extent(row, sheet.gain)
-        heights.append(5 * math.ceil(max(15.0, high - low + LABEL_MM + 2) / 5))
-    return heights
-
-
-def _extent(row: list[Trace], gain: float) -> tuple[float, float]:
-    values = np.concatenate([trace.samples for trace in row]) * MM_PER_MV * gain
-    return values.min(), values.max()
-
-
-def _draw_sheets(sheets: list[Sheet], fs: float, title: str) -> Figure:
-    """Sheets above one another, to scale."""
-    last = sheets[0].rows[-1][-1]
+def _draw_rows(rows: list[Row], fs: float, title: str) -> Figure:
+    """Rows beneath one another, each as high as its amplitude and label need."""
+    last = rows[0].traces[-1]
     length = last.x + MM_PER_S * len(last.samples) / fs
-    width = length + MARGIN_MM + 5
+    baselines, tops = [], [0.0]
+    for row in rows:
+        values = np.concatenate([trace.samples for trace in row.traces])
+        low, high = (
+            MM_PER_MV * row.gain * values.min(),
+            MM_PER_MV * row.gain * values.max(),
+        )
+        room = LABEL_MM * (2 if row.heading else 1)
+        height = 5 * math.ceil(max(15.0, high - low + room + 2) / 5)
+        baselines.append(tops[-1] - (height + room + low + high) / 2)
+        tops.append(tops[-1] - height)
+    width, height = length + MARGIN_MM + 5, 13 - tops[-1]
     scale = min(3.0, max(1.0, 180 / width))  # short strips are enlarged
-    heights = [sum(_heights(sheet)) for sheet in sheets]
-    above = [6 / scale if sheet.heading else 0 for sheet in sheets]
-    top = (7 if title else 0) / scale
-    height = top + sum(above) + sum(heights) + 5 / scale
     figure = plt.figure(figsize=(width * scale / 25.4, height * scale / 25.4))
     plt.close(figure)
-    y = height - top
-    for sheet, room, tall in zip(sheets, above, heights, strict=True):
-        y -= room + tall
-        box = (0, y / height, 1, tall / height)
-        limits = {"xlim": (-MARGIN_MM, length + 5), "ylim": (-tall, 0)}
-        axes = figure.add_axes(box, **limits)
-        _draw_paper(axes, line=0.25 * scale)
-        _draw_traces(axes, sheet, fs)
-        axes.set_title(sheet.heading, loc="left", fontsize=9, color=sheet.colour, pad=3)
-    bold = {"fontsize": 10, "fontweight": "bold"}
-    figure.suptitle(title, x=0, y=1, ha="left", va="top", **bold)
-    small = {"fontsize": 7, "color": "#666666", "ha": "right", "va": "bottom"}
-    figure.text(1, 0, "25 mm/s   10 mm/mV", **small)
+    limits = {"xlim": (-MARGIN_MM, length + 5), "ylim": (tops[-1] - 5, 8)}
+    axes = figure.add_axes((0, 0, 1, 1), **limits)
+    axes.set_axis_off()
+    _draw_paper(axes, tops[-1], 0.25 * scale)
+    for row, baseline, top in zip(rows, baselines, tops, strict=False):
+        _draw_row(axes, row, fs, baseline, top)
+    axes.text(-MARGIN_MM, 2, title, fontsize=10, fontweight="bold")
+    look = {"fontsize": 7, "color": "#666666", "ha": "right"}
+    axes.text(length + 5, tops[-1] - 4, "25 mm/s   10 mm/mV", **look)
     return figure
 
 
-def _draw_paper(axes: Axes, line: float) -> None:
-    (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
+def _draw_paper(axes: Axes, bottom: float, line: float) -> None:
+    x0, x1 = axes.get_xlim()
     for step, colour, width in ((1, "#f8dcdc", line), (5, "#eeb4b4", 2 * line)):
-        look = {"colors": colour, "lw": width, "zorder": 0, "clip_on": False}
-        axes.vlines(np.arange(x0, x1 + 0.1, step), y0, y1, **look)
-        axes.hlines(np.arange(y0, y1 + 0.1, step), x0, x1, **look)
-    axes.set_axis_off()
+        look = {"colors": colour, "lw": width, "zorder": 0}
+        axes.vlines(np.arange(x0, x1 + 0.1, step), bottom, 0, **look)
+        axes.hlines(np.arange(bottom, 0.1, step), x0, x1, **look)
 
 
-def _draw_traces(axes: Axes, sheet: Sheet, fs: float) -> None:
-    """The curves, and left of the first the usual mark: 0.2 s long and 1 mV high.
+def _draw_row(axes: Axes, row: Row, fs: float, baseline: float, top: float) -> None:
+    """The curves, and left of them the usual mark: 0.2 s long and 1 mV high.
 
     Of a magnified curve the mark is 5 mm high.
     """
-    top, look = 0.0, {"color": sheet.colour, "lw": 0.9}
-    for row, height in zip(sheet.rows, _heights(sheet), strict=True):
-        baseline = top - (height + LABEL_MM) / 2 - sum(_extent(row, sheet.gain)) / 2
-        if top == 0:
-            high = MM_PER_MV if sheet.gain == 1 else MAGNIFIED_MM
-            foot = np.clip(baseline, axes.get_ylim()[0] + 1, -high - 1)
-            mark = foot + high * np.array([0, 0, 1, 1, 0, 0])
-            axes.plot([-8, -7, -7, -2, -2, -1], mark, **look)
-        for trace in row:
-            x = trace.x + MM_PER_S * np.arange(len(trace.samples)) / fs
-            y = baseline + MM_PER_MV * sheet.gain * trace.samples
-            axes.plot(x, y, **look)
-            axes.text(trace.x + 1, top - 1, trace.label, fontsize=8, va="top")
-        top -= height
+    look = {"color": row.colour, "lw": 0.9}
+    high = MM_PER_MV if row.gain == 1 else MAGNIFIED_MM
+    mark = baseline + high * np.array([0, 0, 1, 1, 0, 0])
+    axes.plot([-8, -7, -7, -2, -2, -1], mark, **look)
+    if row.heading:
+        axes.text(1 - MARGIN_MM, top - 1, row.heading, va="top", color=row.colour)
+        top -= LABEL_MM
+    for trace in row.traces:
+        x = trace.x + MM_PER_S * np.arange(len(trace.samples)) / fs
+        axes.plot(x, baseline + MM_PER_MV * row.gain * trace.samples, **look)
+        axes.text(trace.x + 1, top - 1, trace.label, fontsize=8, va="top")
