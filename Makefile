@@ -1,21 +1,20 @@
 # `make help` lists the targets.
 PYTHON ?= python3
 STUDY ?= quick
-PROFILE ?= $(shell test -n "$${CUDA_VISIBLE_DEVICES-0}" && nvidia-smi -L 2>/dev/null | grep -q "^GPU" && echo gpu || echo local)
-WHERE = --profile $(PROFILE) $(if $(CORES),--cores $(CORES))
+WHERE = $(if $(PROFILE),--profile $(PROFILE)) $(if $(CORES),--cores $(CORES))
 WORKERS = $(or $(CORES),$(shell $(PYTHON) -c "import os; print(len(os.sched_getaffinity(0)))" 2>/dev/null || echo 2))
-export ECGSTUDY_PLUGINS = $(subst $() ,:,$(abspath $(subst :, ,$(PLUGINS))))
+# Absolute, in a checkout whose path may have blanks.
+export ECGSTUDY_PLUGINS = $(shell for file in $(subst :, ,$(PLUGINS)); do case $$file in (/*) echo "$$file";; (*) echo "$$PWD/$$file";; esac; done | paste -s -d : -)
 # ACTIVE=1: the environment that is active now (conda's, say) instead of .venv
 ENV := $(if $(ACTIVE),,.venv/installed)
 PY := $(if $(ACTIVE),python,.venv/bin/python)
-RUN := $(PY) -m ecgstudy.running.workflow
+RUN := $(PY) -m ecgstudy
 .DEFAULT_GOAL := help
-CHECKS ?= 2
 ifneq ($(filter %.yaml %.yml,$(MAKECMDGOALS)),)
 $(error a study is named by STUDY=: make study STUDY=$(basename $(notdir $(firstword $(filter %.yaml %.yml,$(MAKECMDGOALS))))))
 endif
 
-.PHONY: help study figures report explore adopt headline power bench doctor lab test test-slow lint
+.PHONY: help study figures report explore headline power bench doctor lab test test-slow lint
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -34,16 +33,13 @@ figures: $(ENV)  ## tables, figures and report again from the stored scores (STU
 	$(RUN) figures params/$(STUDY).yaml $(WHERE)
 
 report: $(ENV)  ## the report again; RUNS=1 adds a page for every run (STUDY=…)
-	$(RUN) $(if $(RUNS),pages,report) params/$(STUDY).yaml $(WHERE)
+	$(RUN) report params/$(STUDY).yaml $(if $(RUNS),--runs)
 
 explore: $(ENV)  ## 05_explore as a page: one ECG of the report's example run (STUDY=…)
 	$(RUN) explore params/$(STUDY).yaml $(WHERE)
 
 headline: $(ENV)  ## choose the headline ε of each data set from validation records (STUDY=…)
 	$(RUN) headline params/$(STUDY).yaml $(WHERE)
-
-adopt: $(ENV)  ## after a change of code alone: recompute CHECKS=2 results of each kind, keep the rest if they agree (STUDY=…)
-	$(PY) -m ecgstudy.running.adopt params/$(STUDY).yaml --checks $(CHECKS)
 
 power: $(ENV)  ## docs/power.md: seeds a confirmatory study needs, from the pilot's stored scores
 	$(PY) tools/power_page.py params/mitdb.yaml params/ptbxl.yaml
@@ -52,7 +48,7 @@ bench: $(ENV)  ## speed and memory compared with other libraries, to outputs/ben
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks $(PARTS)
 
 doctor:  ## check versions, device, data, disk: what is missing, and the command that fixes it
-	@$(if $(ACTIVE)$(wildcard $(PY)),$(PY),$(PYTHON)) -m ecgstudy.running.doctor
+	@$(if $(ACTIVE)$(wildcard $(PY)),$(PY),$(PYTHON)) -m ecgstudy doctor
 
 lab: $(ENV)  ## open the notebooks in JupyterLab
 	$(PY) -m jupyter lab --notebook-dir=.

@@ -37,13 +37,7 @@ def measure(device: torch.device, repeats: int) -> list[Row]:
 
 def _seconds(clone: Path) -> float:
     started = time.perf_counter()
-    command = [
-        sys.executable,
-        "-m",
-        "ecgstudy.running.workflow",
-        "study",
-        "params/quick.yaml",
-    ]
+    command = [sys.executable, "-m", "ecgstudy", "study", "params/quick.yaml"]
     subprocess.run(
         command,
         cwd=clone,

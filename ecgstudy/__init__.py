@@ -4,6 +4,8 @@
 name is imported when it is first used, so that reading a params file imports no torch.
 """
 
+from __future__ import annotations  # `make doctor` speaks in Python 3.9 too
+
 from importlib import import_module
 
 __version__ = "0.2.0"

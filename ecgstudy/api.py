@@ -48,7 +48,7 @@ class Run(studies.Run):
     @property
     def paths(self) -> Paths:
         """Where the study's outputs are."""
-        return Paths(self.study.study)
+        return self.study.paths
 
     @property
     def folder(self) -> Path:
@@ -64,12 +64,20 @@ class Run(studies.Run):
 
     def pretrain(self) -> pd.DataFrame:
         """Pretrain, continue, or return what is there: one row an epoch."""
-        from ecgstudy.running import launch
+        from ecgstudy.pretraining.loop import read_history
+        from ecgstudy.running import cache, launch, workflow
 
-        return pd.DataFrame(launch.pretrain(self, self.records(), self.folder))
+        step = cache.pretrain_step(self, self.paths)
+        if workflow.is_done(step):
+            return pd.DataFrame(read_history(step.folder))
+        with workflow.recorded(step):
+            history = launch.pretrain(self, self.records(), self.folder)
+        return pd.DataFrame(history)
 
     def evaluate(self, protocol: str = "slf", recompute: bool = False) -> "Scores":
-        """Stored scores of this run under `protocol`; attacked now if there are none.
+        """Stored scores of this run under `protocol`, attacked now if need be.
+
+        They are computed if there are none, or none with these params.
 
         Parameters
         ----------
@@ -79,12 +87,14 @@ class Run(studies.Run):
             Attack again even if scores are stored, and replace them.
         """
         from ecgstudy.analysis.scores import read_scores
+        from ecgstudy.running import cache, workflow
 
-        folder = self.folder / self._known(protocol)
-        if recompute or not (folder / "scores.parquet").exists():
+        step = cache.evaluate_step(self, self._known(protocol), self.paths)
+        if recompute or not workflow.is_done(step):
             from ecgstudy.evaluation import runner
 
-            runner.evaluate(self, self.records(protocol), folder, protocol)
+            with workflow.recorded(step):
+                runner.evaluate(self, self.records(protocol), step.folder, protocol)
         return read_scores(self.paths, [self], [protocol])
 
     def evaluation(self, protocol: str = "slf") -> dict:
@@ -188,11 +198,6 @@ class Run(studies.Run):
 
 class Study(studies.Study):
     """One study: its params, its runs and its outputs."""
-
-    @property
-    def paths(self) -> Paths:
-        """Where the study's outputs are."""
-        return Paths(self.study)
 
     def run(self, dataset: str, arm: str, seed: int = 0) -> Run:
         """One run of the study.

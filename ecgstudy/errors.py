@@ -8,7 +8,11 @@ from functools import wraps
 
 
 class StudyError(Exception):
-    """Bad input (a file, a record, a parameter), described in one sentence that names it."""
+    """Bad input (a file, a record, a parameter), described in one line that names it."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What notebooks show: the line, without the way to it."""
+        return [f"{type(self).__name__}: {self}"]
 
 
 def command(main: Callable[[list[str] | None], None]) -> Callable[..., int]:

@@ -2,22 +2,14 @@
 
 from __future__ import annotations  # `make doctor` speaks in Python 3.9 too
 
-import ast
 import fcntl
 import glob
 import hashlib
-import inspect
-import io
 import json
 import os
-import textwrap
-import tokenize
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import TextIO
 
 from ecgstudy.errors import StudyError
@@ -243,39 +235,10 @@ def check_sum(path: Path) -> Path:
     return path
 
 
-@cache
-def plain_source(code: ModuleType | Callable | str) -> str:
-    """Source of a module or function without comments, docstrings and blank lines.
-
-    A module may be given by its name, and is not imported then. Works on lines, not on a printed syntax
-    tree, so that every Python version gives the same text.
-    """
-    if isinstance(code, str):
-        source = Path(find_spec(code).origin).read_text(encoding="utf-8")
-    else:
-        source = textwrap.dedent(inspect.getsource(code))
-    lines = source.split("\n")
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            row, column = token.start
-            lines[row - 1] = lines[row - 1][:column]
-    for node in ast.walk(ast.parse(source)):
-        constant = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        if constant and isinstance(
-            node.value.value, str
-        ):  # of a module, class, function or attribute
-            lines[node.lineno - 1 : node.end_lineno] = [""] * (
-                node.end_lineno - node.lineno + 1
-            )
-    return "\n".join(line.rstrip() for line in lines if line.strip())
-
-
-def stamp(parameters: object, code: Iterable[ModuleType | Callable | str] = ()) -> str:
-    """Short hash of JSON-serialisable `parameters` and of the `code` that acts on them."""
-    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
-    for part in code:
-        digest.update(plain_source(part).encode())
-    return digest.hexdigest()[:16]
+def short_hash(content: object) -> str:
+    """Sixteen hexadecimal digits of the SHA-256 of JSON-serialisable `content`."""
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_json(path: Path) -> dict:
@@ -285,6 +248,21 @@ def read_json(path: Path) -> dict:
     except (OSError, ValueError):
         return {}
 
+
+STATUS = "ECGSTUDY_STATUS"
+"""Environment variable of a job with the file for `note_progress`."""
+
+
+def note_progress(text: str) -> None:
+    """Say how far this process is, to whoever waits for the job that it belongs to."""
+    if path := os.environ.get(STATUS):
+        Path(path).write_text(text, encoding="utf-8")
+
+
+FAILED = "failed: "
+"""What the status of a failed job begins with."""
+BEFORE = "provenance.before.json"
+"""``provenance.json`` of what was done before with another key, until a step starts."""
 
 HELD = "ECGSTUDY_GPUS"
 """Environment variable with the GPUs that a job holds; `ecgstudy.devices.pick_device` insists on them."""

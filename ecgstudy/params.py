@@ -59,9 +59,6 @@ Protocol = Annotated[str, AfterValidator(_known_protocol)]
 ENSEMBLE = "ensemble"
 """The headline attack: for every record the worst of the study's attacks (`ecgstudy.attacks.ensemble`)."""
 
-PLUGIN = "ecgstudy_plugin_"
-"""How the modules of plugins are called, before the file's name and a hash of its place."""
-
 
 class Section(BaseModel):
     """A part of a params file: unknown keys, ill-typed and infinite values are errors."""

@@ -1,48 +1,59 @@
-"""YAML files as plain data: nothing in them runs, and nothing in them is silently dropped."""
+"""Params files as plain data, by a reader of YAML 1.2."""
 
 import re
+from collections.abc import Sequence
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from ecgstudy.errors import StudyError
 
 
-class _Plain(yaml.SafeLoader):
-    """Refuses tags that build Python objects (as its parent does), and keys that occur twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [
-            (key.value, key.start_mark.line)
-            for key, _ in node.value
-            if isinstance(key, yaml.ScalarNode)
-        ]
-        for index, (key, line) in enumerate(keys):
-            if key in (earlier for earlier, _ in keys[:index]):
-                raise StudyError(
-                    f"line {line + 1}: the key {key!r} occurs twice; keep one"
-                )
-        return super().construct_mapping(node, deep)
-
-
-# As in YAML 1.2; YAML 1.1 takes 1e-3 for text, because it has no point.
-_Plain.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
 def read_yaml(text: str) -> object:
-    """Content of a YAML document.
+    """Content of a YAML document; a key that occurs twice is an error.
 
     Raises
     ------
     StudyError
-        Naming the line: not YAML, a tag that is no plain data, or a key that occurs twice.
+        Naming the line that is not YAML, or whose tag is no plain data.
     """
     try:
-        return yaml.load(text, _Plain)
-    except yaml.YAMLError as error:
-        raise StudyError(f"not valid YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise StudyError("not valid params: nested too deeply") from None
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        what = getattr(error, "problem", None) or error
+        raise StudyError(f"{where}not valid YAML: {what}") from None
+
+
+def with_value(text: str, keys: Sequence[str], value: float) -> str:
+    """A YAML document with one value replaced, and nothing else changed.
+
+    Parameters
+    ----------
+    text
+        The document.
+    keys
+        Where the value is: the keys of the mappings around it, and its own.
+    value
+        The new value.
+
+    Raises
+    ------
+    StudyError
+        When the value is written in a way that cannot be replaced.
+    """
+    section = YAML().load(text)
+    for key in keys[:-1]:
+        section = section[key]
+    line, column = section.lc.value(keys[-1])
+    lines = text.split("\n")
+    rest = re.sub(r"^[^\s,}#]+", str(value), lines[line][column:])
+    lines[line] = lines[line][:column] + rest
+    changed = "\n".join(lines)
+    found = read_yaml(changed)
+    for key in keys:
+        found = found[key]
+    if found != value:
+        raise StudyError(f"line {line + 1}: write {keys[-1]}: {value} there yourself")
+    return changed

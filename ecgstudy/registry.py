@@ -4,8 +4,14 @@ Names are known without importing what stands behind them (torch, scikit-learn),
 that a params file is checked at once. A user's own are added by one decorator each.
 """
 
+import ast
+import hashlib
+import importlib.util
+import os
+import sys
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from ecgstudy.errors import StudyError
@@ -39,6 +45,8 @@ class Registry(dict[str, T], Generic[T]):
         self.from_functions = from_functions
         self.kind, self.modules, self.own = kind, modules.split(), own.split()
         self.derive: Callable[[str], T] | None = None
+        self.plugins: dict[str, str] = {}
+        """Name → the plugin that registered it, as in `PLUGINS`."""
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator that adds what it decorates, or what that makes, under `name`."""
@@ -105,3 +113,73 @@ CORRUPTIONS: Registry = Registry(
     "ecgstudy.attacks.corruptions",
     "baseline-wander muscle electrode-motion powerline lead-loss lead-swap",
 )
+
+REGISTRIES = (WEIGHTINGS, ARMS, ENCODERS, DATASETS, ATTACKS, CORRUPTIONS)
+
+PLUGIN = "ecgstudy_plugin_"
+"""What the names of plugins' modules begin with."""
+PLUGINS: dict[str, str] = {}
+"""Module of each plugin that was loaded → its file's name and a hash of its text."""
+
+
+def load_plugins(files: str) -> None:
+    """Run Python files that register one's own parts, each once.
+
+    Parameters
+    ----------
+    files
+        Paths separated by the system's path separator (``:``). They come from the
+        command line (``--plugins``, or `ECGSTUDY_PLUGINS` in the environment), never
+        from a params file.
+
+    Raises
+    ------
+    StudyError
+        When a file is missing.
+    """
+    for file in filter(None, files.split(os.pathsep)):
+        path = Path(file).resolve()
+        if not path.is_file():
+            raise StudyError(f"plugin {file}: no such file")
+        _load_plugin(path)
+
+
+def _load_plugin(path: Path) -> None:
+    place = hashlib.sha256(bytes(path)).hexdigest()[:8]
+    name = f"{PLUGIN}{path.stem}_{place}"
+    if name in sys.modules:
+        return
+    if str(path.parent) not in sys.path:  # for helpers beside the plugin
+        sys.path.append(str(path.parent))
+    before = [dict(registry) for registry in REGISTRIES]
+    spec = importlib.util.spec_from_file_location(name, path)
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]  # half of it must not pass for all of it
+        raise
+    text = b"".join(file.read_bytes() for file in plugin_files(path))
+    PLUGINS[name] = f"{path.name} {hashlib.sha256(text).hexdigest()[:16]}"
+    for registry, known in zip(REGISTRIES, before, strict=True):
+        for added, thing in registry.items():
+            if added not in registry.own and thing is not known.get(added):
+                registry.plugins[added] = PLUGINS[name]
+
+
+def plugin_files(path: Path) -> list[Path]:
+    """A plugin and those files beside it that it imports, directly or not."""
+    found = [path]
+    for file in found:  # grows meanwhile
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.Import):
+                imported = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                imported = [node.module or ""]
+            else:
+                continue
+            for name in imported:
+                helper = path.with_name(f"{name.partition('.')[0]}.py")
+                if helper.is_file() and helper not in found:
+                    found.append(helper)
+    return found

@@ -1,16 +1,13 @@
-"""What ``params/*.yaml`` may say, the grid of runs it spans, and where every output goes."""
+"""A study: the grid of runs that a params file spans, and where every output goes."""
 
 import hashlib
-import importlib.util
 import os
-import reprlib
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, PrivateAttr, ValidationError, model_validator
 
 from ecgstudy.errors import StudyError
 from ecgstudy.files import ROOT, in_checkout
@@ -34,9 +31,15 @@ from ecgstudy.params import (
     target,
 )
 from ecgstudy.params import ENSEMBLE as ENSEMBLE
-from ecgstudy.params import PLUGIN as PLUGIN
 from ecgstudy.plain_yaml import read_yaml
-from ecgstudy.registry import ARMS, ATTACKS, CORRUPTIONS, ENCODERS
+from ecgstudy.registry import (
+    ARMS,
+    ATTACKS,
+    CORRUPTIONS,
+    DATASETS,
+    ENCODERS,
+    load_plugins,
+)
 
 
 class Study(Section):
@@ -58,10 +61,27 @@ class Study(Section):
     statistics: StatisticsOptions = StatisticsOptions()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     processes: PositiveInt = 1
-    """Share each pretraining among so many processes, on one GPU each (`ecgstudy.pretraining.distributed`)."""
+    """Share each pretraining among so many processes, on one GPU each."""
     resources: ResourceOptions = ResourceOptions()
     showcase: str | None = None
-    """Arm whose first seed is shown in the report's pages 02 and 03; None: the last arm."""
+    """Arm whose first seed is shown in the report; None: the last arm."""
+    _file: Path | None = PrivateAttr(None)
+
+    @property
+    def file(self) -> Path:
+        """The params file that the study was read from."""
+        if self._file is None:
+            raise StudyError(f"study {self.study!r} was not read from a params file")
+        return self._file
+
+    @property
+    def paths(self) -> "Paths":
+        """Where the study's outputs are: in the checkout, or beside its params file."""
+        if self._file is None:
+            return Paths(self.study)
+        folder = self._file.parent
+        beside = folder.parent if folder.name == "params" else folder
+        return Paths(self.study, beside / "outputs")
 
     @model_validator(mode="before")
     @classmethod
@@ -69,95 +89,108 @@ class Study(Section):
         return spelled_out(content)
 
     @model_validator(mode="after")
-    def _check_names(self) -> "Study":
+    def _check_whole(self) -> Self:
+        self._check_names()
+        self._check_arms()
+        self._check_attacks()
+        self._check_protocols()
+        self._check_budgets()
+        return self
+
+    def _check_names(self) -> None:
         for arm in self.arms:
-            needed = ARMS.find(arm).needs
-            if needed and needed not in self.arms:
-                raise StudyError(
-                    f"arm {arm!r} needs the encoder of {needed!r}: add {needed!r} to arms"
-                )
+            ARMS.find(arm)
+        options = self.evaluation
+        for attack in (*options.ensemble, *options.attacks):
+            if attack != "transfer":
+                ATTACKS.check(split_leads(attack)[0])
+        for corruption in options.corruptions:
+            CORRUPTIONS.check(corruption)
+        ENCODERS.check(self.encoder.name)
+
+    def _check_arms(self) -> None:
         if self.showcase not in (None, *self.arms):
             raise StudyError(
                 f"showcase {self.showcase!r} is not among the arms {self.arms}"
             )
-        for attack in {*self.evaluation.ensemble, *self.evaluation.attacks} - {
-            "transfer"
-        }:
-            ATTACKS.check(split_leads(attack)[0])
-        for corruption in self.evaluation.corruptions:
-            CORRUPTIONS.check(corruption)
-        self._check_source()
-        self._check_protocols()
-        self._check_processes()
-        ENCODERS.check(self.encoder.name)
-        grid, labels = (
-            self.evaluation.epsilons_mv,
-            self.evaluation.label_epsilons_mv or [],
-        )
-        budgets = {
-            f"datasets.{name}.headline_epsilon_mv": o.headline_epsilon_mv
-            for name, o in self.datasets.items()
-        }
-        budgets |= {
-            f"evaluation.label_epsilons_mv.{index}": epsilon
-            for index, epsilon in enumerate(labels)
-        }
-        for key, epsilon in budgets.items():
-            if epsilon not in grid:
+        if self.training.batch_size % self.processes:
+            raise StudyError(
+                f"training.batch_size {self.training.batch_size} cannot be shared "
+                f"evenly by {self.processes} processes; use a multiple"
+            )
+        for name in self.arms:
+            arm = ARMS.find(name)
+            if arm.needs and arm.needs not in self.arms:
                 raise StudyError(
-                    f"{key} {epsilon} is not in the grid evaluation.epsilons_mv {grid}"
+                    f"arm {name!r} needs the encoder of {arm.needs!r}: "
+                    f"add {arm.needs!r} to arms"
                 )
-        return self
+            if arm.whole_batch and self.processes > 1:
+                raise StudyError(
+                    f"arm {name!r} compares all anchors of a batch "
+                    f"({arm.whole_batch[0]}) and cannot be shared among processes: "
+                    f"give it a study with processes: 1, not {self.processes}"
+                )
 
-    def _check_source(self) -> None:
+    def _check_attacks(self) -> None:
         options = self.evaluation
         for name in options.ensemble:
             if split_leads(name)[0] in ("transfer", *BLACK_BOX) or name.endswith("-l2"):
                 raise StudyError(
-                    f"evaluation.ensemble: {name!r} does not follow the gradient of all records inside the ℓ∞"
-                    " ball; name it in evaluation.attacks"
+                    f"evaluation.ensemble: {name!r} does not follow the gradient of "
+                    "all records inside the ℓ∞ ball; name it in evaluation.attacks"
                 )
         if "transfer" in options.attacks and options.transfer_from not in self.arms:
             raise StudyError(
-                f"evaluation.attacks: 'transfer' is made on the arm {options.transfer_from!r}"
-                f" (evaluation.transfer_from), which is not among the arms {self.arms}"
+                f"evaluation.attacks: 'transfer' is made on the arm "
+                f"{options.transfer_from!r} (evaluation.transfer_from), which is not "
+                f"among the arms {self.arms}"
             )
 
     def _check_protocols(self) -> None:
-        sources = self.pretrained
-        for protocol in self.protocols:
-            to = target("", protocol)
-            if to and to not in self.datasets:
+        tested = [target("", p) for p in self.protocols if target("", p)]
+        for name in tested:
+            if name not in self.datasets:
                 raise StudyError(
-                    f"protocols: {to!r} of {protocol!r} is not among the datasets {[*self.datasets]}"
+                    f"protocols: {name!r} is not among the datasets {[*self.datasets]}"
                 )
-            if to and not set(sources) - {to}:
+            others = [source for source in self.pretrained if source != name]
+            if not others:
                 raise StudyError(
-                    f"protocols: {protocol!r} needs another data set than {to!r} to pretrain on"
+                    f"protocols: '@{name}' needs another data set than {name!r} to "
+                    "pretrain on"
                 )
-            for source in sources if to else ():
-                _check_common_form(
-                    protocol, source, self.datasets[source], self.datasets[to]
-                )
+            for source in others:
+                self._check_same_form(source, name)
         for name in self.datasets:
-            if name not in sources and all(
-                target("", p) != name for p in self.protocols
-            ):
+            if name not in self.pretrained and name not in tested:
                 raise StudyError(
-                    f"datasets.{name}.pretrain is false, and no protocol ends in @{name}: nothing uses it"
+                    f"datasets.{name}.pretrain is false, and no protocol ends in "
+                    f"@{name}: nothing uses it"
                 )
 
-    def _check_processes(self) -> None:
-        if self.training.batch_size % self.processes:
-            raise StudyError(
-                f"training.batch_size {self.training.batch_size} cannot be shared evenly by"
-                f" {self.processes} processes; use a multiple"
-            )
-        for arm in self.arms if self.processes > 1 else ():
-            if whole := ARMS.find(arm).whole_batch:
+    def _check_same_form(self, source: str, name: str) -> None:
+        """Leads and rates that are given must agree; others show when data are read."""
+        for key in ("leads", "fs"):
+            values = [getattr(self.datasets[each], key) for each in (source, name)]
+            if None not in values and values[0] != values[1]:
                 raise StudyError(
-                    f"arm {arm!r} compares all anchors of a batch ({whole[0]}) and cannot be shared among"
-                    f" processes: give it a study of its own with processes: 1, not {self.processes}"
+                    f"protocols: '@{name}' needs the same {key} in "
+                    f"datasets.{source} ({values[0]}) and datasets.{name} ({values[1]})"
+                )
+
+    def _check_budgets(self) -> None:
+        grid = self.evaluation.epsilons_mv
+        budgets = {
+            f"datasets.{name}.headline_epsilon_mv": options.headline_epsilon_mv
+            for name, options in self.datasets.items()
+        }
+        for index, epsilon in enumerate(self.evaluation.label_epsilons_mv or []):
+            budgets[f"evaluation.label_epsilons_mv.{index}"] = epsilon
+        for key, epsilon in budgets.items():
+            if epsilon not in grid:
+                raise StudyError(
+                    f"{key} {epsilon} is not in the grid evaluation.epsilons_mv {grid}"
                 )
 
     @property
@@ -166,38 +199,27 @@ class Study(Section):
         return [name for name, options in self.datasets.items() if options.pretrain]
 
     def asked(self, step: str) -> dict[str, int]:
-        """What a job of `step` asks for, in the words of Snakemake and its SLURM plugin (MB, minutes)."""
+        """What a job of `step` asks for, as Snakemake calls it (MB, minutes)."""
         job = getattr(self.resources, step)
-        each = self.processes if step == "pretrain" else 1
-        gpus = each * (self.device != "cpu") if job.gpus is None else job.gpus
+        gpus = job.gpus
+        if gpus is None and self.device == "cpu":
+            gpus = 0
+        elif gpus is None:
+            gpus = self.processes if step == "pretrain" else 1
         return {"mem_mb": job.mem_mb, "runtime": job.runtime, "gpu": gpus}
 
     def runs(self) -> Iterator["Run"]:
-        """Every (data set, arm, seed) of the grid in the params file's order; who needs others, last."""
+        """Every run in the params file's order; arms that need others come last."""
+        arms = sorted(self.arms, key=lambda arm: ARMS.find(arm).needs is not None)
         for dataset in self.pretrained:
-            for arm in sorted(
-                self.arms, key=lambda arm: ARMS.find(arm).needs is not None
-            ):
+            for arm in arms:
                 for seed in self.seeds:
                     yield Run(self, dataset, arm, seed)
 
 
-def _check_common_form(
-    protocol: str, source: str, ours: DatasetOptions, theirs: DatasetOptions
-) -> None:
-    """What can be known before the data are read: leads and rates that are both given must agree."""
-    for key in ("leads", "fs"):
-        one, other = getattr(ours, key), getattr(theirs, key)
-        if None not in (one, other) and one != other:
-            raise StudyError(
-                f"protocols: {protocol!r} needs the same {key} in datasets.{source} ({one})"
-                f" and datasets.{target(source, protocol)} ({other})"
-            )
-
-
 @dataclass(frozen=True)
 class Run:
-    """One cell of the grid: an encoder that is pretrained once and evaluated under each protocol."""
+    """One cell of the grid: an encoder, evaluated under each protocol."""
 
     study: Study
     dataset: str
@@ -206,7 +228,7 @@ class Run:
 
     @property
     def headline_epsilon_mv(self) -> float:
-        """Headline budget of the run's data set in mV: ε of the primary outcome and of training."""
+        """Headline budget of the run's data set in mV: ε of training and evaluation."""
         return self.study.datasets[self.dataset].headline_epsilon_mv
 
     @property
@@ -216,47 +238,48 @@ class Run:
 
     @property
     def protocols(self) -> list[str]:
-        """Protocols that the run is evaluated under: no transfer to its own data, no fine-tuned features."""
+        """Protocols that the run is evaluated under.
+
+        None transfers to the run's own data, and engineered features are not
+        fine-tuned.
+        """
         wanted = [p for p in self.study.protocols if target("", p) != self.dataset]
-        return (
-            [p for p in wanted if p == "slf"]
-            if ARMS.find(self.arm).features
-            else wanted
-        )
+        if ARMS.find(self.arm).features:
+            return [p for p in wanted if p == "slf"]
+        return wanted
 
     def tested_on(self, protocol: str) -> "Run":
-        """This run with the target of `protocol` for its data set: then its headline ε and streams count."""
+        """This run with the data set that `protocol` tests on, whose ε then counts."""
         return replace(self, dataset=target(self.dataset, protocol))
 
     @property
     def attack_source(self) -> str | None:
-        """The other arm whose encoder the evaluation needs, to make the attack ``transfer`` on it."""
+        """The other arm on whose encoder the attack ``transfer`` is made, if any."""
         arm, options = ARMS.find(self.arm), self.study.evaluation
         if arm.features:
             return arm.needs
-        return (
-            options.transfer_from
-            if "transfer" in options.attacks and self.arm != options.transfer_from
-            else None
-        )
+        if "transfer" in options.attacks and self.arm != options.transfer_from:
+            return options.transfer_from
+        return None
 
     def parameters(self) -> dict:
         """Everything that decides the run's encoder, as plain JSON types."""
-        study, factors = (
-            self.study.model_dump(mode="json"),
-            ARMS.find(self.arm).parameters(),
-        )
-        return {
+        study = self.study.model_dump(mode="json")
+        arm = ARMS.find(self.arm)
+        parameters = {
             "study": self.study.study,
             "dataset": self.dataset,
             "options": study["datasets"][self.dataset]["options"],
             "arm": self.arm,
-            "factors": factors,
+            "factors": arm.parameters(),
             "seed": self.seed,
-            "epsilon_mv": self.headline_epsilon_mv if "adversary" in factors else None,
-            **{key: study[key] for key in ("encoder", "views", "training", "device")},
-            **({"processes": self.processes} if self.processes > 1 else {}),
+            "epsilon_mv": self.headline_epsilon_mv if arm.adversary else None,
         }
+        for key in ("encoder", "views", "training", "device"):
+            parameters[key] = study[key]
+        if self.processes > 1:
+            parameters["processes"] = self.processes
+        return parameters
 
 
 @dataclass(frozen=True)
@@ -276,11 +299,23 @@ class Paths:
         return self.home / "data" / dataset
 
     def run(self, dataset: str, arm: str, seed: int) -> Path:
-        """Folder of one run: encoder, history, notebooks."""
+        """Folder of one run: encoder, history, notebooks.
+
+        Parameters
+        ----------
+        dataset, arm, seed
+            As in the params file.
+        """
         return self.home / "runs" / dataset / arm / f"seed{seed}"
 
     def protocol(self, dataset: str, arm: str, seed: int, protocol: str) -> Path:
-        """Folder of one run's evaluation under one protocol."""
+        """Folder of one run's evaluation under one protocol.
+
+        Parameters
+        ----------
+        dataset, arm, seed, protocol
+            As in the params file.
+        """
         return self.run(dataset, arm, seed) / protocol
 
     @property
@@ -312,70 +347,34 @@ def load_study(path: str | Path, kind: type[Study] = Study) -> Study:
     Raises
     ------
     StudyError
-        Naming the file and each key that is unknown, missing, ill-typed or out of range.
+        Naming the file and each key that is unknown, missing, ill-typed or out of
+        range.
     """
-    path = in_checkout(path)
     load_plugins(os.environ.get("ECGSTUDY_PLUGINS", ""))
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        known = (
-            ", ".join(sorted(p.stem for p in in_checkout(path.parent).glob("*.yaml")))
-            or "none"
-        )
+    path = in_checkout(path)
+    if not path.exists():
+        known = sorted(p.stem for p in in_checkout(path.parent).glob("*.yaml"))
         raise StudyError(
-            f"{path}: no such params file (studies there: {known})"
-        ) from None
+            f"{path}: no such params file (studies there: {', '.join(known) or 'none'})"
+        )
+    try:
+        study = kind.model_validate(read_yaml(path.read_text(encoding="utf-8")))
+        for name in study.datasets:
+            DATASETS.check(name)
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: not a readable params file: {error}") from error
-    try:
-        return kind.model_validate(read_yaml(text))
-    except StudyError as error:
-        raise StudyError(f"{path}: {error}") from None
     except ValidationError as error:
         problems = "; ".join(_problem(item) for item in error.errors())
         raise StudyError(f"{path}: {problems}") from None
-
-
-def load_plugins(files: str) -> None:
-    """Run Python files that register one's own schemes, arms, encoders, data sets or attacks.
-
-    Parameters
-    ----------
-    files
-        Paths separated by the system's path separator (``:``); they come from the command line
-        (``make study PLUGINS=my_scheme.py``), never from a params file. Each is run once.
-
-    Raises
-    ------
-    StudyError
-        When a file is missing.
-    """
-    for file in filter(None, files.split(os.pathsep)):
-        path = Path(file).resolve()
-        if not path.is_file():
-            raise StudyError(
-                f"plugin {file}: no such file; PLUGINS takes paths of Python files"
-            )
-        name = f"{PLUGIN}{path.stem}_{hashlib.sha256(bytes(path)).hexdigest()[:8]}"
-        if name in sys.modules:
-            continue
-        spec = importlib.util.spec_from_file_location(name, path)
-        sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]  # half of it must not pass for all of it
-            raise
+    except StudyError as error:
+        raise StudyError(f"{path}: {error}") from None
+    study._file = path.resolve()
+    return study
 
 
 def _problem(item: dict) -> str:
     where = ".".join(str(part) for part in item["loc"]) or "the whole file"
-    brief = (
-        reprlib.Repr()
-    )  # the whole text of a few aliases of aliases would fill the memory
-    brief.maxlevel, brief.maxstring, brief.maxother = 2, 200, 200
-    found = brief.repr(item["input"])
+    found = repr(item["input"])[:200]
     if item["type"] == "extra_forbidden":
         return f"unknown key {where!r} (value {found})"
     return f"{where}: {item['msg']} (found {found})"
@@ -384,9 +383,9 @@ def _problem(item: dict) -> str:
 def derived_seed(*parts: str | float) -> int:
     """A seed from names and numbers: equal parts give equal seeds on every machine.
 
-    Equal streams they give on one kind of device: a GPU's generators draw other numbers from a seed than a
-    CPU's, and may differ between models of GPU, so that all runs of one study belong on one kind.
-    Streams that arms must share (initial weights, batches, views) leave the arm's name out.
+    A GPU's generators draw other numbers from a seed than a CPU's, and may differ
+    between models of GPU: all runs of one study belong on one kind of device. Streams
+    that arms share (initial weights, batches, views) leave the arm's name out.
     """
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:7], "big")

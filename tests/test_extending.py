@@ -34,9 +34,9 @@ from ecgstudy.pretraining.setup import prepare_training
 from ecgstudy.pretraining.step import arm_loss
 from ecgstudy.pretraining.suffixes import factor_table, get_arm
 from ecgstudy.pretraining.weighting import compose, uniform
-from ecgstudy.running import custom_cache as own_data
-from ecgstudy.running import workflow
-from ecgstudy.study import PLUGIN, ROOT, Paths, load_plugins, load_study
+from ecgstudy.running import cache, workflow
+from ecgstudy.registry import PLUGIN, load_plugins
+from ecgstudy.study import ROOT, Paths, load_study
 
 REGISTRIES = (
     arms.ARMS, weighting.SCHEMES, losses.LOSSES, backbones.ENCODERS, datasets.DATASETS, attacks.ATTACKS
@@ -195,7 +195,7 @@ def test_a_study_on_data_of_ones_own_runs_as_the_readme_writes_it(tmp_path):
     assert (
         run_tiny(folder, study="ward7", ECGSTUDY_PLUGINS=os.pathsep.join(plugins)) == 0
     )
-    assert (folder / "log.txt").read_text().count("Nothing to be done") == 1
+    assert (folder / "log.txt").read_text().count("nothing to do") == 1
 
 
 def test_own_attack_stays_in_its_ball_and_beats_noise(plugin):
@@ -268,32 +268,27 @@ def test_what_a_plugin_makes_is_out_of_date_when_it_changes(plugin, tmp_path):
     )
     (tmp_path / "mine.yaml").write_text(text)
 
-    def stamps():
-        run, paths = (
-            next(load_study(tmp_path / "mine.yaml").runs()),
-            Paths("tiny", tmp_path),
-        )
-        steps = (
-            workflow.pretrain_step(run, paths),
-            workflow.evaluate_step(run, "slf", paths),
-        )
-        return [step.content()["stamp"] for step in steps]
+    def keys():
+        run = next(load_study(tmp_path / "mine.yaml").runs())
+        paths = Paths("tiny", tmp_path)
+        pretrained = cache.pretrain_step(run, paths)
+        return pretrained.key, cache.evaluate_step(run, "slf", paths).key
 
     plugin("my_attack")
-    before, path = stamps(), tmp_path / "my_attack.py"
+    before, path = keys(), tmp_path / "my_attack.py"
     path.write_text(path.read_text().replace("decay=1.0", "decay=0.9"))
     del sys.modules[
         next(name for name in sys.modules if name.startswith(f"{PLUGIN}my_attack"))
     ]
     load_plugins(str(path))
-    after = stamps()
+    after = keys()
     assert before[0] == after[0]
     assert before[1] != after[1]
 
 
 @pytest.fixture
 def ward(plugin, tmp_path):
-    """The tiny study on a folder of one's own, and the stamps of its six steps as they are now."""
+    """The tiny study on a folder of one's own, and the keys of its six steps as they are now."""
     plugin("my_data")
     folder = tmp_path / "ward7"
     folder.mkdir()
@@ -303,59 +298,56 @@ def ward(plugin, tmp_path):
         Paths("tiny", tmp_path / "outputs"),
     )
 
-    def stamps(root=folder):
+    def keys(root=folder):
         options = DatasetOptions(headline_epsilon_mv=0.02, data_root=str(root))
         mine = study.model_copy(update={"datasets": {"ward7": options}})
-        workflow.plan(mine, paths)
-        return np.array(
-            [step.content()["stamp"] for step in workflow.steps(mine, paths)]
-        )
+        found = cache.steps(mine, paths).values()
+        workflow.begin(found)
+        return np.array([step.key for step in found])
 
-    return folder, stamps, paths
+    return folder, keys, paths
 
 
 def test_changed_data_of_ones_own_put_out_of_date_all_that_rests_on_them(ward):
-    folder, stamps, _ = ward
-    first, file = stamps(), folder / "labels.csv"
+    folder, keys, _ = ward
+    first, file = keys(), folder / "labels.csv"
     assert len(set(first)) == 6
     (folder / ".hidden").touch()
-    assert (stamps() == first).all()
+    assert (keys() == first).all()
     same_size = file.read_text().replace("AF", "SR")
     file.write_text(same_size)
     os.utime(file, (2e9, 2e9))
-    edited = stamps()
+    edited = keys()
     assert (edited != first).all()
     (folder / "below").mkdir()
     (folder / "below" / "1.dat").touch()
-    assert (stamps() != edited).all()
+    assert (keys() != edited).all()
     shutil.rmtree(folder / "below")
-    assert (stamps() == edited).all()
+    assert (keys() == edited).all()
 
 
 def test_where_data_of_ones_own_are_not_nothing_is_out_of_date_unless_another_folder_is_asked_for(
     ward,
 ):
-    folder, stamps, paths = ward
-    first = stamps()
+    folder, keys, paths = ward
+    first = keys()
     folder.rename(folder.with_name("elsewhere"))
-    assert (stamps() == first).all()
+    assert (keys() == first).all()
     shutil.rmtree(paths.data("ward7"))  # no clone has it
-    assert (stamps() == first).all()
-    assert (stamps(root=folder.with_name("misspelt")) != first).all()
+    assert (keys() == first).all()
+    assert (keys(root=folder.with_name("misspelt")) != first).all()
 
 
-def test_data_that_checksums_of_ours_pin_are_never_looked_for_to_find_a_stamp(
+def test_data_that_checksums_of_ours_pin_are_never_looked_for_to_find_a_key(
     monkeypatch, tmp_path
 ):
     def never(*_):
         raise AssertionError
 
-    monkeypatch.setattr(own_data, "find_folder", never)
+    monkeypatch.setattr(datasets, "find_folder", never)
     study = load_study(ROOT / "params/ptbxl.yaml")
-    step = workflow.prepare_step(study, "ptbxl", Paths("ptbxl", tmp_path))
-    assert not {"data_root", "files"} & step.content().keys()
-    monkeypatch.setitem(datasets.DATASETS, "ptbxl", lambda root: None)
-    assert own_data.own_files(study, "ptbxl", Paths("ptbxl", tmp_path)) == {}
+    step = cache.prepare_step(study, "ptbxl", Paths("ptbxl", tmp_path))
+    assert not {"data_root", "files"} & step.parameters.keys()
 
 
 def test_a_committed_model_loads_and_takes_signals_in_mv(monkeypatch):

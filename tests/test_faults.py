@@ -22,7 +22,7 @@ from ecgstudy.files import sha256, write_json
 from ecgstudy.plots import style
 from ecgstudy.pretraining.loop import pretrain
 from ecgstudy.records import save_records
-from ecgstudy.running import engine
+from ecgstudy.running.processes import study_lock
 from ecgstudy.study import AttackOptions, Paths
 
 RUN = toy_run("supervised")
@@ -96,7 +96,7 @@ def note(paths):
 
 
 def hold(paths):
-    with engine.study_lock(paths):
+    with study_lock(paths.home):
         pytest.fail("held")
 
 

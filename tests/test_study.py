@@ -8,15 +8,9 @@ import pytest
 import yaml
 
 from ecgstudy.errors import StudyError
-from ecgstudy.study import (
-    ROOT,
-    Paths,
-    Run,
-    Study,
-    derived_seed,
-    load_plugins,
-    load_study,
-)
+from ecgstudy.plain_yaml import read_yaml, with_value
+from ecgstudy.registry import load_plugins
+from ecgstudy.study import ROOT, Paths, Run, Study, derived_seed, load_study
 
 GOOD = {
     "study": "small",
@@ -174,7 +168,7 @@ def test_a_file_that_is_no_mapping_is_an_error(content, params):
 
 
 def test_a_file_that_is_no_yaml_is_an_error(params):
-    with pytest.raises(StudyError, match=r"small\.yaml: not valid YAML"):
+    with pytest.raises(StudyError, match=r"small\.yaml: line 1: not valid YAML"):
         load_study(params("study: [a, b"))
 
 
@@ -225,7 +219,7 @@ def test_python_tags_are_refused_and_do_not_run(tag, params, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     path = params(f"title: {tag} ['mkdir ran']\n")
     with pytest.raises(
-        StudyError, match="not valid YAML: could not determine a constructor"
+        StudyError, match="line 1: not valid YAML: could not determine a constructor"
     ):
         load_study(path)
     assert [found.name for found in tmp_path.iterdir()] == ["small.yaml"]
@@ -241,6 +235,41 @@ def test_numbers_in_scientific_notation_are_numbers_also_in_free_options(
     )
     study = load_study(params(f"{text}views: {{noise_mv: {number}}}\n"))
     assert study.views.noise_mv == study.datasets["builtin"].options["a"] == 0.01
+
+
+def test_numbers_are_those_of_yaml_1_2(params):
+    text = "options: {ward: 010, record: 04015, after: '1:30', note: yes}"
+    content = yaml.safe_dump(changed("datasets.builtin.options", {}))
+    study = load_study(params(content.replace("options: {}", text)))
+    found = study.datasets["builtin"].options
+    assert found == {"ward": 10, "record": 4015, "after": "1:30", "note": "yes"}
+
+
+LAYOUTS = {
+    "two blanks": "datasets:\n  mine:\n    epsilon: 0.02\n",
+    "four blanks": "datasets:\n    mine:\n        epsilon: 0.02\n",
+    "braces": "datasets: {mine: {epsilon: 0.02}}\n",
+    "quoted name": 'datasets:\n  "mine":\n    epsilon: 0.02\n',
+    "aligned": "datasets:\n  mine:\n    epsilon:   0.02   # why\n    fs: 100\n",
+    "comment": "datasets:\n  mine:\n    # epsilon: 0.02 before\n    epsilon: 0.02\n",
+    "exponent": "datasets:\n  other: {epsilon: 1E-2}\n  mine: {fs: 1, epsilon: 2E-2}",
+    "next line": "datasets:\n  mine:\n    epsilon:\n      0.02\n",
+}
+
+
+@pytest.mark.parametrize("text", LAYOUTS.values(), ids=LAYOUTS)
+def test_one_value_of_a_document_is_replaced_and_nothing_else(text):
+    keys = ("datasets", "mine", "epsilon")
+    changed = with_value(text, keys, 0.005)
+    assert read_yaml(changed)["datasets"]["mine"]["epsilon"] == 0.005
+    assert changed in (text.replace(old, "0.005") for old in ("0.02", "2E-2")) or (
+        changed == "0.005".join(text.rsplit("0.02", 1))
+    )
+
+
+def test_a_value_that_cannot_be_replaced_is_named_with_its_line():
+    with pytest.raises(StudyError, match="line 1: write epsilon: 0.01 there yourself"):
+        with_value("epsilon: '0.02 mV'\n", ("epsilon",), 0.01)
 
 
 @pytest.mark.parametrize("text", ["e1", "1e", "1e5x", "x1e5", "'1e-2'"])
@@ -261,22 +290,8 @@ def test_a_key_that_occurs_twice_is_an_error_that_names_it(addition, key, params
     path, line = params(content + addition + "\n"), content.count("\n") + 1
     with pytest.raises(StudyError) as caught:
         load_study(path)
-    assert (
-        str(caught.value)
-        == f"{path}: line {line}: the key {key!r} occurs twice; keep one"
-    )
-
-
-def test_what_is_nested_without_end_is_an_error_and_short(params):
-    with pytest.raises(StudyError, match="nested too deeply"):
-        load_study(params("title: " + "[" * 5000))
-    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
-    lines += [
-        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)
-    ]  # 9¹² times x
-    with pytest.raises(StudyError, match="unknown key 'a0'") as caught:
-        load_study(params(yaml.safe_dump(GOOD) + "\n".join(lines)))
-    assert len(str(caught.value)) < 20_000
+    found = f'{path}: line {line}: not valid YAML: found duplicate key "{key}"'
+    assert str(caught.value).startswith(found)
 
 
 def test_a_study_cannot_be_changed():

@@ -25,7 +25,7 @@ from ecgstudy.analysis.contrasts import (
 from ecgstudy.analysis.scores import Scores, ScoreSet, read_scores
 from ecgstudy.analysis.sensitivity import arm_sensitivity, contrast_sensitivity
 from ecgstudy.analysis.verdict import adjust_family, judge_family
-from ecgstudy.files import whole_files
+from ecgstudy.files import write_result
 from ecgstudy.params import target
 from ecgstudy.pretraining.suffixes import bases, control_pairs, factor_table
 from ecgstudy.study import ENSEMBLE, Paths, Run, Study
@@ -382,6 +382,6 @@ def write_tables(study: Study, paths: Paths) -> dict[str, pd.DataFrame]:
 def write_csv(tables: dict[str, pd.DataFrame], folder: Path) -> None:
     """Write each table as ``<name>.csv``, whole, with the same bytes everywhere."""
     look = {"float_format": "%.6g", "lineterminator": "\n", "encoding": "utf-8"}
-    with whole_files() as new:
+    with write_result(folder) as new:
         for name, table in tables.items():
-            table.to_csv(new(folder / f"{name}.csv"), index=False, **look)
+            table.to_csv(new(f"{name}.csv"), index=False, **look)

@@ -5,7 +5,6 @@ from a zero head on, without class weights, to the last epoch.
 """
 
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ecgstudy.devices import pick_device, pick_precision
 from ecgstudy.errors import StudyError
-from ecgstudy.files import read_json, stamp
+from ecgstudy.files import read_json, short_hash
 from ecgstudy.models.backbones import DualBatchNorm
 from ecgstudy.models.checkpoints import (
     load_encoder,
@@ -82,9 +81,9 @@ def fine_tuned(
     options: AlfOptions = getattr(run.study, how)
     decides = {
         "pretrained": form["run"], "protocol": protocol, "options": options.model_dump(mode="json"),
-        "data": records.card.get("stamp"), "epsilon_mv": run.headline_epsilon_mv,
+        "data": records.card.get("key"), "epsilon_mv": run.headline_epsilon_mv,
     }  # fmt: skip
-    asked = stamp(decides, (sys.modules[__name__],))
+    asked = short_hash(decides)
     if how == "aff" and read_json(folder / "encoder.json").get("fine_tuned") == asked:
         return load_encoder(folder, str(device))
     data = Data.of(records, device)

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ecgstudy.errors import StudyError
-from ecgstudy.files import check_sum, read_json
+from ecgstudy.files import check_sum, note_progress, read_json
 from ecgstudy.models.checkpoints import (
     load_progress,
     load_state,
@@ -75,6 +75,8 @@ def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
     for epoch in tqdm(range(len(history), state.epochs), f"{run.arm} seed {run.seed}"):
         entry = _train_epoch(state, data, epoch, loss)
         history.append({"epoch": epoch + 1} | entry)
+        done, value = f"epoch {epoch + 1} of {state.epochs}", entry["loss"]
+        note_progress(f"{done}, loss {value:.3g}")
         if is_first():
             note = {"run": cache_entry(run, folder), "history": history}
             save_progress(checkpoint, state.model, state.optimizer, state.streams, note)
@@ -86,7 +88,7 @@ def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
 
 def cache_entry(run: Run, folder: Path) -> dict:
     """What decides the encoder: the run's parameters and the key in ``run.json``."""
-    return run.parameters() | {"stamp": read_json(folder / "run.json").get("stamp")}
+    return run.parameters() | {"key": read_json(folder / "run.json").get("key")}
 
 
 def read_finished(run: Run, folder: Path) -> list[dict] | None:

@@ -1,63 +1,124 @@
-"""Snakemake as a subprocess: its profile, what every run of it must do, and one run of a study at a time."""
+"""Snakemake as a subprocess: its profile, what every run of it must do, what it left."""
 
 import hashlib
-import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from ecgstudy.errors import StudyError
-from ecgstudy.files import ROOT, lock, lock_file
-from ecgstudy.running.jobs import at_work, await_jobs
-from ecgstudy.study import Paths
+from ecgstudy.files import ROOT, read_json
+from ecgstudy.running.cache import Step, steps
+from ecgstudy.running.gpus import default_profile, visible_gpus
+from ecgstudy.running.processes import at_work, await_jobs
+from ecgstudy.running.progress import Progress
+from ecgstudy.study import Study
 
 
-@contextmanager
-def study_lock(paths: Paths) -> Iterator[None]:
-    """Hold the study for this process; the kernel lets go of it when the process dies, however it dies.
+def make(
+    study: Study,
+    wanted: list[Step],
+    *,
+    profile: str | None = None,
+    cores: int | None = None,
+) -> None:
+    """Have Snakemake make `wanted`, whose markers are not there; the caller has the lock.
 
-    Raises
-    ------
-    StudyError
-        When another live process runs the study, its folder cannot be written, or there are no locks in it.
-    """
-    with lock_file(paths.home / ".lock") as file:
-        free = lock(file, wait=False)
-        file.seek(0)
-        if not free:
-            who = file.read().strip()
-            raise StudyError(
-                f"study {paths.study!r} is being run by process {who}; wait for it or stop it"
-            )
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
-def await_left_over_jobs(home: Path) -> None:
-    """Let jobs of a killed run end first, since new ones would write the same files; what they make is kept.
-
-    SLURM's are cancelled: those of other machines cannot be seen from here.
+    Parameters
+    ----------
+    study
+        The study, read from a params file.
+    wanted
+        Steps, which may need each other.
+    profile
+        Where jobs run: a folder of ``profiles/``, or a path to one's own; None: on
+        this machine's GPUs, or its CPU.
+    cores
+        Jobs at a time, instead of the profile's.
 
     Raises
     ------
     StudyError
-        When SLURM does not answer, or the study's folder cannot be written.
+        When a step failed.
     """
-    if (
-        any(home.glob(".snakemake/locks/*"))
-        and (home / ".snakemake/slurm_logs").exists()
-    ):
-        cancel_left_over_jobs(home)
-    await_jobs(home / "logs")
+    profile, logs = profile or default_profile(), study.paths.home / "logs"
+    if profile == "gpu":
+        visible_gpus()  # one error here instead of one from each job
+    call = snakemake(study, wanted, profile, cores)
+    for status in logs.glob("*.status"):
+        status.unlink()
+    seconds: dict[str, list[float]] = {}
+    for step in steps(study).values():
+        if done := read_json(step.marker):
+            seconds.setdefault(step.name, []).append(done.get("seconds", 0.0))
+    progress = Progress(wanted, logs, seconds)
+    with at_work(logs) as held, open(logs / "snakemake.log", "w") as log:
+        process = subprocess.Popen(call, pass_fds=[held], stdout=log, stderr=log)
+        try:
+            while process.poll() is None:
+                progress.look()
+                time.sleep(0.3)
+            progress.look()
+        finally:
+            progress.clear()
+            end(process)
+    if progress.left:
+        failed = [*progress.failed.values()] or [last_line(logs / "snakemake.log")]
+        raise StudyError(
+            f"{failed[0]} ({len(failed)} failed, {len(progress.left) - len(failed)} "
+            f"wait; what is done is kept; details: {logs / 'snakemake.log'})"
+        )
+
+
+def snakemake(
+    study: Study, wanted: list[Step], profile: str, cores: int | None
+) -> list[str]:
+    """The call of Snakemake that makes `wanted`.
+
+    Parameters
+    ----------
+    study, wanted, profile, cores
+        As for `make`.
+    """
+    home, file = study.paths.home, study.file
+    if file.is_relative_to(ROOT):  # keeps the checkout's place out of committed files
+        file = file.relative_to(ROOT)
+    call = [sys.executable, "-m", "snakemake"]
+    call += [str(step.marker.relative_to(home)) for step in wanted]
+    call += ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(home)]
+    call += ["--workflow-profile", str(profile_folder(profile))]
+    call += ["--cores", str(cores)] if cores else []
+    # A marker is there or not, and whole: neither times nor Snakemake's records count.
+    call += ["--rerun-triggers", "mtime", "--ignore-incomplete", "--nolock"]
+    call += ["--keep-going", "--slurm-jobname-prefix", job_prefix(home)]
+    return [*call, "--config", f"params={file}"]
+
+
+def end(process: subprocess.Popen) -> None:
+    """Wait for Snakemake, which Ctrl-C reaches too; after a while, stop its jobs."""
+    try:
+        process.wait(3)
+    except subprocess.TimeoutExpired:
+        for job in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                job.terminate()
+        process.send_signal(signal.SIGINT)
+        process.wait()
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that says anything."""
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    said = [line.strip() for line in lines if line.strip()]
+    return said[-1] if said else "Snakemake could not be started"
 
 
 def profile_folder(name: str) -> Path:
-    """Folder of a Snakemake profile: one of ``profiles/``, or a path to one of your own.
+    """Folder of a Snakemake profile: one of ``profiles/``, or a path to one's own.
 
     Raises
     ------
@@ -67,21 +128,41 @@ def profile_folder(name: str) -> Path:
     for folder in (ROOT / "profiles" / name, Path(name).resolve()):
         if (folder / "config.yaml").is_file():
             return folder
-    known = ", ".join(
-        sorted(path.parent.name for path in ROOT.glob("profiles/*/config.yaml"))
-    )
+    known = sorted(path.parent.name for path in ROOT.glob("profiles/*/config.yaml"))
     raise StudyError(
-        f"profile {name!r} is neither one of {known} nor a folder with a config.yaml"
+        f"profile {name!r} is neither one of {', '.join(known)} nor a folder with a "
+        "config.yaml"
     )
+
+
+def await_left_over_jobs(home: Path, killed: bool) -> None:
+    """Let the jobs of a killed run end, and cancel those that it sent to SLURM.
+
+    Parameters
+    ----------
+    home
+        Folder of the study.
+    killed
+        Whether the last run was killed.
+
+    Raises
+    ------
+    StudyError
+        When SLURM does not answer, or the study's folder cannot be written.
+    """
+    if killed and (home / ".snakemake/slurm_logs").exists():
+        cancel_left_over_jobs(home)
+    await_jobs(home / "logs")
 
 
 def job_prefix(home: Path) -> str:
-    """What the names of the study's SLURM jobs begin with, unlike those of another study or checkout."""
-    return f"{home.name[:40]}-{hashlib.sha256(bytes(home.resolve())).hexdigest()[:8]}"
+    """What the names of the study's SLURM jobs begin with: no other study's do."""
+    place = hashlib.sha256(bytes(home.resolve())).hexdigest()[:8]
+    return f"{home.name[:40]}-{place}"
 
 
 def cancel_left_over_jobs(home: Path) -> None:
-    """Cancel the SLURM jobs of a killed run of the study, which would write the same files as new ones.
+    """Cancel the SLURM jobs of a killed run, which would write the same files.
 
     Raises
     ------
@@ -89,54 +170,17 @@ def cancel_left_over_jobs(home: Path) -> None:
         When SLURM does not answer.
     """
     queue = ["squeue", "--me", "--noheader", "--format", "%i %j"]
+    asked = {"capture_output": True, "text": True, "timeout": 60}
     try:
         while True:
-            jobs = subprocess.run(
-                queue, check=True, capture_output=True, text=True, timeout=60
-            ).stdout
-            left = [
-                job.split()[0]
-                for job in jobs.splitlines()
-                if f" {job_prefix(home)}_" in job
-            ]
+            jobs = subprocess.run(queue, check=True, **asked).stdout.splitlines()
+            ours = f" {job_prefix(home)}_"
+            left = [job.split()[0] for job in jobs if ours in job]
             if not left:
                 return
-            subprocess.run(["scancel", *left], capture_output=True, timeout=60)
+            subprocess.run(["scancel", *left], **asked)
             time.sleep(1)
     except (OSError, subprocess.SubprocessError) as error:
         raise StudyError(
             f"{home}: a killed run may have left jobs in SLURM, but: {error}"
         ) from error
-
-
-def snakemake(
-    home: Path, params: Path, *, profile: str, cores: int | None, arguments: list[str]
-) -> int:
-    """Run Snakemake in the study's folder `home`, whose lock the caller holds; returns its exit status.
-
-    `cores` replaces the profile's; `arguments` are targets (paths inside `home`) and further options.
-    """
-    params = params.resolve()
-    inside = params.is_relative_to(
-        ROOT
-    )  # relative paths keep committed files free of ours
-    where = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(home)]
-    where += [
-        "--workflow-profile",
-        str(profile_folder(profile)),
-        *(["--cores", str(cores)] if cores else []),
-    ]
-    how = ["--rerun-triggers", "mtime", "--rerun-incomplete", "--keep-going"]
-    how += ["--slurm-jobname-prefix", job_prefix(home)]
-    config = ["--config", f"params={params.relative_to(ROOT) if inside else params}"]
-    call = [sys.executable, "-m", "snakemake"]
-    if any(
-        home.glob(".snakemake/locks/*")
-    ):  # of a killed process: no live one holds the study
-        subprocess.run(
-            [*call, "--unlock", *where, *config], check=True, capture_output=True
-        )
-    with at_work(home / "logs") as held:
-        return subprocess.run(
-            [*call, *arguments, *where, *how, *config], pass_fds=[held]
-        ).returncode

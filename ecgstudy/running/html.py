@@ -1,8 +1,6 @@
 """Executed notebooks → HTML pages that need no network, by nbconvert."""
 
-import argparse
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from pygments.formatters import HtmlFormatter
 
 from ecgstudy import __version__
-from ecgstudy.errors import command
 from ecgstudy.files import ROOT, read_json, write_text
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -157,24 +154,3 @@ def _page_name(file: str) -> str:
     number = stem.partition("_")[0]
     detail = stem.partition("-")[2]
     return f"{NAMES.get(number, stem)} {detail}".strip()
-
-
-@command
-def main(arguments: list[str] | None) -> None:
-    """Command line of the rules: ``EXECUTED`` or ``methods`` as a page of a study."""
-    parser = argparse.ArgumentParser(prog="python -m ecgstudy.running.html")
-    parser.add_argument("source", help="an executed notebook, or 'methods'")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("pages", nargs="*", help="pages to link to")
-    parser.add_argument("--title", required=True)
-    parser.add_argument("--synthetic", action="store_true")
-    chosen = parser.parse_args(arguments)
-    if chosen.source == "methods":
-        render_methods(chosen.out, chosen.title, chosen.pages)
-    else:
-        place = chosen.source, chosen.out, chosen.title
-        render_notebook(*place, chosen.pages, chosen.synthetic)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,10 @@
-"""Start one pretraining in several processes with `torchrun`; run as a module, be one of these processes.
+"""Pretrain a run, here or in several processes with `torchrun`.
 
-They are a subprocess's, because a notebook's kernel can neither be forked (threads, CUDA) nor imported by
-spawned children; torchrun finds a free port and ends all when one fails. Their standard input is a pipe that
-the starting process holds open: however that dies, the pipe closes, and they end.
+Run as a module, be one of these processes. They are a subprocess's, because a
+notebook's kernel can neither be forked (threads, CUDA) nor imported by spawned
+children; torchrun finds a free port and ends all when one fails. Their standard input
+is a pipe that the starting process holds open: however that dies, the pipe closes, and
+they end.
 """
 
 import json
@@ -12,7 +14,6 @@ import sys
 import tempfile
 import traceback
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -25,8 +26,9 @@ from ecgstudy.files import ROOT, write_json
 from ecgstudy.pretraining import loop
 from ecgstudy.pretraining.distributed import join
 from ecgstudy.records import EcgRecords, load_records, save_records
-from ecgstudy.registry import ARMS
-from ecgstudy.study import Run, Study, load_plugins
+from ecgstudy.registry import ARMS, load_plugins
+from ecgstudy.running.processes import use_this_checkout
+from ecgstudy.study import Run, Study
 
 
 def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
@@ -59,73 +61,59 @@ def pretrain(run: Run, records: EcgRecords, folder: Path) -> list[dict]:
 
 
 def pretrain_in_processes(run: Run, records: EcgRecords, folder: Path) -> None:
-    """`ecgstudy.pretraining.loop.pretrain` in `run.processes` processes of this machine.
+    """`ecgstudy.pretraining.loop.pretrain` in `run.processes` processes here.
+
+    Parameters
+    ----------
+    run, records, folder
+        As for `pretrain`.
 
     Raises
     ------
     StudyError
         When there are fewer GPUs than processes, or a process fails: with its error.
     """
-    gpus = (
-        torch.cuda.device_count()
-        if pick_device(run.study.device).type == "cuda"
-        else run.processes
-    )
-    if gpus < run.processes:
-        raise StudyError(
-            f"processes is {run.processes}, but torch finds only {gpus} GPUs; use {gpus}"
-        )
+    if pick_device(run.study.device).type == "cuda":
+        gpus = torch.cuda.device_count()
+        if gpus < run.processes:
+            raise StudyError(
+                f"processes is {run.processes}, but torch finds only {gpus} GPUs; "
+                f"use {gpus}"
+            )
+    use_this_checkout()
+    # Snakemake's OMP_NUM_THREADS is that of all processes together.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    call = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    call += [f"--nproc-per-node={run.processes}", "--local-ranks-filter=0"]
     with tempfile.TemporaryDirectory() as job:
-        _hand_over(run, records, folder, Path(job))
-        how = [
-            "--standalone",
-            f"--nproc-per-node={run.processes}",
-            "--local-ranks-filter=0",
-        ]
-        command = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            *how,
-            "-m",
-            "ecgstudy.running.launch",
-            job,
-        ]
-        env = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-        }  # Snakemake sets it to the job's threads: all processes'
-        with subprocess.Popen(
-            command, env=env, cwd=ROOT, stdin=subprocess.PIPE
-        ) as running:
+        asked = {
+            "study": run.study.model_dump(mode="json"),
+            "run": [run.dataset, run.arm, run.seed],
+            "records": str(prepared_folder(records, Path(job))),
+            "folder": str(folder.resolve()),
+        }
+        write_json(Path(job) / "job.json", asked)
+        call += ["-m", "ecgstudy.running.launch", job]
+        how = {"cwd": ROOT, "env": environment, "stdin": subprocess.PIPE}
+        with subprocess.Popen(call, **how) as running:
             failed = running.wait()
         if failed:
             raise StudyError(_reason(run, Path(job) / "error.json"))
 
 
-def _hand_over(run: Run, records: EcgRecords, folder: Path, job: Path) -> None:
-    """Put what the processes need into the folder `job`; prepared signals are linked, not copied."""
-    asked = {
-        "dataset": run.dataset,
-        "arm": run.arm,
-        "seed": run.seed,
-        "folder": str(folder.resolve()),
-    }
-    write_json(job / "job.json", {**asked, "study": run.study.model_dump(mode="json")})
+def prepared_folder(records: EcgRecords, job: Path) -> Path:
+    """The folder that `records` were loaded from, all of them; else saved to `job`."""
     file = getattr(records.signals, "filename", None)
-    if (
-        file is None
-        or np.load(file, mmap_mode="r", allow_pickle=False).shape
-        != records.signals.shape
-    ):
-        return save_records(records, job)
-    save_records(replace(records, signals=records.signals[:, :, :0]), job)
-    (job / "signals.npy").unlink()
-    (job / "signals.npy").symlink_to(file)
+    if file is not None:
+        stored = np.load(file, mmap_mode="r", allow_pickle=False)
+        if stored.shape == records.signals.shape:
+            return Path(file).parent
+    save_records(records, job)
+    return job
 
 
 def _reason(run: Run, error: Path) -> str:
-    """What the first process that failed says of it; where it failed is printed, if it is no StudyError."""
+    """What the first process that failed says, and where, if it is no StudyError."""
     what = f"{run.arm} seed {run.seed}: one of {run.processes} processes"
     if not error.exists():
         return f"{what} was killed or could not start; see the output of torchrun"
@@ -137,7 +125,7 @@ def _reason(run: Run, error: Path) -> str:
 
 
 def main(job: Path) -> None:
-    """Be one process of the pretraining that `job` describes; of those that fail, the first says why."""
+    """Be one process of the job; of those that fail, the first one says why."""
     Thread(target=_end_with_starter, daemon=True).start()
     try:
         _pretrain(job)
@@ -146,9 +134,7 @@ def main(job: Path) -> None:
         write_json(ours, [type(error).__name__, str(error), traceback.format_exc()])
         with suppress(FileExistsError):
             os.link(ours, job / "error.json")
-        os._exit(
-            1
-        )  # at once: the group's orderly end could wait for the others, which wait for this process
+        os._exit(1)  # at once: an orderly end would wait for those that wait for us
 
 
 def _end_with_starter() -> None:
@@ -161,11 +147,8 @@ def _pretrain(job: Path) -> None:
     asked = json.loads((job / "job.json").read_text(encoding="utf-8"))
     study = Study.model_validate(asked["study"])
     join(pick_device(study.device))
-    loop.pretrain(
-        Run(study, asked["dataset"], asked["arm"], asked["seed"]),
-        load_records(job),
-        Path(asked["folder"]),
-    )
+    run, records = Run(study, *asked["run"]), load_records(asked["records"])
+    loop.pretrain(run, records, Path(asked["folder"]))
     torch.distributed.destroy_process_group()
 
 

@@ -24,7 +24,7 @@ from ecgstudy.evaluation.runner import evaluate
 from ecgstudy.models.checkpoints import load_classifier
 from ecgstudy.params import AttackOptions, DatasetOptions
 from ecgstudy.records import load_records, save_records
-from ecgstudy.running import workflow
+from ecgstudy.running import cache
 from ecgstudy.running.launch import pretrain
 from ecgstudy.study import Paths, Run, Study
 
@@ -63,7 +63,7 @@ def test_a_run_is_not_transferred_to_its_own_data():
 def test_a_data_set_may_be_a_target_alone():
     one = study(["slf", "slf@mitdb"], ptbxl={}, mitdb={"pretrain": False})
     assert {run.dataset for run in one.runs()} == {"ptbxl"}
-    steps = [step.folder.name for step in workflow.steps(one, Paths("small"))]
+    steps = [folder.name for folder in cache.steps(one, Paths("small"))]
     assert steps == [
         "ptbxl",
         "mitdb",
@@ -96,12 +96,12 @@ def test_a_run_is_tested_at_the_headline_budget_of_the_target():
         (
             ["slf@other"],
             {},
-            "protocols: 'other' of 'slf@other' is not among the datasets ['ptbxl', 'mitdb']",
+            "protocols: 'other' is not among the datasets ['ptbxl', 'mitdb']",
         ),
         (
             ["slf@mitdb"],
             {"mitdb": {}},
-            "protocols: 'slf@mitdb' needs another data set than 'mitdb'",
+            "protocols: '@mitdb' needs another data set than 'mitdb'",
         ),
         (
             ["slf"],
@@ -111,7 +111,7 @@ def test_a_run_is_tested_at_the_headline_budget_of_the_target():
         (
             ["slf@mitdb"],
             {"ptbxl": {"fs": 100}, "mitdb": {"fs": 360}},
-            "protocols: 'slf@mitdb' needs the same fs in datasets.ptbxl (100.0) and datasets.mitdb (360.0)",
+            "protocols: '@mitdb' needs the same fs in datasets.ptbxl (100.0) and datasets.mitdb (360.0)",
         ),
         (
             ["alf@mitdb"],
@@ -139,10 +139,10 @@ def test_an_unknown_protocol_is_an_error_that_names_those_there_are(protocol):
         study([protocol])
 
 
-# ---- stamps ----------------------------------------------------------------------------------------
+# ---- keys ------------------------------------------------------------------------------------------
 
 
-def evaluate_stamp(protocol, dataset="ptbxl", **changes):
+def evaluation_key(protocol, dataset="ptbxl", **changes):
     one = study(["slf", "alf", "aff", "slf@mitdb"])
     datasets = {
         k: v.model_copy(update=changes.get(k, {})) for k, v in one.datasets.items()
@@ -154,7 +154,7 @@ def evaluate_stamp(protocol, dataset="ptbxl", **changes):
     run = Run(
         one.model_copy(update={"datasets": datasets, **sections}), dataset, "rocl", 0
     )
-    return workflow.evaluate_step(run, protocol, Paths("small")).content()["stamp"]
+    return cache.evaluate_step(run, protocol, Paths("small")).key
 
 
 @pytest.mark.parametrize(
@@ -162,29 +162,27 @@ def evaluate_stamp(protocol, dataset="ptbxl", **changes):
 )
 def test_settings_of_one_protocol_concern_no_other(section, concerned):
     for protocol in ("slf", "alf", "aff"):
-        changed = evaluate_stamp(
+        changed = evaluation_key(
             protocol, **{section: {"epochs": 3}}
-        ) != evaluate_stamp(protocol)
+        ) != evaluation_key(protocol)
         assert changed == (protocol == concerned)
 
 
 def test_an_evaluation_on_other_data_depends_on_how_these_are_prepared():
     cut = {"mitdb": {"options": {"before_s": 0.5}}}
-    assert evaluate_stamp("slf@mitdb", **cut) != evaluate_stamp("slf@mitdb")
-    assert evaluate_stamp("slf", **cut) == evaluate_stamp("slf")
-    assert evaluate_stamp(
+    assert evaluation_key("slf@mitdb", **cut) != evaluation_key("slf@mitdb")
+    assert evaluation_key("slf", **cut) == evaluation_key("slf")
+    assert evaluation_key(
         "slf@mitdb", mitdb={"headline_epsilon_mv": 0.1}
-    ) != evaluate_stamp("slf@mitdb")
+    ) != evaluation_key("slf@mitdb")
 
 
 def test_options_for_transfer_leave_preparation_as_it_was_where_they_are_not_used():
-    content = workflow.prepare_step(study(), "ptbxl", Paths("small")).content()
-    assert {**content, "stamp": ""} == {"stamp": "", "dataset": "ptbxl", "options": {}}
-    other = workflow.prepare_step(
-        study(ptbxl={"leads": ["II"], "fs": 100}), "ptbxl", Paths("small")
-    )
-    assert other.content()["leads"] == ["II"]
-    assert other.content()["fs"] == 100
+    step = cache.prepare_step(study(), "ptbxl", Paths("small"))
+    assert step.parameters == {"dataset": "ptbxl", "options": {}}
+    other = study(ptbxl={"leads": ["II"], "fs": 100})
+    step = cache.prepare_step(other, "ptbxl", Paths("small"))
+    assert (step.parameters["leads"], step.parameters["fs"]) == (["II"], 100)
 
 
 # ---- one form --------------------------------------------------------------------------------------
@@ -430,13 +428,7 @@ def test_every_protocol_goes_through_the_whole_workflow(tmp_path):
     content["protocols"] = ["slf", "alf", "aff", "slf@other"]
     content |= {name: {"epochs": 1, "attack_steps": 1} for name in ("alf", "aff")}
     path.write_text(yaml.safe_dump(content))
-    call = [
-        sys.executable,
-        "-m",
-        "ecgstudy.running.workflow",
-        "study",
-        "params/tiny.yaml",
-    ]
+    call = [sys.executable, "-m", "ecgstudy", "study", "params/tiny.yaml"]
     env = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     env["ECGSTUDY_PLUGINS"] = str(folder / "other.py")
     done = subprocess.run(call, cwd=folder, env=env, capture_output=True, text=True)

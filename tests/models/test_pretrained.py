@@ -20,11 +20,17 @@ from ecgstudy.evaluation.finetune import fine_tuned
 from ecgstudy.models.checkpoints import load_encoder, save_encoder
 from ecgstudy.models.encoders import build_encoder
 from ecgstudy.models.heads import Classifier
-from ecgstudy.models.released.adapter import Adapted, SwitchedNorm, switched
+from ecgstudy.models.released.adapter import (
+    Adapted,
+    SwitchedNorm,
+    find_factory,
+    switched,
+)
 from ecgstudy.params import EncoderOptions
 from ecgstudy.pretraining.loop import pretrain
-from ecgstudy.running import workflow
-from ecgstudy.study import PLUGIN, ROOT, Paths, Run, Study, load_plugins, load_study
+from ecgstudy.running import cache
+from ecgstudy.registry import PLUGIN, load_plugins
+from ecgstudy.study import ROOT, Paths, Run, Study, load_study
 
 DOCS = (ROOT / "docs/released_encoders.md").read_text(encoding="utf-8")
 CLEF = "ecgstudy.models.released.net1d:clef"
@@ -300,21 +306,16 @@ def test_a_params_file_names_factory_weights_checksum_and_options():
     }
 
 
-def test_other_weights_and_other_code_are_another_run():
-    def stamp(encoder):
+def test_other_weights_and_another_plugin_are_another_run(my_net):
+    def key(encoder):
         run = next(study(encoder).runs())
-        return workflow.pretrain_step(run, Paths("small")).content()["stamp"]
+        return cache.pretrain_step(run, Paths("small")).key
 
-    stamps = [
-        stamp(SECTION),
-        stamp(SECTION | {"sha256": "1" * 64}),
-        stamp({"factory": CLEF}),
-    ]
-    assert len(set(stamps)) == 3
-    code = workflow.pretrain_step(next(study().runs()), Paths("small")).code
-    assert {"ecgstudy.models.released.adapter", "ecgstudy.models.released.net1d"} <= {
-        getattr(c, "__name__", "") for c in code
-    }
+    keys = [key(SECTION), key(SECTION | {"sha256": "1" * 64}), key({"factory": CLEF})]
+    assert len(set(keys)) == 3
+    run = next(study(SECTION | {"factory": "my_net:make"}).runs())
+    (plugin,) = cache.pretrain_step(run, Paths("small")).parameters["plugins"]
+    assert plugin.startswith("my_net.py ")
 
 
 def test_leads_and_rate_of_the_data_must_be_known_and_the_same():
@@ -358,7 +359,7 @@ def test_a_params_file_cannot_name_other_code(factory):
         StudyError,
         match=r"encoder\.factory: .* neither a module of ecgstudy\.models\.released nor",
     ):
-        study({"factory": factory})
+        find_factory(factory)
     assert "antigravity" not in sys.modules
 
 
@@ -369,7 +370,7 @@ def test_a_factory_is_a_public_function_of_its_own_module(name):
     with pytest.raises(
         StudyError, match=r"is no function of ecgstudy\.models\.released\.net1d"
     ):
-        study({"factory": f"ecgstudy.models.released.net1d:{name}"})
+        find_factory(f"ecgstudy.models.released.net1d:{name}")
 
 
 def test_what_makes_no_released_network_is_refused():

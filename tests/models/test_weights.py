@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,7 +22,8 @@ from ecgstudy.models.released.weights import (
     released_weights,
 )
 from ecgstudy.running import engine, workflow
-from ecgstudy.study import Paths, load_study
+from ecgstudy.running.cache import steps
+from ecgstudy.study import load_study
 
 STATE = {"a.weight": noise(3, 4), "a.bias": noise(3)}
 
@@ -241,31 +243,20 @@ def test_weights_are_checked_without_being_fetched_or_read(pickled, tmp_path):
 def test_a_study_without_its_weights_is_stopped_before_any_job_but_not_its_figures(
     monkeypatch, tmp_path
 ):
-    params, asked = ROOT / "params/foundation.yaml", []
-    monkeypatch.setattr(workflow, "Paths", lambda study: Paths(study, tmp_path))
-    monkeypatch.setattr(
-        engine, "snakemake", lambda *_, arguments, **__: asked.append(arguments)
-    )
-    study = load_study(params)
-    weights = {**study.encoder.options, "weights": str(tmp_path / "gone.ckpt")}
-    study = study.model_copy(
-        update={"encoder": study.encoder.model_copy(update={"options": weights})}
-    )
+    text = (ROOT / "params/foundation.yaml").read_text()
+    path, gone, made = tmp_path / "foundation.yaml", tmp_path / "gone.ckpt", []
+    path.write_text(re.sub("weights: weights/.*", f"weights: {gone}", text))
+    monkeypatch.setattr(engine, "make", lambda study, todo, **where: made.append(todo))
+    study = load_study(path)
     with pytest.raises(
         StudyError, match=r"encoder\.weights: there is no file .*gone\.ckpt"
     ):
-        workflow.run_study(study, params, arguments=[])
-    assert asked == []
-    workflow.run_study(study, params, arguments=workflow.COMMANDS["figures"])
-    for step in workflow.steps(study, Paths("foundation", tmp_path)):
-        if step.folder.name.startswith("seed"):
-            write_json(
-                step.folder / "provenance.json", {"stamp": step.content()["stamp"]}
-            )
-    workflow.run_study(
-        study, params, arguments=[]
-    )  # encoders are there: released weights are not needed
-    assert len(asked) == 2
+        workflow.run_study(study)
+    assert made == []
+    for step in steps(study).values():
+        write_json(step.marker, {"key": step.key})
+    workflow.run_figures(study)
+    assert [step.name for step in made[0]] == ["figures"]
 
 
 def test_weights_that_do_not_fit_are_named():

@@ -203,11 +203,11 @@ def test_a_checkpoint_of_other_parameters_starts_anew(stopped, tmp_path_factory)
     assert weights(folder) == weights(elsewhere)
 
 
-def test_a_finished_run_is_trained_again_only_when_parameters_code_or_data_change(
+def test_a_finished_run_is_trained_again_only_when_parameters_or_the_key_change(
     monkeypatch, tmp_path
 ):
-    def steps_of(run, stamp):
-        write_json(tmp_path / "run.json", {"stamp": stamp})
+    def steps_of(run, key):
+        write_json(tmp_path / "run.json", {"key": key})
         with monkeypatch.context() as patch:
             steps = interrupt_at(patch, None)
             history = pretrain(run, RECORDS, tmp_path)
@@ -229,9 +229,9 @@ def test_a_finished_run_is_trained_again_only_when_parameters_code_or_data_chang
     assert [steps_of(run, "b"), steps_of(run, "b")] == [STEPS, 0]
 
 
-def test_a_checkpoint_of_other_code_or_data_starts_anew(stopped, monkeypatch):
+def test_a_checkpoint_of_another_key_starts_anew(stopped, monkeypatch):
     folder, run = stopped
-    write_json(folder / "run.json", {"stamp": "new"})
+    write_json(folder / "run.json", {"key": "new"})
     steps = interrupt_at(monkeypatch, None)
     pretrain(run, RECORDS, folder)
     assert len(steps) == 2 * STEPS

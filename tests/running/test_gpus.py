@@ -24,6 +24,19 @@ for sign, pause in (("+", 0.1), ("-", 0)):
     time.sleep(pause)
 """
 HOLDER = "import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
+HOLD = """
+import pathlib, sys
+from ecgstudy.errors import StudyError
+from ecgstudy.running.gpus import held
+
+jobs_per_gpu, wanted, slots, code, *arguments = sys.argv[1:]
+try:
+    with held(int(jobs_per_gpu), int(wanted), pathlib.Path(slots)):
+        sys.argv = ["-c", *arguments]
+        exec(code)
+except StudyError as error:
+    sys.exit(f"error: {error}")
+"""
 SAYS_WHAT_IT_HOLDS = "import os; print(os.environ.get('ECGSTUDY_GPUS'))"
 
 
@@ -32,17 +45,8 @@ def job(tmp_path):
     """Starts a job of Python code on one of two GPUs; what still runs at the end is killed."""
 
     def start(code, *arguments, jobs_per_gpu=2, wanted=1):
-        options = ["--slots", str(tmp_path / "slots"), str(jobs_per_gpu), str(wanted)]
-        call = [
-            sys.executable,
-            "-m",
-            "ecgstudy.running.gpus",
-            *options,
-            sys.executable,
-            "-c",
-            code,
-            *map(str, arguments),
-        ]
+        given = [str(jobs_per_gpu), str(wanted), str(tmp_path / "slots"), code]
+        call = [sys.executable, "-c", HOLD, *given, *map(str, arguments)]
         env = {
             **os.environ,
             "CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b",
@@ -177,6 +181,16 @@ def test_gpus_may_all_be_hidden(monkeypatch, hidden):
         StudyError, match=f"nvidia-smi lists 2, CUDA_VISIBLE_DEVICES is '{hidden}'; use"
     ):
         gpus.visible_gpus()
+
+
+@pytest.mark.usefixtures("nvidia_smi")
+def test_jobs_go_to_the_gpus_where_there_are_some_that_are_not_hidden(monkeypatch):
+    assert gpus.default_profile() == "gpu"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpus.default_profile() == "local"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setenv("PATH", "")
+    assert gpus.default_profile() == "local"
 
 
 def test_no_gpu_is_one_error(monkeypatch):

@@ -18,13 +18,7 @@ from test_workflow import checkout, run_tiny
 def start(folder, study="tiny"):
     """Begin a study of the checkout at `folder`, as the leader of a process group of its own."""
     env = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
-    call = [
-        sys.executable,
-        "-m",
-        "ecgstudy.running.workflow",
-        "study",
-        f"params/{study}.yaml",
-    ]
+    call = [sys.executable, "-m", "ecgstudy", "study", f"params/{study}.yaml"]
     with open(folder / f"{study}.log", "a") as log:
         return subprocess.Popen(
             call, cwd=folder, env=env, start_new_session=True, stdout=log, stderr=log
@@ -52,7 +46,8 @@ def half_written(folder):
     return [
         path
         for path in hidden
-        if ".snakemake" not in path.parts and path.name != ".lock"
+        if ".snakemake" not in path.parts
+        and path.name not in (".lock", ".checked.json")
     ]
 
 

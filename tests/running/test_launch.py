@@ -85,18 +85,13 @@ def test_two_processes_write_the_files_of_one(tmp_path):
         )  # stored as float16
 
 
-def test_prepared_signals_are_linked_and_others_copied(tmp_path):
+def test_prepared_records_are_read_where_they_are_and_others_are_saved(tmp_path):
     save_records(RECORDS, tmp_path / "data")
-    prepared, run = load_records(tmp_path / "data"), in_two(toy_run("simclr"))
-    for name, records in {
-        "linked": prepared,
-        "part": prepared.split("train"),
-        "memory": RECORDS,
-    }.items():
-        (tmp_path / name).mkdir()
-        launch._hand_over(run, records, tmp_path, tmp_path / name)
-        assert (tmp_path / name / "signals.npy").is_symlink() == (name == "linked")
-        received = load_records(tmp_path / name)
+    prepared, job = load_records(tmp_path / "data"), tmp_path / "job"
+    assert launch.prepared_folder(prepared, job) == tmp_path / "data"
+    for records in (prepared.split("train"), RECORDS):
+        assert launch.prepared_folder(records, job) == job
+        received = load_records(job)
         np.testing.assert_array_equal(received.signals, records.signals)
         np.testing.assert_array_equal(received.labels, records.labels)
         assert received.table.equals(records.table)

@@ -38,36 +38,41 @@ def test_a_python_that_is_too_old_is_said_before_anything_is_installed(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("driver", "profile"),
+    ("given", "call"),
     [
-        ("echo 'GPU 0: pretended (UUID: GPU-x)'", "gpu"),
-        ("echo 'No devices found.'", "local"),
-        ("echo failed >&2; exit 9", "local"),
-        (None, "local"),
+        ("study", "study params/quick.yaml"),
+        ("study STUDY=tiny PROFILE=slurm", "study params/tiny.yaml --profile slurm"),
+        ("figures CORES=3", "figures params/quick.yaml --cores 3"),
+        ("report RUNS=1", "report params/quick.yaml --runs"),
+        ("report PROFILE=gpu", "report params/quick.yaml"),
+        ("explore", "explore params/quick.yaml"),
+        ("headline", "headline params/quick.yaml"),
     ],
 )
-def test_jobs_go_to_the_gpus_where_there_are_some_unless_told_otherwise(
-    driver, profile, tmp_path, monkeypatch
+def test_the_targets_call_the_command_line(given, call):
+    ran = make(ROOT, "--dry-run", "ACTIVE=1", *given.split())
+    assert ran.stdout.split() == f"python -m ecgstudy {call}".split()
+    assert ran.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("mine.py", ["{here}/mine.py"]),
+        ("a.py /b/c.py", ["{here}/a.py", "/b/c.py"]),
+        ("a.py:d/b.py", ["{here}/a.py", "{here}/d/b.py"]),
+        ("", [""]),
+    ],
+)
+def test_plugins_are_found_from_everywhere_also_in_a_path_with_blanks(
+    given, found, tmp_path
 ):
-    for name in ("make", "sh", "grep"):  # and no driver of the machine's own
-        (tmp_path / name).symlink_to(shutil.which(name))
-    if driver:
-        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{driver}\n")
-        (tmp_path / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("PROFILE", raising=False)
-    call = "python -m ecgstudy.running.workflow study params/quick.yaml --profile"
-    for arguments, expected in (
-        ([], profile),
-        (["PROFILE=local"], "local"),
-        (["PROFILE=slurm"], "slurm"),
-    ):
-        ran = make(ROOT, "--dry-run", "study", "ACTIVE=1", *arguments)
-        assert (ran.stdout.strip(), ran.stderr) == (f"{call} {expected}", "")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # hides them all
-    assert (
-        make(ROOT, "--dry-run", "study", "ACTIVE=1").stdout.strip() == f"{call} local"
-    )
+    here = tmp_path / "my projects"
+    here.mkdir()
+    shutil.copy(ROOT / "Makefile", here)
+    show = "--eval=show: ; @printf '%s' \"$$ECGSTUDY_PLUGINS\""
+    ran = make(here, "-s", show, "show", f"PLUGINS={given}", "ACTIVE=1")
+    assert ran.stdout.split(":") == [path.format(here=here) for path in found]
 
 
 def test_a_params_file_instead_of_a_name_is_refused():

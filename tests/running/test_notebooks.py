@@ -15,7 +15,6 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 import ecgstudy as es
 from ecgstudy.errors import StudyError
-from ecgstudy.running import papermill as notebooks
 from ecgstudy.running.papermill import execute
 from ecgstudy.study import ROOT
 
@@ -71,12 +70,17 @@ def small_notebook(path: Path, *cells: str) -> Path:
 def test_executed_notebook_and_provenance_appear_together(tmp_path):
     source = small_notebook(tmp_path / "small.ipynb", "print(value * 2)")
     (tmp_path / "step").mkdir()
-    (tmp_path / "step/run.json").write_text('{"stamp": "abc"}')
-    execute(source, tmp_path / "step/small.ipynb", {"value": 21}, tmp_path / "logs")
+    (tmp_path / "step/run.json").write_text('{"key": "abc"}')
+    execute(
+        source,
+        tmp_path / "step/small.ipynb",
+        {"value": 21},
+        tmp_path / "logs/small.ipynb",
+    )
     executed = nbformat.read(tmp_path / "step/small.ipynb", as_version=4)
     assert executed.cells[-1].outputs[0].text == "42\n"
     done = json.loads((tmp_path / "step/provenance.json").read_text())
-    assert done["stamp"] == "abc"
+    assert done["key"] == "abc"
     assert done["parameters"] == {"value": 21}
     assert not list((tmp_path / "logs").iterdir())
 
@@ -93,7 +97,7 @@ def test_notebooks_run_the_code_of_this_checkout_whichever_is_installed(
     source = small_notebook(
         tmp_path / "small.ipynb", "import ecgstudy\nprint(ecgstudy.__file__)"
     )
-    execute(source, tmp_path / "out.ipynb", {}, tmp_path / "logs")
+    execute(source, tmp_path / "out.ipynb", {}, tmp_path / "logs/small.ipynb")
     found = (
         nbformat.read(tmp_path / "out.ipynb", as_version=4)
         .cells[-1]
@@ -105,7 +109,7 @@ def test_notebooks_run_the_code_of_this_checkout_whichever_is_installed(
 
 def test_a_folder_that_is_not_there_yet_is_made(tmp_path):
     source = small_notebook(tmp_path / "small.ipynb", "print(value)")
-    execute(source, tmp_path / "a/b/small.ipynb", {}, tmp_path / "logs")
+    execute(source, tmp_path / "a/b/small.ipynb", {}, tmp_path / "logs/small.ipynb")
     assert (tmp_path / "a/b/provenance.json").exists()
 
 
@@ -114,7 +118,7 @@ def test_unknown_parameter_fails_before_anything_runs(tmp_path):
     with pytest.raises(
         StudyError, match=r"small.ipynb has no parameter 'valu'; it has study, value"
     ):
-        execute(source, tmp_path / "out.ipynb", {"valu": 2}, tmp_path / "logs")
+        execute(source, tmp_path / "out.ipynb", {"valu": 2}, tmp_path / "logs/x.ipynb")
     assert not (tmp_path / "out.ipynb").exists()
 
 
@@ -123,11 +127,18 @@ def test_failed_notebook_is_kept_and_its_error_named(tmp_path):
     with pytest.raises(
         StudyError, match=r"ZeroDivisionError: division by zero"
     ) as raised:
-        execute(source, tmp_path / "out.ipynb", {"value": 2}, tmp_path / "logs")
+        execute(
+            source,
+            tmp_path / "out.ipynb",
+            {"value": 2},
+            tmp_path / "logs/small-2.ipynb",
+        )
     assert (tmp_path / "logs/small-2.ipynb").exists()
     assert str(tmp_path / "logs/small-2.ipynb") in str(raised.value)
     assert not (tmp_path / "out.ipynb").exists()
     assert not (tmp_path / "provenance.json").exists()
+    assert "\n" not in str(raised.value)
+    assert (tmp_path / "logs/small-2.status").read_text() == f"failed: {raised.value}"
 
 
 @pytest.mark.parametrize(
@@ -154,7 +165,7 @@ def test_failed_notebook_is_kept_and_its_error_named(tmp_path):
 def test_whatever_says_that_memory_is_short_is_told_what_to_do(error, told, tmp_path):
     source = small_notebook(tmp_path / "small.ipynb", f"raise {error}")
     with pytest.raises(StudyError, match=r"memory|ALLOC_FAILED") as raised:
-        execute(source, tmp_path / "out.ipynb", {}, tmp_path / "logs")
+        execute(source, tmp_path / "out.ipynb", {}, tmp_path / "logs/small.ipynb")
     assert ("; lower training.batch_size" in str(raised.value)) is told
 
 
@@ -193,21 +204,17 @@ def test_a_parameter_with_code_in_it_stays_a_string(value, tmp_path):
     )
 
 
-def test_the_command_line_takes_whole_numbers_and_leaves_the_rest_as_text(
-    tmp_path, monkeypatch
-):
-    given = []
-    monkeypatch.setattr(
-        notebooks, "execute", lambda *arguments: given.append(arguments[2])
+def test_a_running_notebook_says_how_far_it_is(tmp_path):
+    say = "from ecgstudy.files import note_progress, STATUS\nimport os, pathlib\n"
+    say += "note_progress('epoch 3')\npathlib.Path(os.environ[STATUS]).read_text()"
+    source, log = (
+        small_notebook(tmp_path / "small.ipynb", say),
+        tmp_path / "logs/x.ipynb",
     )
-    monkeypatch.chdir(tmp_path)  # logs are kept where it is called
-    assert (
-        notebooks.main(
-            ["a.ipynb", "b.ipynb", "seed=-3", "x=2", "y=--2", "z=²", "u=1e3", "w=a=b"]
-        )
-        == 0
-    )
-    assert given == [{"seed": -3, "x": 2, "y": "--2", "z": "²", "u": "1e3", "w": "a=b"}]
+    execute(source, tmp_path / "out.ipynb", {}, log)
+    executed = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    assert "epoch 3" in executed.cells[-1].outputs[0].data["text/plain"]
+    assert not log.with_suffix(".status").exists()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
@@ -226,7 +233,12 @@ def test_a_disk_that_is_full_is_one_error_that_names_the_notebook(
         StudyError,
         match=r"out\.ipynb cannot be written \(No space left on device\); free",
     ):
-        execute(source, tmp_path / "out.ipynb", {"value": 2}, tmp_path / "logs")
+        execute(
+            source,
+            tmp_path / "out.ipynb",
+            {"value": 2},
+            tmp_path / "logs/small-2.ipynb",
+        )
     assert not (tmp_path / "out.ipynb").exists()
 
 

@@ -1,6 +1,5 @@
-"""Stamps, plans and locks; the tiny study end to end is in the slow tests and in CI."""
+"""A study from its params file to its report; end to end in the slow tests and in CI."""
 
-import json
 import os
 import signal
 import subprocess
@@ -11,181 +10,15 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from ecgstudy.analysis.tables import COLUMNS
-from ecgstudy.files import write_json
-from ecgstudy.pretraining import weighting
+from ecgstudy.errors import StudyError
 from ecgstudy.pretraining.suffixes import CONTROLS, SINGLE_STEP, arm_names
 from ecgstudy.pretraining.weighting import SCHEMES
-from ecgstudy.running import workflow
-from ecgstudy.study import ROOT, Paths, Run, load_study
-
-
-@pytest.fixture
-def study():
-    return load_study(ROOT / "params/tiny.yaml")
-
-
-def finish(step: workflow.Step) -> None:
-    write_json(step.folder / "provenance.json", {"stamp": step.content()["stamp"]})
-
-
-def test_everything_is_out_of_date_until_its_stamp_is_found(study, tmp_path):
-    paths = Paths(study.study, tmp_path)
-    steps = list(workflow.steps(study, paths))
-    assert len(steps) == 1 + 2 * 2 + 1
-    assert workflow.plan(study, paths) == len(steps)
-    for step in steps:
-        finish(step)
-    assert workflow.plan(study, paths) == 0
-    times = [(step.folder / "run.json").stat().st_mtime for step in steps]
-    assert times == sorted(times)
-    assert max(times) < workflow.LONG_AGO + 1000
-
-
-def test_run_json_is_rewritten_only_when_its_content_changes(study, tmp_path):
-    paths = Paths(study.study, tmp_path)
-    workflow.plan(study, paths)
-    path = paths.run("builtin", "rocl", 0) / "run.json"
-    before = path.stat().st_ino
-    workflow.plan(study, paths)
-    assert path.stat().st_ino == before
-    changed = study.model_copy(
-        update={"training": study.training.model_copy(update={"epochs": 2})}
-    )
-    workflow.plan(changed, paths)
-    assert json.loads(path.read_text())["training"]["epochs"] == 2
-
-
-def stamps(study, paths, arm):
-    run = Run(study, "builtin", arm, 0)
-    pretrain, evaluate = (
-        workflow.pretrain_step(run, paths),
-        workflow.evaluate_step(run, "slf", paths),
-    )
-    return pretrain.content()["stamp"], evaluate.content()["stamp"]
-
-
-def test_the_headline_budget_retrains_only_arms_with_an_adversary(study, tmp_path):
-    paths = Paths(study.study, tmp_path)
-    options = study.datasets["builtin"].model_copy(update={"headline_epsilon_mv": 0.05})
-    other = study.model_copy(update={"datasets": {"builtin": options}})
-    for arm, retrained in (("supervised", False), ("rocl", True)):
-        (before, scored), (after, rescored) = (
-            stamps(study, paths, arm),
-            stamps(other, paths, arm),
-        )
-        assert (before != after) == retrained
-        assert scored != rescored
-
-
-def test_a_changed_scheme_retrains_only_the_arms_that_use_it(
-    study, tmp_path, monkeypatch
-):
-    paths = Paths(study.study, tmp_path)
-    before = {arm: stamps(study, paths, arm)[0] for arm in ("rocl", "rocl-ip-hn")}
-
-    def other(similarity, pairs, weights, beta=1.0):
-        return weights.with_push(-beta * similarity)
-
-    monkeypatch.setitem(SCHEMES, "hard-negatives", other)
-    assert stamps(study, paths, "rocl")[0] == before["rocl"]
-    assert stamps(study, paths, "rocl-ip-hn")[0] != before["rocl-ip-hn"]
-
-
-def test_a_new_scheme_makes_nothing_out_of_date(study, tmp_path, monkeypatch):
-    paths = Paths(study.study, tmp_path)
-    before = stamps(study, paths, "rocl-ip-hn")
-    monkeypatch.setitem(SCHEMES, "new", weighting.push_hard_negatives)
-    assert stamps(study, paths, "rocl-ip-hn") == before
-
-
-def test_what_jobs_ask_for_changes_no_step(study, tmp_path):
-    paths = Paths(study.study, tmp_path)
-    asked = {
-        rule: {"mem_mb": 1, "runtime": 2, "gpus": 3}
-        for rule in ("prepare", "pretrain", "evaluate", "figures")
-    }
-    other = type(study).model_validate({**study.model_dump(), "resources": asked})
-    assert [s.content() for s in workflow.steps(other, paths)] == [
-        s.content() for s in workflow.steps(study, paths)
-    ]
-
-
-def test_command_line_reports_bad_input_in_one_line(tmp_path, capsys):
-    bad = tmp_path / "bad.yaml"
-    bad.write_text((ROOT / "params/tiny.yaml").read_text() + "colour: red\n")
-    assert workflow.main(["plan", str(bad)]) == 1
-    error = capsys.readouterr().err
-    assert error == f"error: {bad}: unknown key 'colour' (value 'red')\n"
-
-
-def clone_with_results(study, paths):
-    """What a fresh clone holds of a finished study: no data, no weights, no executed notebooks."""
-    workflow.plan(study, paths)
-    kept = {
-        "slf": ["scores.parquet", "evaluation.json"],
-        "tables": [f"{name}.csv" for name in COLUMNS],
-    }
-    for step in workflow.steps(study, paths):
-        if not step.on_demand:
-            finish(step)
-            for name in kept.get(step.folder.name, ["encoder.json", "history.jsonl"]):
-                (step.folder / name).write_text("kept")
-    (paths.tables / "claims.csv").write_text("kept")
-    run = "builtin-rocl-ip-hn-seed0"
-    pages = [
-        "index",
-        "01_prepare_data-builtin",
-        f"02_pretrain-{run}",
-        f"03_evaluate-{run}-slf",
-        "04_figures",
-    ]
-    paths.report.mkdir()
-    for page in pages:
-        (paths.report / f"{page}.html").write_text("kept")
-
-
-def jobs_of_a_dry_run(paths):
-    where = [
-        "--snakefile",
-        str(ROOT / "Snakefile"),
-        "--directory",
-        str(paths.home),
-        "--cores",
-        "1",
-    ]
-    config = [
-        "--rerun-triggers",
-        "mtime",
-        "--quiet",
-        "rules",
-        "--config",
-        "params=params/tiny.yaml",
-    ]
-    call = [sys.executable, "-m", "snakemake", "--dry-run", *where, *config]
-    text = subprocess.run(call, capture_output=True, text=True, check=True).stdout
-    rules = ("prepare", "pretrain", "evaluate", "figures")
-    return {
-        line.split()[0]: int(line.split()[1])
-        for line in text.splitlines()
-        if line.startswith(rules)
-    }
-
-
-def test_a_fresh_clone_recomputes_no_committed_result_and_only_what_is_missing(
-    study, tmp_path
-):
-    paths = Paths(study.study, tmp_path)
-    clone_with_results(study, paths)
-    for path in paths.home.rglob("*"):  # a checkout gives files arbitrary times
-        os.utime(path, (1.7e9, 1.7e9 + hash(path.name) % 1000))
-    assert workflow.plan(study, paths) == 1  # the data, which nothing needs
-    assert jobs_of_a_dry_run(paths) == {}
-    (paths.protocol("builtin", "rocl", 0, "slf") / "scores.parquet").unlink()
-    assert jobs_of_a_dry_run(paths) == {"pretrain": 1, "evaluate": 1, "figures": 1}
-
+from ecgstudy.running import cache, engine, workflow
+from ecgstudy.study import ROOT, Study, load_study
 
 TABLES = ("robust_auroc", "per_class", "contrasts", "masking_checks")
+OWN = ("docs", "ecgstudy", "notebooks", "params", "profiles", "Snakefile")
+"""What a working copy needs to run a study."""
 
 
 def run_tiny(
@@ -198,51 +31,96 @@ def run_tiny(
     **variables,
 ) -> int:
     """Run a study of the checkout at `folder`; kill its processes once a file appears."""
-    call = [
-        sys.executable,
-        "-m",
-        "ecgstudy.running.workflow",
-        command,
-        f"params/{study}.yaml",
-        "--profile",
-        profile,
-    ]
+    call = [sys.executable, "-m", "ecgstudy", command, f"params/{study}.yaml"]
+    call += ["--profile", profile]
     env = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", **variables}
     with open(folder / "log.txt", "a") as log:
         process = subprocess.Popen(
             call, cwd=folder, env=env, start_new_session=True, stdout=log, stderr=log
         )
-        while (
-            kill_after and process.poll() is None and not list(folder.glob(kill_after))
-        ):
-            time.sleep(0.02)
         if kill_after:
+            while process.poll() is None and not list(folder.glob(kill_after)):
+                time.sleep(0.02)
             os.killpg(process.pid, signal.SIGKILL)
         return process.wait()
 
 
 def checkout(folder):
-    """A working copy without outputs."""
-    kept = [
-        "docs",
-        "ecgstudy",
-        "notebooks",
-        "params",
-        "profiles",
-        "Snakefile",
-        "pyproject.toml",
-    ]
+    """A working copy without outputs; three epochs, so that some can be interrupted."""
     folder.mkdir()
-    subprocess.run(
-        ["cp", "-r", *[str(ROOT / name) for name in kept], str(folder)], check=True
-    )
-    params = (
-        folder / "params/tiny.yaml"
-    )  # three epochs, so that there is something to interrupt
-    params.write_text(
-        params.read_text().replace("epochs: 1, batch", "epochs: 3, batch")
-    )
+    copied = [str(ROOT / name) for name in (*OWN, "pyproject.toml")]
+    subprocess.run(["cp", "-r", *copied, str(folder)], check=True)
+    params = folder / "params/tiny.yaml"
+    text = params.read_text()
+    params.write_text(text.replace("epochs: 1, batch", "epochs: 3, batch"))
     return folder
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A study of one's own in another folder; `made` are the steps that it makes."""
+    (tmp_path / "mine.yaml").write_text(
+        (ROOT / "params/tiny.yaml").read_text().replace("study: tiny", "study: mine")
+    )
+    study = load_study(tmp_path / "mine.yaml")
+    made = []
+    monkeypatch.setattr(engine, "make", lambda study, todo, **where: made.extend(todo))
+    return study, made
+
+
+def test_outputs_of_a_study_lie_beside_its_params_file(mine, tmp_path):
+    study, made = mine
+    assert study.paths.home == tmp_path / "outputs/mine"
+    assert load_study(ROOT / "params/tiny.yaml").paths.home == ROOT / "outputs/tiny"
+    workflow.run_study(study)
+    assert [step.name for step in made].count("pretrain") == 2
+    assert (tmp_path / "outputs/mine/tables/run.json").exists()
+
+
+def test_steps_come_after_those_that_they_need(mine):
+    study, made = mine
+    workflow.run_study(study)
+    places = {step.folder: place for place, step in enumerate(made)}
+    assert len(places) == 6
+    for step in made:
+        assert all(places[need.folder] < places[step.folder] for need in step.needs)
+
+
+def test_only_what_is_asked_for_is_made_and_what_it_needs(mine):
+    study, made = mine
+    run = next(study.runs())
+    workflow.run_study(study, [cache.pretrain_step(run, study.paths)])
+    assert [str(step) for step in made] == [
+        "prepare builtin",
+        f"pretrain builtin {run.arm} seed 0",
+    ]
+
+
+def test_a_copy_with_the_name_of_the_original_is_refused_before_it_overwrites(
+    mine, tmp_path
+):
+    (tmp_path / "copy.yaml").write_text((tmp_path / "mine.yaml").read_text())
+    with pytest.raises(StudyError, match=r"is the name of mine\.yaml; call it copy"):
+        workflow.run_study(load_study(tmp_path / "copy.yaml"))
+
+
+def test_figures_need_all_scores(mine):
+    with pytest.raises(StudyError, match="evaluate builtin rocl seed 0 slf is not don"):
+        workflow.run_figures(mine[0])
+
+
+def test_a_study_without_a_params_file_cannot_be_run():
+    content = load_study(ROOT / "params/tiny.yaml").model_dump()
+    with pytest.raises(StudyError, match="'tiny' was not read from a params file"):
+        workflow.run_study(Study.model_validate(content))
+
+
+def test_prepared_data_that_are_damaged_are_prepared_again(mine):
+    study, _ = mine
+    before = workflow.prepared_records(study, "builtin").signals[:].tobytes()
+    path = study.paths.data("builtin") / "signals.npy"
+    path.write_bytes(path.read_bytes()[:1000])
+    assert workflow.prepared_records(study, "builtin").signals[:].tobytes() == before
 
 
 @pytest.mark.slow
@@ -256,30 +134,32 @@ def test_killed_study_ends_with_the_numbers_of_an_unbroken_one(tmp_path):
         assert run_tiny(broken, kill_after=file) != 0
     assert run_tiny(broken) == 0
     for name in TABLES:
-        tables = [
-            pd.read_csv(folder / f"outputs/tiny/tables/{name}.csv")
-            for folder in (whole, broken)
-        ]
+        file = f"outputs/tiny/tables/{name}.csv"
+        tables = [pd.read_csv(folder / file) for folder in (whole, broken)]
         pd.testing.assert_frame_equal(*tables, check_exact=True)
 
 
 @pytest.mark.slow
-def test_finished_study_has_nothing_to_do_and_remakes_what_is_deleted(tmp_path):
+def test_finished_study_has_nothing_to_do_and_remakes_what_is_deleted_or_damaged(
+    tmp_path,
+):
     folder = checkout(tmp_path / "whole")
     assert run_tiny(folder) == 0
-    scores = folder / "outputs/tiny/runs/builtin/rocl/seed0/slf/scores.parquet"
-    encoder = folder / "outputs/tiny/runs/builtin/rocl/seed0/encoder.safetensors"
-    before, trained = (
-        scores.stat().st_ino,
-        encoder.stat().st_ino,
-    )  # made anew they are other files
+    run = folder / "outputs/tiny/runs/builtin/rocl/seed0"
+    scores, encoder = run / "slf/scores.parquet", run / "encoder.safetensors"
+    inodes = scores.stat().st_ino, encoder.stat().st_ino  # other files if made anew
     assert run_tiny(folder) == 0
-    assert scores.stat().st_ino == before
-    old = pd.read_parquet(scores)
+    assert "nothing to do" in (folder / "log.txt").read_text()
+    assert (scores.stat().st_ino, encoder.stat().st_ino) == inodes
+    old, weights = pd.read_parquet(scores), encoder.read_bytes()
     scores.unlink()
     assert run_tiny(folder) == 0
     pd.testing.assert_frame_equal(pd.read_parquet(scores), old, check_exact=True)
-    assert encoder.stat().st_ino == trained
+    assert encoder.stat().st_ino == inodes[1]
+    encoder.write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    assert run_tiny(folder) == 0
+    assert encoder.read_bytes() == weights
+    pd.testing.assert_frame_equal(pd.read_parquet(scores), old, check_exact=True)
 
 
 @pytest.mark.slow
@@ -298,9 +178,8 @@ def test_the_explored_ecg_is_a_page_with_every_scheme_and_figures_in_words(tmp_p
     assert (
         "inferior-positives: pull of its clean view 0.70, attacked view 1.60" in weights
     )
-    assert not (
-        folder / "outputs/tiny/tables/robust_auroc.csv"
-    ).exists()  # one run was enough
+    # one run was enough
+    assert not (folder / "outputs/tiny/tables/robust_auroc.csv").exists()
 
 
 def test_one_study_has_every_arm_and_a_control_of_each_kind():
@@ -319,3 +198,23 @@ def test_every_arm_goes_through_all_notebooks(tmp_path):
     robust = pd.read_csv(folder / "outputs/all-arms/tables/robust_auroc.csv")
     assert set(robust["arm"]) == set(load_study(folder / "params/all-arms.yaml").arms)
     assert robust["auroc_shared"].between(0, 1).all()
+
+
+@pytest.mark.slow
+def test_every_process_works_on_the_checkout_that_it_was_started_in(tmp_path):
+    """Though another one is installed, from which the command itself is imported."""
+    ours, other = checkout(tmp_path / "ours"), checkout(tmp_path / "installed")
+    (other / "ecgstudy/study.py").write_text("raise SystemExit('the other checkout')")
+    script = tmp_path / "ecgstudy"
+    script.write_text(
+        "import sys; from ecgstudy.running.cli import main; sys.exit(main())"
+    )
+    env = {**os.environ, "PYTHONPATH": str(other), "OMP_NUM_THREADS": "1"}
+    tables = ours / "outputs/tiny/tables"
+    for command in ("study", "figures"):
+        call = [sys.executable, str(script), command, "params/tiny.yaml"]
+        ran = subprocess.run(call, cwd=ours, env=env, capture_output=True, text=True)
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert (tables / "claims.csv").read_text() != "old"
+        (tables / "claims.csv").write_text("old")
+    assert not (other / "outputs").exists()

@@ -20,7 +20,7 @@ from ecgstudy.errors import StudyError
 from ecgstudy.models.backbones import DualBatchNorm, encoder
 from ecgstudy.models.released import Released, signals
 from ecgstudy.models.released.weights import fit_weights, released_weights
-from ecgstudy.params import PLUGIN
+from ecgstudy.registry import PLUGIN
 
 
 class SwitchedNorm(DualBatchNorm):
@@ -191,15 +191,6 @@ def find_factory(factory: str) -> Callable[..., Released]:
             f"encoder.factory: {factory!r} is no function of {module.__name__}"
         )
     return found
-
-
-def encoder_code(name: str, options: dict, home: ModuleType) -> tuple[ModuleType, ...]:
-    """Modules that decide what an encoder is: its `home`, and those of a released network."""
-    return (
-        (home,)
-        if name != "pretrained"
-        else (home, signals, factory_module(options["factory"]))
-    )
 
 
 def without_weights(options: dict) -> dict:
