@@ -211,8 +211,11 @@ def plain(value: object) -> object:
 
 def _split_problems(records: EcgRecords) -> Iterator[str]:
     splits, labels = records.table["split"], records.multi_hot()
-    for name in splits[~splits.isin(SPLITS)]:
-        yield f"unknown split {name!r}; known: {', '.join(SPLITS)}"
+    for row, name in splits[~splits.isin(SPLITS)].items():
+        yield (
+            f"record {records.table['record'][row]!r} has split {name!r};"
+            f" it must be one of {', '.join(SPLITS)}"
+        )
     for name in ("train", "validation", "test"):
         rows = (splits == name).to_numpy()
         if not rows.any():

@@ -121,7 +121,7 @@ BAD = {
     "flat lead": (lambda: with_sample(0.25, (4, 1)), "record 'r4', lead 'II' is flat"),
     "unknown split": (
         lambda: with_column("split", 0, "dev"),
-        "unknown split 'dev'; known: train",
+        "record 'r0' has split 'dev'; it must be one of train",
     ),
     "empty split": (
         lambda: tiny().split("train", "test"),

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import wfdb
 
-from ecgstudy.datasets import mitdb, ptbxl
+from ecgstudy.datasets import mitdb
+from ecgstudy.datasets.leads import STANDARD
 
 SYMBOLS = "NLRejAaJSVEFQ"
 """One beat of each symbol a second, from 1 s on; a rhythm change stands half a second before each."""
@@ -133,7 +134,7 @@ def write_ptbxl_rows(root: Path, rows: list[dict]) -> None:
 
 
 def write_ptbxl_signals(
-    root: Path, ecg_id: int, change=None, fs=100, names=ptbxl.LEADS, samples=1000
+    root: Path, ecg_id: int, change=None, fs=100, names=STANDARD, samples=1000
 ) -> np.ndarray:
     """10 s of 12 leads in format 16; `change(adc)` edits them in place. Return the ADC values."""
     adc = np.random.default_rng(ecg_id).integers(-3000, 3000, (samples, 12))

@@ -18,11 +18,11 @@ from numpy import ndarray
 from numpy.random import Generator, default_rng
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from ecgstudy.datasets.leads import CHEST, lead_weights
+from ecgstudy.datasets.leads import CHEST, STANDARD, lead_weights
+from ecgstudy.datasets.sources import read_card
 from ecgstudy.records import EcgRecords
 from ecgstudy.registry import DATASETS
 
-LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", *CHEST)
 RECORDED = ("I", "II", *CHEST)
 """The other limb leads are derived from I and II."""
 ELECTRODES = lead_weights(RECORDED)
@@ -65,19 +65,6 @@ ATRIAL = np.isin(WAVES, ["P1", "P2"])
 LATE = np.isin(WAVES, ["J", "ST", "T1", "T2"])
 RATE_EXPONENT = np.array([0.15, 0.15, 0, 0, 0, 0, 0.15, 0.3, 1 / 3, 1 / 3])
 """A wave's delay goes with RR to this power; one third for T is Fridericia's QT."""
-
-CARD = {
-    "synthetic": True,
-    "source": "simulated: dipole model of McSharry et al. 2003"
-    " (doi:10.1109/TBME.2003.808805) and Sameni et al. 2007"
-    " (doi:10.1155/2007/43407), lead field of Dower et al. 1980",
-    "licence": "CC0-1.0 (generated)",
-    "adc_mv": None,
-    "notes": "No real patient. Classes overlap: severities reach down to borderline"
-    " findings, beats of the other classes carry minor changes, rates of sinus rhythm"
-    " and tachycardia meet at 97 to 102/min, an eighth of the records without ectopy"
-    " has premature atrial beats. One age in 20 is missing.",
-}
 
 
 @dataclass(frozen=True)
@@ -140,10 +127,10 @@ def load(
     table.insert(3, "attacked", table["split"] != "train")
     counts = np.bincount(labels, minlength=len(CLASSES)).tolist()
     counts = dict(zip(CLASSES, counts, strict=True))
-    card = {**CARD, "rng_seed": rng_seed, "counts": counts}
+    card = {**read_card("builtin"), "rng_seed": rng_seed, "counts": counts}
     signals, labels = np.stack(signals), np.array(labels)
     return EcgRecords(
-        "builtin", signals, float(fs), LEADS, labels, CLASSES, table, card
+        "builtin", signals, float(fs), STANDARD, labels, CLASSES, table, card
     )
 
 

@@ -13,7 +13,7 @@ from tempfile import TemporaryFile
 import numpy as np
 import pandas as pd
 
-from ecgstudy.datasets.checksums import SUMS, verify_checksums
+from ecgstudy.datasets.sources import SUMS, verify_checksums
 from ecgstudy.datasets.wfdb_io import read_leads
 from ecgstudy.errors import StudyError
 from ecgstudy.files import read_sums

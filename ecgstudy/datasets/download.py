@@ -9,7 +9,7 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
-from ecgstudy.datasets.checksums import SUMS
+from ecgstudy.datasets.sources import SUMS
 from ecgstudy.errors import StudyError
 from ecgstudy.files import lock, lock_file, read_sums, sha256
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 CHEST = ("V1", "V2", "V3", "V4", "V5", "V6")
+STANDARD = ("I", "II", "III", "aVR", "aVL", "aVF", *CHEST)
 ELECTRODES = ("RA", "LA", "LL", *CHEST)
 DEFINITIONS = {
     "I": {"LA": 1, "RA": -1},

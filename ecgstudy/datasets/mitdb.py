@@ -11,9 +11,9 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt
 
-from ecgstudy.datasets.checksums import verify_checksums
+from ecgstudy.datasets.sources import read_card, verify_checksums
 from ecgstudy.datasets.wfdb_io import read_annotations, read_leads
 from ecgstudy.errors import StudyError
 from ecgstudy.records import EcgRecords, count_by_split
@@ -29,6 +29,7 @@ AAMI = dict(zip("NLRejAaJSVEF", "NNNNNSSSSVVF", strict=True))
 UNCLASSIFIABLE = "/fQ"
 NOT_BEATS = "[!]x()ptu`'^|~+sT*D=\"@"
 """Rhythm, quality and waveform annotations of WFDB; they are passed over."""
+# Neither has the paced records 102, 104, 107 and 217.
 DS1 = (
     "101 106 108 109 112 114 115 116 118 119 122 124 201 203 205 207 208 209 215 220"
     " 223 230"
@@ -37,7 +38,6 @@ DS2 = (
     "100 103 105 111 113 117 121 123 200 202 210 212 213 214 219 221 222 228 231 232"
     " 233 234"
 ).split()
-PACED = ("102", "104", "107", "217")
 VALIDATION = ("124", "203", "220", "223")
 SENSITIVITY = ("202",)
 """Same patient as 201, a training record: not in the test set, but scored."""
@@ -49,7 +49,6 @@ def load(
     *,
     before_s: Seconds = 0.9,
     after_s: Seconds = 0.9,
-    max_train_per_class_and_record: PositiveInt | None = None,
     attacked_per_class_and_record: NonNegativeInt = 50,
 ) -> EcgRecords:
     """Cut one window of lead MLII around each beat.
@@ -60,8 +59,6 @@ def load(
         Folder with the .hea, .dat and .atr files.
     before_s, after_s
         Window around the annotated sample in s; the preceding RR interval should fit.
-    max_train_per_class_and_record
-        Keep at most so many training beats (a fixed draw); None keeps all.
     attacked_per_class_and_record
         At most so many validation, test and sensitivity beats are marked `attacked`
         (a fixed draw).
@@ -79,8 +76,7 @@ def load(
     for name in records:
         (lead,), comments = read_leads(root / name, [LEAD], FS)
         beats = _read_beats(root / f"{name}.atr").assign(**_read_person(comments))
-        _mark_inside(beats, len(lead), window)
-        _draw(beats, max_train_per_class_and_record, attacked_per_class_and_record)
+        _select(beats, len(lead), window, attacked_per_class_and_record)
         starts = beats.loc[beats["kept"], "sample"].to_numpy() - window[0]
         signals.append(sliding_window_view(lead, sum(window))[starts])
         tables.append(beats)
@@ -160,20 +156,21 @@ def _rank(record: int, labels: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def _mark_inside(beats: pd.DataFrame, samples: int, window: list[int]) -> None:
-    """Add `inside`: whether the window is within the recording."""
+def _select(
+    beats: pd.DataFrame, samples: int, window: list[int], attacked: int
+) -> None:
+    """Add `inside`, `kept` and `attacked`.
+
+    `inside`: whether the window is within the recording of so many samples.
+    `attacked`: the first of each class by `rank`.
+    """
     before, after = window
     first, stop = beats["sample"] - before, beats["sample"] + after
     beats["inside"] = (first >= 0) & (stop <= samples)
-
-
-def _draw(beats: pd.DataFrame, max_train: int | None, max_attacked: int) -> None:
-    """Add `attacked` and `kept`, the first of each class by `rank`."""
-    usable = beats["inside"] & (beats["label"] >= 0)
-    place = beats["rank"].where(usable).groupby(beats["label"]).rank()
-    training = beats["split"] == "train"
-    beats["kept"] = usable & ~(training & (place > (max_train or np.inf)))
-    beats["attacked"] = usable & ~training & (place <= max_attacked)
+    beats["kept"] = beats["inside"] & (beats["label"] >= 0)
+    place = beats["rank"].where(beats["kept"]).groupby(beats["label"]).rank()
+    test = beats["split"] != "train"
+    beats["attacked"] = beats["kept"] & test & (place <= attacked)
 
 
 def _make_card(annotated: pd.DataFrame, window: list[int]) -> dict:
@@ -186,27 +183,11 @@ def _make_card(annotated: pd.DataFrame, window: list[int]) -> dict:
         return count_by_split(beats["split"], hot, CLASSES)
 
     return {
-        "synthetic": False,
-        "source": "MIT-BIH Arrhythmia Database, "
-        "https://physionet.org/content/mitdb/1.0.0/",
-        "version": "1.0.0",
-        "doi": "10.13026/C2F305",
-        "licence": "Open Data Commons Attribution License 1.0",
-        "citation": "Moody GB, Mark RG. The impact of the MIT-BIH Arrhythmia Database."
-        " 2001",
-        "adc_mv": 0.005,
+        **read_card("mitdb"),
         "window_samples": window,
         "annotations": count(slice(None)),
         "lost_at_record_ends": count(~classified["inside"]),
         "counts": count(classified["kept"]),
         "attacked": count(classified["attacked"]),
         "dropped_q": unclassified["split"].value_counts().to_dict(),
-        "adaptations": [
-            f"Paced records {', '.join(PACED)} are left out.",
-            f"Validation: records {', '.join(VALIDATION)} of DS1.",
-            "202 is the patient of 201 (training): split 'sensitivity' instead of"
-            " test.",
-            "Beats of AAMI class Q are dropped; they count in RR intervals.",
-            "Lead MLII by name (the second channel of 114).",
-        ],
     }

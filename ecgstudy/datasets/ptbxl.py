@@ -5,21 +5,20 @@ recommended there.
 """
 
 import ast
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from ecgstudy.datasets.checksums import verify_checksums
+from ecgstudy.datasets.leads import STANDARD
+from ecgstudy.datasets.sources import read_card, verify_checksums
 from ecgstudy.datasets.wfdb_io import read_leads
 from ecgstudy.errors import StudyError
 from ecgstudy.records import EcgRecords, count_by_split
 from ecgstudy.registry import DATASETS
 
 FS = 100.0
-LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
 SAMPLES = slice(5, 985)
 """Both ends of a record are edge effects of the resampling to 100 Hz."""
@@ -85,7 +84,7 @@ def load(
         name="ptbxl",
         signals=_read_signals(root, table),
         fs=FS,
-        leads=LEADS,
+        leads=STANDARD,
         labels=labels.to_numpy(np.float32),
         classes=tuple(labels.columns),
         table=table.drop(columns="stem"),
@@ -98,7 +97,7 @@ def _read_tables(root: Path, task: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     try:
         rows = pd.read_csv(root / DATABASE)
         statements = pd.read_csv(root / STATEMENTS, index_col=0)
-        table = _make_table(root, rows)
+        table = _make_table(rows)
         superclass = statements["diagnostic_class"].where(statements["diagnostic"] == 1)
         codes = rows["scp_codes"]
     except (KeyError, ValueError) as error:
@@ -111,40 +110,32 @@ def _read_tables(root: Path, task: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     else:
         class_of, classes = {code: code for code in statements.index}, statements.index
     labels = pd.DataFrame(False, table.index, list(classes))
-    for row, (record, text) in enumerate(zip(table["record"], codes, strict=True)):
+    for row, text in enumerate(codes):
+        where = f"{root / DATABASE}: record {table['record'][row]}"
+        try:
+            listed = list(ast.literal_eval(text))
+        except (ValueError, SyntaxError, TypeError) as error:
+            raise StudyError(
+                f"{where}: scp_codes {str(text)[:80]!r} is not a dictionary"
+                " code → likelihood"
+            ) from error
         # Likelihood 0 means "unknown" in PTB-XL: every listed code counts.
-        for code in _parse_codes(text, f"{root / DATABASE}: record {record}"):
+        for code in listed:
             if code not in class_of:
                 raise StudyError(
-                    f"{root / DATABASE}: record {record}: unknown SCP code {code!r};"
-                    f" {STATEMENTS} lists the known ones"
+                    f"{where}: unknown SCP code {code!r}; {STATEMENTS} lists the known"
+                    " ones"
                 )
             if class_of[code] in labels:
                 labels.at[row, class_of[code]] = True
     return table, labels
 
 
-def _parse_codes(text: str, where: str) -> Iterator[str]:
-    """SCP codes of a dictionary code → likelihood, written in Python."""
-    try:
-        return iter(ast.literal_eval(text))
-    except (ValueError, SyntaxError, TypeError) as error:
-        raise StudyError(
-            f"{where}: scp_codes {str(text)[:80]!r} is not a dictionary"
-            " code → likelihood"
-        ) from error
-
-
-def _make_table(root: Path, rows: pd.DataFrame) -> pd.DataFrame:
+def _make_table(rows: pd.DataFrame) -> pd.DataFrame:
     """The columns of the study, from the official ones."""
-    records, folds = rows["ecg_id"].astype(str), rows["strat_fold"]
-    outside = ~folds.isin(range(1, 11))
-    if outside.any():
-        raise StudyError(
-            f"{root / DATABASE}: record {records[outside].iloc[0]} has strat_fold"
-            f" {folds[outside].iloc[0]}; folds are 1 to 10"
-        )
-    split = folds.map({9: "validation", 10: "test"}).fillna("train")
+    records, folds = rows["ecg_id"].astype(str), rows["strat_fold"].astype(int)
+    splits = {**dict.fromkeys(range(1, 9), "train"), 9: "validation", 10: "test"}
+    split = folds.map(splits)
     # A record of an unknown patient is a patient of its own.
     patients = rows["patient_id"].astype("Int64").astype("string")
     return pd.DataFrame(
@@ -158,7 +149,7 @@ def _make_table(root: Path, rows: pd.DataFrame) -> pd.DataFrame:
             "sex": rows["sex"].map({0: "male", 1: "female"}),
             "height": rows["height"].astype(float),
             "weight": rows["weight"].astype(float),
-            "fold": folds.astype(int),
+            "fold": folds,
             "stem": rows["filename_lr"],
         }
     )
@@ -167,10 +158,10 @@ def _make_table(root: Path, rows: pd.DataFrame) -> pd.DataFrame:
 def _read_signals(root: Path, table: pd.DataFrame) -> np.ndarray:
     """float32 (records, leads, samples) in mV."""
     samples = SAMPLES.stop - SAMPLES.start
-    signals = np.empty((len(table), len(LEADS), samples), dtype=np.float32)
+    signals = np.empty((len(table), len(STANDARD), samples), dtype=np.float32)
     unfit = []
     for row, stem in enumerate(table["stem"]):
-        leads, _ = read_leads(root / stem, LEADS, FS)
+        leads, _ = read_leads(root / stem, STANDARD, FS)
         if leads.shape[1] < SAMPLES.stop:
             raise StudyError(
                 f"{root / stem}.hea: {leads.shape[1]} samples a lead; it must be 1000"
@@ -189,23 +180,11 @@ def _read_signals(root: Path, table: pd.DataFrame) -> np.ndarray:
 
 def _describe_origin(root: Path, table: pd.DataFrame) -> dict:
     """The part of the card that says where the records come from."""
+    unknown = table["patient"].str.startswith("record-")
     card = {
-        "synthetic": False,
-        "source": "PTB-XL, https://physionet.org/content/ptb-xl/1.0.3/",
-        "version": "1.0.3",
-        "doi": "10.13026/kfzx-aw45",
-        "licence": "Creative Commons Attribution 4.0",
-        "citation": "Wagner P, et al. PTB-XL, a large publicly available"
-        " electrocardiography dataset. 2020",
-        "adc_mv": 0.001,
+        **read_card("ptbxl"),
         "complete": len(table) >= sum(PUBLISHED.values()),
-        "unknown_patients": int(table["patient"].str.startswith("record-").sum()),
-        "adaptations": [
-            f"Samples {SAMPLES.start} to {SAMPLES.stop - 1} of each record: the ends"
-            " are edge effects.",
-            "Age 300 (over 89) is set to 90.",
-            "A record of an unknown patient is a patient of its own.",
-        ],
+        "unknown_patients": int(unknown.sum()),
     }
     if (root / SUBSET).exists():
         subset = pd.read_csv(root / SUBSET, dtype=str).set_index("ecg_id")

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from scipy.signal import butter, find_peaks, sosfiltfilt
 
-from ecgstudy.datasets.builtin import CLASSES, LEADS, load
+from ecgstudy.datasets.builtin import CLASSES, load
+from ecgstudy.datasets.leads import STANDARD
 from ecgstudy.datasets.prepare import prepare
 from ecgstudy.errors import StudyError
 from ecgstudy.params import DatasetOptions
@@ -52,7 +53,7 @@ def is_class(records, name):
 
 
 def lead(beats, name):
-    return beats[:, LEADS.index(name)]
+    return beats[:, STANDARD.index(name)]
 
 
 def qrs_width(beat):
@@ -66,7 +67,7 @@ def qrs_width(beat):
 
 def test_records_are_fit_for_the_study(records):
     check_records(records)
-    assert (records.name, records.leads, records.classes) == ("builtin", LEADS, CLASSES)
+    assert (records.name, records.leads, records.classes) == ("builtin", STANDARD, CLASSES)
     assert records.signals.shape == (270, 12, 2500)
     assert records.labels.shape == (270,)
     assert records.card["synthetic"] is True
@@ -86,7 +87,7 @@ def test_limb_leads_follow_einthoven_and_goldberger(records, name, of_i_and_ii):
         of_i_and_ii[0] * records.signals[:, 0] + of_i_and_ii[1] * records.signals[:, 1]
     )
     np.testing.assert_allclose(
-        records.signals[:, LEADS.index(name)], expected, atol=3e-6
+        records.signals[:, STANDARD.index(name)], expected, atol=3e-6
     )
 
 
@@ -262,8 +263,8 @@ def test_sinus_amplitudes_are_physiological(records, beats):
     qrs = sinus[:, :, at(-0.06) : at(0.07)]
     swing = np.ptp(qrs, axis=2)
     for name in ("V2", "V3", "V4", "V5"):
-        assert np.quantile(swing[:, LEADS.index(name)], 0.05) > 0.5
-        assert 0.9 < np.median(swing[:, LEADS.index(name)]) < 2.5
+        assert np.quantile(swing[:, STANDARD.index(name)], 0.05) > 0.5
+        assert 0.9 < np.median(swing[:, STANDARD.index(name)]) < 2.5
     p_wave = lead(sinus, "II")[:, at(-0.24) : at(-0.08)].max(1)
     assert 0.05 < np.median(p_wave) < 0.2
     t_wave = lead(sinus, "V4")[:, at(0.15) : at(0.4)].max(1)

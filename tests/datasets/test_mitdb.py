@@ -144,21 +144,12 @@ def test_the_attacked_draw_does_not_depend_on_other_options(tiny):
         return set(table["record"][table["attacked"]])
 
     two = drawn(attacked_per_class_and_record=2)
-    assert two == drawn(
-        attacked_per_class_and_record=2, max_train_per_class_and_record=1, before_s=0.5
-    )
+    assert two == drawn(attacked_per_class_and_record=2, before_s=0.5)
     assert (
         drawn(attacked_per_class_and_record=1)
         < two
         < drawn(attacked_per_class_and_record=3)
     )
-
-
-def test_only_training_beats_are_subsampled(tiny):
-    few, every = mitdb.load(tiny, max_train_per_class_and_record=1), mitdb.load(tiny)
-    assert few.card["counts"]["train"] == {"N": 18, "S": 18, "V": 18, "F": 18}
-    assert few.card["counts"]["test"] == every.card["counts"]["test"]
-    assert set(few.table["record"]) < set(every.table["record"])
 
 
 def damage_sample(root):
@@ -259,10 +250,6 @@ def test_bad_input_is_one_error_that_names_the_file_or_record(copy, case):
         ({"window": 1.8}, r"options\.window: .*known options: before_s, after_s"),
         ({"before_s": "long"}, r"options\.before_s: .*'long'"),
         ({"after_s": 700}, r"options\.after_s: .*700"),
-        (
-            {"max_train_per_class_and_record": 0},
-            r"options\.max_train_per_class_and_record",
-        ),
     ],
 )
 def test_unknown_or_ill_typed_options_are_named(tiny, options, message):

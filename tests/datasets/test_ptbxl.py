@@ -20,6 +20,7 @@ from wfdb_fixtures import (
 )
 
 from ecgstudy.datasets import ptbxl
+from ecgstudy.datasets.leads import STANDARD
 from ecgstudy.datasets.prepare import prepare
 from ecgstudy.errors import StudyError
 from ecgstudy.records import check_records
@@ -68,11 +69,11 @@ def test_signals_are_samples_5_to_984_in_millivolts(tiny, tmp_path):
     records = check_records(ptbxl.load(tiny))
     (row,) = np.flatnonzero(records.table["record"] == "7")
     np.testing.assert_allclose(records.signals[row], adc.T[:, 5:985] / 1000, atol=1e-6)
-    assert (records.fs, records.leads) == (100.0, ptbxl.LEADS)
+    assert (records.fs, records.leads) == (100.0, STANDARD)
 
 
 def test_leads_are_ordered_by_name(copy, tmp_path):
-    adc = write_ptbxl_signals(copy, 7, names=ptbxl.LEADS[::-1])
+    adc = write_ptbxl_signals(copy, 7, names=STANDARD[::-1])
     records = ptbxl.load(copy)
     (row,) = np.flatnonzero(records.table["record"] == "7")
     np.testing.assert_allclose(
@@ -259,7 +260,7 @@ BAD = {
     ),
     "fold 11": (
         lambda root: edit(root, 7, strat_fold=11),
-        r"record 7 has strat_fold 11",
+        "record '7' has split nan; it must be one of train",
     ),
     "duplicate record": (
         lambda root: edit(root, 7, ecg_id=8),

@@ -17,7 +17,8 @@ from wfdb_fixtures import (
 )
 
 from ecgstudy.datasets import mitdb, ptbxl
-from ecgstudy.datasets.checksums import verify_checksums
+from ecgstudy.datasets.leads import STANDARD
+from ecgstudy.datasets.sources import verify_checksums
 from ecgstudy.datasets.wfdb_io import read_leads
 from ecgstudy.errors import StudyError
 
@@ -112,7 +113,7 @@ def read_mitdb(root):
 
 
 def read_ptbxl(root):
-    return read_leads(root / stem(7), ptbxl.LEADS, ptbxl.FS)[0], pd.DataFrame()
+    return read_leads(root / stem(7), STANDARD, ptbxl.FS)[0], pd.DataFrame()
 
 
 @pytest.mark.parametrize("cases", [50, pytest.param(5000, marks=pytest.mark.slow)])
