@@ -21,7 +21,7 @@ def shown(file: str) -> str:
 
 
 def write_ward(folder: Path, records: int = 60) -> dict[str, np.ndarray]:
-    """Records of 9 s with their table and checksums, two a patient; record → (samples, leads) in mV."""
+    """Records of 9 s, two a patient, with table and checksums; returns signals."""
     signals = write_folder(
         folder, fs=500, seconds=9, leads=("V1", "II"), records=records
     )

@@ -1,4 +1,4 @@
-"""Records that do not fit into memory are trained on and evaluated through their memory map."""
+"""Records larger than the memory are used through their memory map."""
 
 import os
 import subprocess
@@ -34,7 +34,8 @@ torch.set_num_threads(1)
 folder = Path({folder!r})
 pretrain(run(), toy_records(), folder / "small")  # imports what is imported late
 evaluate(run(), toy_records(), folder / "small" / "slf", "slf")
-used = int(next(l for l in open("/proc/self/status") if l.startswith("VmData")).split()[1]) * 1024
+status = open("/proc/self/status").read()
+used = int(status.partition("VmData:")[2].split()[0]) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (used + FREE, used + FREE))
 records = load_records(folder / "data")
 assert records.signals.nbytes > 2 * FREE
@@ -48,7 +49,7 @@ FREE = 380 * MB
 
 
 def run():
-    """A short pretraining and evaluation that nevertheless read every training record once."""
+    """A short pretraining and evaluation, which read every training record once."""
     one = toy_run("rocl", records_per_epoch=32)
     views = one.study.views.model_copy(update={"crop_s": 1.0})
     update = {
@@ -61,7 +62,7 @@ def run():
 
 
 def write_large(folder: Path) -> None:
-    """Prepared records of which only the labels and the last ones' signals take room on the disk."""
+    """Prepared records of which most signals take no room on the disk."""
     few = toy_records()
     save_records(few, folder)
     (folder / SUMS).unlink()  # other files take the place of these
@@ -87,7 +88,7 @@ def test_records_larger_than_memory_are_trained_on_and_evaluated(tmp_path):
     write_large(tmp_path / "data")
     code = CHILD.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
     call = [sys.executable, "-W", "error", "-c", code]
-    # One arena: how much of what was freed is kept in several differs from run to run by 100 MB and more.
+    # One arena: what several keep of freed memory differs by 100 MB from run to run.
     env = {**os.environ, "MALLOC_ARENA_MAX": "1"}
     done = subprocess.run(call, capture_output=True, text=True, env=env, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -47,7 +47,7 @@ def on(device, run, **changes):
     )
 
 
-# ---- the emulation ---------------------------------------------------------------------------------
+# ---- the emulation -------------------------------------------------------------------
 
 
 def test_tensors_know_their_place_and_stay_apart():
@@ -99,10 +99,15 @@ def test_a_generator_of_the_other_place_is_refused():
 @pytest.mark.parametrize(
     "wait",
     [
-        lambda x: x.sum().item(), lambda x: bool((x > 0).all()), lambda x: x[x > 0], lambda x: x.nonzero(),
-        lambda x: x.cpu(), lambda x: x.tolist(), lambda x: torch.equal(x, x),
+        lambda x: x.sum().item(),
+        lambda x: bool((x > 0).all()),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: x.cpu(),
+        lambda x: x.tolist(),
+        lambda x: torch.equal(x, x),
     ],
-)  # fmt: skip
+)
 def test_what_waits_is_counted(wait):
     with mock_gpu() as gpu:
         x = torch.ones(3, device=CUDA)
@@ -114,10 +119,11 @@ def test_what_waits_is_counted(wait):
 
 
 def test_no_optimiser_asks_for_a_stream_where_torch_is_built_for_cuda(monkeypatch):
-    """Such a torch names CUDA as its accelerator, with or without a GPU, and has no stream without one."""
-    found = lambda check_available=False: (
-        CUDA if torch.cuda.is_available() or not check_available else None
-    )
+    """Such a torch names CUDA as its accelerator also where there is no GPU."""
+
+    def found(check_available=False):
+        return CUDA if torch.cuda.is_available() or not check_available else None
+
     monkeypatch.setattr(torch.accelerator, "current_accelerator", found)
     monkeypatch.setattr(
         torch.accelerator,
@@ -132,12 +138,12 @@ def test_no_optimiser_asks_for_a_stream_where_torch_is_built_for_cuda(monkeypatc
         assert (weight < 1).all()
 
 
-# ---- pretraining -----------------------------------------------------------------------------------
+# ---- pretraining ---------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def teachers(tmp_path_factory):
-    """Folders with the encoder that some arms need, by whether ECGs have several labels."""
+    """Folders with the encoder that some arms need, by single- and multi-label."""
     roots = {
         multilabel: tmp_path_factory.mktemp("runs") for multilabel in (False, True)
     }
@@ -177,7 +183,7 @@ def test_every_arm_has_the_same_loss_and_gradient_there(arm, multilabel, teacher
     "build", [*[n for n in ENCODERS if n != "pretrained"], clef, HUBERT]
 )
 def test_every_encoder_has_the_same_features_and_gradients_there(build, dual):
-    """Those of one's own too, and released networks behind their adaptation of leads, rate and band."""
+    """Released networks too, behind their adaptation of leads, rate and band."""
     torch.manual_seed(0)
     if isinstance(build, str):
         encoder = build_encoder(build, {}, torch.zeros(2), torch.ones(()), dual)
@@ -239,7 +245,7 @@ def test_a_training_step_waits_only_to_list_the_pairs_that_pull(arm, losses):
         assert gpu.waits == ({"nonzero": losses} if losses else {})
 
 
-# ---- evaluation ------------------------------------------------------------------------------------
+# ---- evaluation ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("multilabel", [False, True])
@@ -286,11 +292,19 @@ def everything(arm, multilabel, protocol, device, root):
     ]
     evaluation = OPTIONS.model_copy(
         update={
-            "attacks": [*(name for name in names if name != "apgd-dlr-targeted"), "apgd-margin[I]"],
-            "corruptions": [*CORRUPTIONS], "severities": [1, 5], "epsilons_mv": [0.05], "steps": 2,
-            "label_steps": 2, "queries": 3, "check_steps": 2,
+            "attacks": [
+                *(name for name in names if name != "apgd-dlr-targeted"),
+                "apgd-margin[I]",
+            ],
+            "corruptions": [*CORRUPTIONS],
+            "severities": [1, 5],
+            "epsilons_mv": [0.05],
+            "steps": 2,
+            "label_steps": 2,
+            "queries": 3,
+            "check_steps": 2,
         }
-    )  # fmt: skip
+    )
     run, records = toy_run(arm, epochs=2), records_with_sensitivity(multilabel)
     run, folder = (
         on(device, run, evaluation=evaluation, protocols=[protocol]),
@@ -403,7 +417,7 @@ def process_wide():
 def test_float32_is_not_rounded_to_tf32_there_and_sums_are_repeatable(
     tmp_path, monkeypatch
 ):
-    """cuDNN multiplies with 10 bits unless told otherwise: steps of an attack would vanish."""
+    """cuDNN multiplies with 10 bits unless told otherwise: an attack would vanish."""
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     pretrain(toy_run("random"), toy_records(), tmp_path)
     before = process_wide()
@@ -429,7 +443,7 @@ def test_the_cpu_sets_nothing():
     assert process_wide() == before
 
 
-# ---- benchmarks ------------------------------------------------------------------------------------
+# ---- benchmarks ----------------------------------------------------------------------
 
 
 def small(name, **options):
@@ -490,7 +504,8 @@ def test_peers_are_tried_with_the_batches_of_their_device_that_fit(monkeypatch):
         "RECORDS": {"cpu": 4, "cuda": 32},
         "BATCHES": {"cpu": (2, 4), "cuda": (8, 16, 32)},
     }
-    changed = {"STUDIES": ("mitdb",), "case": small, "make_attacks": attacks, **small_sizes}
+    changed = {"STUDIES": ("mitdb",), "case": small, "make_attacks": attacks}
+    changed |= small_sizes
     for name, value in changed.items():
         monkeypatch.setattr(peers, name, value)
     peers.measure(CPU, 1)
@@ -507,9 +522,10 @@ def test_peers_are_tried_with_the_batches_of_their_device_that_fit(monkeypatch):
 def test_the_benchmarks_run_there(monkeypatch):
     sizes = {"RECORDS": (4, 8), "BATCHES": (8, 32), "STEPS": (1, 2), "LEADS": (1, 2)}
     changed = {
-        steps: {"ARMS": ("supervised", "rocl-ip-hn"), "case": small}, loss: {"ROWS": (64, 1100)},
+        steps: {"ARMS": ("supervised", "rocl-ip-hn"), "case": small},
+        loss: {"ROWS": (64, 1100)},
         growth: {**sizes, "case": small},
-    }  # fmt: skip
+    }
     for module, values in changed.items():
         for name, value in values.items():
             monkeypatch.setattr(module, name, value)

@@ -15,7 +15,7 @@ SPLITS = ["train", "train", "validation", "validation", "test", "test", "sensiti
 
 
 def tiny(**changes):
-    """Seven records of two leads, classes A and B alternating, one patient each but for the last."""
+    """Seven records of two leads, classes A and B alternating, six patients."""
     n = len(SPLITS)
     table = pd.DataFrame(
         {

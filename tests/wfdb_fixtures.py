@@ -11,7 +11,7 @@ from ecgstudy.datasets import mitdb
 from ecgstudy.datasets.leads import STANDARD
 
 SYMBOLS = "NLRejAaJSVEFQ"
-"""One beat of each symbol a second, from 1 s on; a rhythm change stands half a second before each."""
+"""One beat of each symbol a second, from 1 s on, and half a second before a note."""
 BEAT_SAMPLES = 360 * np.arange(1, len(SYMBOLS) + 1)
 
 
@@ -24,7 +24,7 @@ def write_mitdb(root: Path) -> None:
 def write_mitdb_signals(
     root: Path, record: str, change=None, fs=360, names=("MLII", "V1"), units="mV"
 ) -> np.ndarray:
-    """14 s of two channels in format 212; `change(adc)` edits them in place. Return the ADC values."""
+    """14 s of two channels in format 212; returns ADC values, edited by `change`."""
     adc = np.random.default_rng(int(record)).integers(-900, 900, (14 * 360, 2))
     if change is not None:
         change(adc)
@@ -136,7 +136,7 @@ def write_ptbxl_rows(root: Path, rows: list[dict]) -> None:
 def write_ptbxl_signals(
     root: Path, ecg_id: int, change=None, fs=100, names=STANDARD, samples=1000
 ) -> np.ndarray:
-    """10 s of 12 leads in format 16; `change(adc)` edits them in place. Return the ADC values."""
+    """10 s of 12 leads in format 16; returns ADC values, edited by `change`."""
     adc = np.random.default_rng(ecg_id).integers(-3000, 3000, (samples, 12))
     if change is not None:
         change(adc)
@@ -156,7 +156,7 @@ def write_ptbxl_signals(
 def write_folder(
     folder: Path, fs=500, seconds=10.0, leads=("II", "V1"), records=20
 ) -> dict[str, np.ndarray]:
-    """Slow sines in format 16, one file a record; returns record → (samples, leads) in mV."""
+    """Slow sines in format 16; returns record → (samples, leads) in mV."""
     folder.mkdir(parents=True, exist_ok=True)
     time, written = np.arange(round(seconds * fs))[:, None] / fs, {}
     for number in range(records):

@@ -1,4 +1,4 @@
-"""The simulated ECGs, measured as a cardiologist or an independent detector would measure them."""
+"""Simulated ECGs, measured as a cardiologist or an independent detector would."""
 
 import neurokit2
 import numpy as np
@@ -24,7 +24,7 @@ def records() -> EcgRecords:
 
 @pytest.fixture(scope="module")
 def beats(records) -> np.ndarray:
-    """(records, leads, samples): median beat around the R wave, its PR segment at zero."""
+    """Median beats around the R wave, PR segment at 0, (records, leads, samples)."""
     return np.stack([median_beat(signals) for signals in records.signals])
 
 
@@ -57,7 +57,7 @@ def lead(beats, name):
 
 
 def qrs_width(beat):
-    """Seconds between the first and last time that the smoothed beat moves at 15 % of its top speed."""
+    """Seconds in which the smoothed beat moves at 15 % of its top speed or faster."""
     smooth = sosfiltfilt(butter(2, 40, fs=FS, output="sos"), beat)[
         :, at(-0.12) : at(0.15)
     ]
@@ -67,7 +67,8 @@ def qrs_width(beat):
 
 def test_records_are_fit_for_the_study(records):
     check_records(records)
-    assert (records.name, records.leads, records.classes) == ("builtin", STANDARD, CLASSES)
+    assert (records.name, records.leads) == ("builtin", STANDARD)
+    assert records.classes == CLASSES
     assert records.signals.shape == (270, 12, 2500)
     assert records.labels.shape == (270,)
     assert records.card["synthetic"] is True
@@ -291,7 +292,7 @@ def test_atrial_fibrillation_has_no_p_wave(records):
 
 def test_beats_of_one_patient_are_more_alike_than_those_of_two(records, beats):
     rows = np.flatnonzero(is_class(records, "sinus rhythm"))
-    # Every lead at its own scale, so that the anatomy counts and not the QRS of the largest lead.
+    # Every lead at its own scale: the anatomy counts, not the QRS of the largest.
     shape = beats[rows] / np.abs(beats[rows]).max(2, keepdims=True)
     alike = np.corrcoef(shape.reshape(len(rows), -1))
     patient = records.table["patient"].to_numpy()[rows]

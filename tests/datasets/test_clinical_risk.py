@@ -16,8 +16,9 @@ def risk_of(ages, sexes, training=None):
     return risk, missing
 
 
-# SCORE2 (2021), supplementary table: log hazard ratio per 5 years from 60, baseline survival.
-# SCORE2-OP (2021): log hazard ratio per year from 73, mean linear predictor, baseline survival.
+# SCORE2 (2021), supplementary table: log hazard ratio per 5 years from 60, baseline
+# survival. SCORE2-OP (2021): log hazard ratio per year from 73, mean linear predictor,
+# baseline survival.
 BY_HAND = [
     (40, "male", 1 - 0.9605 ** math.exp(0.3742 * -4)),
     (60, "male", 1 - 0.9605),

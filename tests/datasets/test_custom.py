@@ -1,4 +1,4 @@
-"""Data sets of one's own: folders and arrays with a table, labels, splits by patient, errors by name."""
+"""Data sets of one's own: folders and arrays with a table, labels, splits, errors."""
 
 import importlib
 import tracemalloc
@@ -76,12 +76,12 @@ def test_splits_and_attacked_records_of_the_table_are_kept():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.drop(columns="patient"), "the table has no column 'patient'; it has record, rhythm"),
-        (lambda t: t.assign(rhythm=[None] + ["AF"] * 59), "record '0' has no rhythm; leave it out or label"),
-        (lambda t: t.assign(patient="one"), "1 patients are too few to split; give a column 'split'"),
+        (lambda t: t.drop(columns="patient"), "the table has no column 'patient'"),
+        (lambda t: t.assign(rhythm=[None] + ["AF"] * 59), "record '0' has no rhythm"),
+        (lambda t: t.assign(patient="one"), "1 patients are too few to split"),
         (lambda t: t.assign(rhythm=range(60)), "too few records to split"),
     ],
-)  # fmt: skip
+)
 def test_tables_that_will_not_do_are_refused_by_name(change, message):
     with pytest.raises(StudyError, match=f"mine: {message}"):
         mine(change(table()))

@@ -1,4 +1,4 @@
-"""Engineered features against planted waves, scipy and closed forms; their models against scikit-learn."""
+"""Engineered features against planted waves and closed forms, and their models."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ FS = 250
 
 
 def ecg(peaks_s, seconds, fs=FS, noise=0.002, seed=0):
-    """One lead: P of 0.15 mV 160 ms before each R of 1 mV, T of 0.3 mV 280 ms after it."""
+    """One lead: P of 0.15 mV 160 ms before each R of 1 mV, T of 0.3 mV 280 ms after."""
     time = np.arange(round(seconds * fs)) / fs
     waves = (
         (0.15, -0.16, 0.02),
@@ -51,7 +51,7 @@ def named(signals, fs=FS, leads=("II",), **options):
     return dict(zip(names, values.T, strict=True))
 
 
-# ---- any length --------------------------------------------------------------------------------------
+# ---- any length ----------------------------------------------------------------------
 
 
 def test_amplitudes_are_those_of_numpy_and_scipy():
@@ -115,7 +115,7 @@ def test_a_record_has_the_same_features_in_any_company(seconds):
         )
 
 
-# ---- strips ------------------------------------------------------------------------------------------
+# ---- strips --------------------------------------------------------------------------
 
 
 def test_rhythm_is_that_of_the_planted_beats():
@@ -176,7 +176,7 @@ def test_a_strip_without_beats_has_nan_and_no_exception(kind):
         ).all()
 
 
-# ---- single beats ------------------------------------------------------------------------------------
+# ---- single beats --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fs", [100, 360])
@@ -246,7 +246,7 @@ def test_the_smallest_windows_have_features_too():
     ).all()
 
 
-# ---- models ------------------------------------------------------------------------------------------
+# ---- models --------------------------------------------------------------------------
 
 
 def toy(multilabel):

@@ -105,7 +105,8 @@ def test_splits_follow_de_chazal_and_202_shares_the_patient_of_201(tiny):
 
 
 def test_beats_lost_at_record_ends_are_counted(tiny):
-    # Beats stand at 1…13 s of 14 s, N first and Q last: 2 s before lose the N of each of 44 records.
+    # Beats are at 1…13 s of 14 s, N first and Q last: 2 s before lose the N of each of
+    # 44 records.
     card = mitdb.load(tiny, before_s=2.0).card
     lost = {split: counts["N"] for split, counts in card["lost_at_record_ends"].items()}
     assert lost == {"train": 18, "validation": 4, "test": 21, "sensitivity": 1}

@@ -296,7 +296,7 @@ def test_bad_input_is_one_error_that_names_the_file_or_record(copy, case):
 
 
 def recount(root):
-    """(split, superclass) → records, by a loop over the csv files that shares nothing with the loader."""
+    """(split, superclass) → records, by a loop that shares nothing with the loader."""
     with open(root / "scp_statements.csv", newline="") as stream:
         classes = {
             r[""]: r["diagnostic_class"]

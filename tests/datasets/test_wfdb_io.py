@@ -1,4 +1,4 @@
-"""WFDB records: read as wfdb's own, refused when damaged, never read with other numbers."""
+"""WFDB records: read as wfdb reads them, refused when damaged."""
 
 import numpy as np
 import pandas as pd
