@@ -99,7 +99,8 @@ def _read_person(comments: list[str]) -> dict[str, object]:
 
     An unknown age is −1 there.
     """
-    age, sex = (*" ".join(comments[:1]).split(), "", "")[:2]
+    words = comments[0].split() if comments else []
+    age, sex = (words + ["", ""])[:2]
     return {
         "age": float(age) if age.isdecimal() else np.nan,
         "sex": {"M": "male", "F": "female"}.get(sex),
