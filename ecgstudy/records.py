@@ -112,9 +112,8 @@ def count_by_split(
 
 def count_classes(records: EcgRecords) -> pd.DataFrame:
     """Records of each class and split, as rows `class`, `split`, `records`."""
-    counts = count_by_split(
-        records.table["split"], records.multi_hot(), records.classes
-    )
+    hot, splits = records.multi_hot(), records.table["split"]
+    counts = count_by_split(splits, hot, records.classes)
     rows = [
         (name, split, counts[split][name])
         for split in SPLITS
@@ -199,14 +198,9 @@ def _metadata_problems(records: EcgRecords) -> Iterator[str]:
             fits = pd.to_numeric(known, errors="coerce").between(0, 130)
         for row, value in known[~fits].items():
             yield (
-                f"record {table['record'][row]!r} has {column} {plain(value)!r};"
+                f"record {table['record'][row]!r} has {column} {str(value)!r};"
                 f" it must be {right}, or missing"
             )
-
-
-def plain(value: object) -> object:
-    """A number of numpy as one of Python, which error messages show without type."""
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _split_problems(records: EcgRecords) -> Iterator[str]:

@@ -78,11 +78,11 @@ BAD = {
     ),
     "sex as a number": (
         lambda: tiny(table=tiny().table.assign(sex=1)),
-        "record 'r0' has sex 1; it must be",
+        "record 'r0' has sex '1'; it must be",
     ),
     "age in days": (
         lambda: with_column("age", 2, 23725.0),
-        "record 'r2' has age 23725.0; it must be 0 to 130",
+        "record 'r2' has age '23725.0'; it must be 0 to 130",
     ),
     "age in words": (
         lambda: tiny(table=tiny().table.assign(age="old")),

@@ -17,7 +17,7 @@ from ecgstudy.datasets.sources import SUMS, verify_checksums
 from ecgstudy.datasets.wfdb_io import read_leads
 from ecgstudy.errors import StudyError
 from ecgstudy.files import read_sums
-from ecgstudy.records import EcgRecords, count_by_split, plain
+from ecgstudy.records import EcgRecords, count_by_split
 
 FOLDS = 5
 """Without a column `split`, one fold tests, one validates and the others train."""
@@ -176,7 +176,7 @@ def _read_labels(
         bad = ~table[column].isin([0, 1])
         for record, value in table.loc[bad, ["record", column]].to_numpy():
             raise StudyError(
-                f"{name}: record {record!r} has {column} {plain(value)!r};"
+                f"{name}: record {record!r} has {column} {str(value)!r};"
                 " it must be 0 or 1"
             )
     return table[list(labels)].to_numpy(np.float32), list(labels)

@@ -100,7 +100,7 @@ def _read_person(comments: list[str]) -> dict[str, object]:
     An unknown age is −1 there.
     """
     words = comments[0].split() if comments else []
-    age, sex = (words + ["", ""])[:2]
+    age, sex = [*words, "", ""][:2]
     return {
         "age": float(age) if age.isdecimal() else np.nan,
         "sex": {"M": "male", "F": "female"}.get(sex),

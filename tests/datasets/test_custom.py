@@ -89,7 +89,7 @@ def test_tables_that_will_not_do_are_refused_by_name(change, message):
 
 def test_a_label_other_than_0_and_1_is_refused():
     with pytest.raises(
-        StudyError, match="mine: record '7' has AF 2; it must be 0 or 1"
+        StudyError, match="mine: record '7' has AF '2'; it must be 0 or 1"
     ):
         mine(table(AF=[0, 1] * 3 + [0, 2] + [0] * 52), ["AF"])
 
