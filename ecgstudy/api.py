@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ecgstudy.analysis.scores import Scores
-    from ecgstudy.evaluation.diagnostics import AttackedEcg
+    from ecgstudy.evaluation.explore import AttackedEcg
     from ecgstudy.records import EcgRecords
 
 weighting = registry.WEIGHTINGS.register
@@ -112,14 +112,14 @@ class Run(studies.Run):
 
     def embedding_plane(self) -> pd.DataFrame:
         """Features of test records on their first two principal components."""
-        from ecgstudy.evaluation.diagnostics import embedding_plane
+        from ecgstudy.evaluation.embedding import embedding_plane
 
         device = self.study.device
         return embedding_plane(self.records(), self.folder, device=device)
 
     def most_fragile(self, protocol: str = "slf") -> "AttackedEcg":
         """The test ECG whose true classes lose most under the headline attack."""
-        from ecgstudy.evaluation.diagnostics import most_fragile
+        from ecgstudy.evaluation.explore import most_fragile
 
         folder = self.folder / self._known(protocol)
         scores = pd.read_parquet(check_sum(folder / "scores.parquet"))
@@ -166,13 +166,13 @@ class Run(studies.Run):
 
     def weigh_record(self, record: str) -> pd.DataFrame:
         """Pull and push weights of one ECG in a batch, under every scheme."""
-        from ecgstudy.evaluation.explore import weigh_record
+        from ecgstudy.evaluation.diagnostics import weigh_record
 
         return weigh_record(self, self.records(), self.folder / "slf", record)
 
     def summarise_weights(self, weights: pd.DataFrame) -> pd.DataFrame:
         """Pull, negatives and idea of each scheme in a table of `weigh_record`."""
-        from ecgstudy.evaluation.explore import summarise_weights
+        from ecgstudy.evaluation.diagnostics import summarise_weights
 
         return summarise_weights(self, weights)
 

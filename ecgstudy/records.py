@@ -66,6 +66,12 @@ class EcgRecords:
         """Whether a record may have several classes or none."""
         return self.labels.ndim == 2
 
+    @property
+    def centre(self) -> int | None:
+        """Sample of the R peak in windows of beats; None: these are none."""
+        window = self.card.get("window_samples")
+        return window[0] if window else None
+
     def multi_hot(self) -> np.ndarray:
         """Labels as float32 (records, classes), also for single-label data."""
         if self.multilabel:

@@ -35,10 +35,10 @@ from toy import toy_records
 from ecgstudy.analysis.tables import write_tables
 from ecgstudy.attacks.api import Budget, Victim
 from ecgstudy.attacks.corruptions import Recording, explain_skip
-from ecgstudy.evaluation.embedding import geometry
-from ecgstudy.evaluation.energy import profile, r_peaks
+from ecgstudy.evaluation.embedding import compare_embeddings
+from ecgstudy.evaluation.energy import find_r_peaks, profile_energy
 from ecgstudy.evaluation.runner import evaluate
-from ecgstudy.evaluation.sample import label_scores
+from ecgstudy.evaluation.sample import AttackRun
 from ecgstudy.models.checkpoints import load_tensors
 from ecgstudy.models.encoders import build_encoder
 from ecgstudy.params import AttackOptions, ViewOptions
@@ -331,7 +331,11 @@ def every_attack(kind: str, root: Path) -> dict:
             "scores": brief(victim.scores(signals + delta)),
         }
     options = AttackOptions(label_steps=3, restarts=2)
-    worst = label_scores(victim, signals, labels, options, 0.05, seeded())
+    test = replace(
+        toy(kind).split("test"), labels=labels.numpy(), classes=tuple("ABCD")
+    )
+    attack_run = AttackRun(victim, test, options, (), torch.device("cpu"))
+    worst = attack_run.attack_each_label(0.05, seeded())
     return found | {"per label": brief(worst)}
 
 
@@ -360,14 +364,18 @@ def embedding_and_energy(root: Path) -> dict:
     noise = 0.1 * torch.randn(signals.shape, generator=seeded())
     noise[:, 1] *= 2
     patients = test.table["patient"].to_numpy()
-    shape = geometry(encoder(signals), encoder(signals + noise), labels, patients)
-    few = slice(0, 8)
-    peaks = r_peaks(test.signals[few], test.fs, test.leads)
-    energy = profile(noise[few].numpy(), test.fs, test.leads, peaks)
+    features = encoder(signals), encoder(signals + noise)
+    shape = compare_embeddings(*features, labels, patients)
+    few = test.select(np.arange(len(test)) < 8)
+    peaks = find_r_peaks(replace(few, table=few.table.drop(columns="r_peaks")))
+    energy = profile_energy(noise[:8].numpy(), test.fs, test.leads, peaks)
+    found = np.zeros((8, signals.shape[2]), dtype=bool)
+    for row, samples in zip(found, peaks, strict=True):
+        row[samples] = True
     return {
         "embedding": shape,
         "energy": columns(pd.DataFrame(energy)),
-        "peaks": brief(peaks),
+        "peaks": brief(found),
     }
 
 

@@ -19,10 +19,9 @@ from victims import aurocs, ecgs, linear, seeded
 
 from ecgstudy.attacks import named as attacks
 from ecgstudy.attacks.api import Budget
-from ecgstudy.attacks.ball import Ball
 from ecgstudy.datasets import prepare as datasets
 from ecgstudy.errors import StudyError
-from ecgstudy.evaluation.sample import _check_inside
+from ecgstudy.evaluation.sample import check_inside
 from ecgstudy.models import backbones
 from ecgstudy.models.checkpoints import load_classifier
 from ecgstudy.models.encoders import build_encoder, fold_batch_norms
@@ -207,7 +206,7 @@ def test_own_attack_stays_in_its_ball_and_beats_noise(plugin):
     mask = torch.tensor([1.0, 0.0])[:, None]
     budget = Budget(0.3, steps=7, mask=mask)
     delta = attacks.get_attack("mi-fgsm")(victim, signals, labels, budget, seeded())
-    _check_inside("mi-fgsm", delta, signals, budget.ball)
+    check_inside("mi-fgsm", delta, signals, budget)
     best = attacks.get_attack("pgd-margin")(victim, signals, labels, budget, seeded())
     torch.testing.assert_close(
         delta, best, rtol=1e-5, atol=1e-6
@@ -226,14 +225,14 @@ def test_own_attack_stays_in_its_ball_and_beats_noise(plugin):
 )
 def test_perturbations_outside_their_set_are_refused(fault):
     signals, _ = ecgs()
-    ball = Ball(0.3, mask=torch.tensor([1.0, 0.0])[:, None])
-    delta = ball.project(torch.full_like(signals, 1.0))
-    _check_inside("mine", delta, signals, ball)
+    budget = Budget(0.3, mask=torch.tensor([1.0, 0.0])[:, None])
+    delta = budget.ball.project(torch.full_like(signals, 1.0))
+    check_inside("mine", delta, signals, budget)
     with pytest.raises(
         StudyError,
         match=r"attack 'mine': .* leave the linf ball of 0.3 mV or its leads",
     ):
-        _check_inside("mine", fault[1](delta), signals, ball)
+        check_inside("mine", fault[1](delta), signals, budget)
 
 
 def test_an_evaluation_refuses_an_attack_that_leaves_its_ball_but_for_l2_names(

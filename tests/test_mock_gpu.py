@@ -20,7 +20,7 @@ from ecgstudy.attacks.api import Budget, Victim
 from ecgstudy.attacks.corruptions import CORRUPTIONS
 from ecgstudy.attacks.named import ATTACKS, get_attack
 from ecgstudy.devices import pick_device
-from ecgstudy.evaluation import diagnostics
+from ecgstudy.evaluation import diagnostics, embedding, explore
 from ecgstudy.evaluation.runner import evaluate, validation_curve
 from ecgstudy.files import ROOT
 from ecgstudy.models.checkpoints import load_encoder, load_tensors
@@ -313,7 +313,7 @@ def everything(arm, multilabel, protocol, device, root):
     pretrain(run, records, folder)
     found = {"scores": evaluate(run, records, folder / protocol, protocol)}
     if arm != "random":
-        ecg = diagnostics.most_fragile(run, records, folder / protocol, found["scores"])
+        ecg = explore.most_fragile(run, records, folder / protocol, found["scores"])
         found["fragile"] = ecg.scores
     if get_arm(arm).contrasts:
         found["pairs"] = diagnostics.inspect_batch(run, records, folder, 32)
@@ -359,13 +359,11 @@ def test_the_notebooks_look_at_a_run_there(tmp_path):
     scores = evaluate(run, records, tmp_path / "slf", "slf")
 
     def fragile(device):
-        ecg = diagnostics.most_fragile(
-            on(device, run), records, tmp_path / "slf", scores
-        )
+        ecg = explore.most_fragile(on(device, run), records, tmp_path / "slf", scores)
         return [ecg.signal, *ecg.deltas.values(), ecg.scores.to_numpy()]
 
     def plane(device):
-        found = diagnostics.embedding_plane(records, tmp_path, device=device)
+        found = embedding.embedding_plane(records, tmp_path, device=device)
         return [found[["x", "y"]].to_numpy()]
 
     for look in (fragile, plane):

@@ -1,16 +1,33 @@
 """Small models to attack, and the ECGs and labels they are attacked on."""
 
+import pandas as pd
 import torch
 from torch import Generator, nn
 from toy import toy_records
 
 from ecgstudy.attacks import named as attacks
 from ecgstudy.attacks.api import Budget, Victim
-from ecgstudy.evaluation.sample import macro_auroc
+from ecgstudy.evaluation.sample import AttackRun, macro_auroc
+from ecgstudy.records import EcgRecords
 
 
 def seeded(seed=0):
     return Generator().manual_seed(seed)
+
+
+def as_records(signals, labels, leads=("I", "II"), multilabel=True):
+    """Test records of these signals (records, leads, samples) in mV and labels."""
+    ids = [str(row) for row in range(len(signals))]
+    table = pd.DataFrame({"record": ids, "patient": ids, "split": "test"})
+    y, classes = labels.numpy(), tuple("ABCD"[: labels.shape[1]])
+    y = y if multilabel else y.argmax(1)
+    table["attacked"] = True
+    return EcgRecords("toy", signals.numpy(), 100.0, leads, y, classes, table)
+
+
+def attack_run(victim, records, options):
+    """An attack run on the CPU that has not begun."""
+    return AttackRun(victim, records, options, ("test",), torch.device("cpu"))
 
 
 def linear(leads=2, samples=5, classes=3, fs=100.0, seed=0):

@@ -1,1 +1,1 @@
-"""How an encoder is judged: attacked scores, corruptions, masking checks, engineered-feature references."""
+"""How robust an encoder is: attacks, corruptions, masking checks, embeddings."""

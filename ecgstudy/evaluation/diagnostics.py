@@ -1,6 +1,7 @@
-"""What the notebooks look at: similarities, weights, embeddings and single attacked ECGs, as tables."""
+"""Pairs of one batch of training records, as weighting schemes see them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,31 +9,21 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ecgstudy.attacks.api import Victim
-from ecgstudy.devices import pick_device
-from ecgstudy.evaluation.sample import (
-    Attacker,
-    Sample,
-    StepCounter,
-    attacked_sample,
-    in_batches,
-    spread,
-)
-from ecgstudy.models.checkpoints import load_classifier, load_encoder
-from ecgstudy.pretraining.arms import Adversary
+from ecgstudy.evaluation.explore import find_row
+from ecgstudy.models.checkpoints import load_classifier
+from ecgstudy.pretraining.arms import Adversary, Schemes
 from ecgstudy.pretraining.loop import load_trained
-from ecgstudy.pretraining.pairs import Pairs, Weights
-from ecgstudy.pretraining.state import Batch, Data, State
-from ecgstudy.pretraining.step import embed_batch, evaluation_mode
-from ecgstudy.pretraining.weighting import compose
+from ecgstudy.pretraining.losses import predicted_labels
+from ecgstudy.pretraining.pairs import Pairs
+from ecgstudy.pretraining.state import Batch, Data, State, evaluation_mode
+from ecgstudy.pretraining.step import embed_batch
+from ecgstudy.pretraining.suffixes import get_arm
+from ecgstudy.pretraining.weighting import SCHEMES, compose, uniform
 from ecgstudy.records import EcgRecords
-from ecgstudy.study import ENSEMBLE, Run
+from ecgstudy.study import Run, derived_seed
 
-CPU = torch.device("cpu")
 VIEWS = ("1", "2", "1*")
 """Two random views of each record, and the first one attacked."""
-BESIDE = 15
-"""Records attacked together with the one that is shown: margins and universal attacks refer to a sample."""
 
 
 def inspect_batch(
@@ -40,203 +31,185 @@ def inspect_batch(
 ) -> pd.DataFrame:
     """Every pair of one batch of training records, as the finished run's loss sees it.
 
-    Two clean views and an adversarial one of each record, in evaluation mode, with the run's own ε
-    and statistics; also for arms that never met an adversary.
-
-    Returns
-    -------
-    DataFrame
-        `similarity` (cosine), `kind` of pair, `weight` (W with row mean 1 on the negatives, NaN on
-        other pairs), `same_class` (labels shared, unknown to the loss).
-    """
-    state, data = load_trained(run, records, folder)
-    order = torch.randperm(
-        len(data.signals), generator=state.streams["batches"], device=state.device
-    )
-    embedded, rows = inspected(state, data, order[:size]).stacked(VIEWS)
-    cosine, pairs = (
-        embedded @ embedded.T,
-        Pairs(rows, rows, temperature=state.temperature),
-    )
-    weights = compose(state.arm.weighting)(cosine / pairs.temperature, pairs)
-    return _pair_frame(pairs, cosine, push_weights(weights))
-
-
-def inspected(state: State, data: Data, index: Tensor) -> Batch:
-    """`VIEWS` of some records with their features and unit vectors, in evaluation mode and float32."""
-    state.precision = "float32"
-    with evaluation_mode(state.model):
-        batch = embed_batch(state, data, index, VIEWS, Adversary("1* 2"))
-    batch.features = {
-        view: features.detach() for view, features in batch.features.items()
-    }
-    batch.embedded = {
-        view: embedded.detach() for view, embedded in batch.embedded.items()
-    }
-    return batch
-
-
-def push_weights(weights: Weights) -> Tensor:
-    """W with a row mean of 1 on the negatives, NaN on other pairs."""
-    push = weights.log_push.masked_fill(~weights.eligible, -torch.inf).softmax(1)
-    return (push * weights.eligible.sum(1, keepdim=True)).masked_fill(
-        ~weights.eligible, torch.nan
-    )
-
-
-def same_class(pairs: Pairs) -> Tensor:
-    """Whether anchor and candidate share a label."""
-    return pairs.anchors.metadata["labels"] @ pairs.candidates.metadata["labels"].T > 0
-
-
-def _pair_frame(pairs: Pairs, cosine: Tensor, push: Tensor) -> pd.DataFrame:
-    record, patient, same = (
-        pairs.match("record"),
-        pairs.match("patient"),
-        same_class(pairs),
-    )
-    mixed = ~pairs.match("adversarial")
-    kinds = np.array(
-        [
-            "positive",
-            "clean–adversarial",
-            "negative: same class",
-            "negative: other class",
-        ]
-    )
-    kind = torch.where(record, mixed.long(), 3 - same.long())
-    upper = torch.triu(~pairs.itself() & (record | ~patient), 1)
-    columns = {"similarity": cosine, "kind": kind, "weight": push, "same_class": same}
-    found = pd.DataFrame(
-        {name: values[upper].cpu().numpy() for name, values in columns.items()}
-    )
-    return found.assign(kind=kinds[found["kind"]])
-
-
-def embedding_plane(
-    records: EcgRecords, folder: Path, most: int = 1500, device: str = "cpu"
-) -> pd.DataFrame:
-    """Features of test records on their first two principal components.
+    Two clean views and an adversarial one of each record, in evaluation mode, with the
+    run's own ε and statistics; also for arms that never met an adversary.
 
     Parameters
     ----------
-    device
-        Where to encode them, as for `pick_device`.
+    run, records
+        A pretrained run, and all records of its data set.
+    folder
+        The run's folder.
+    size
+        Records in the batch.
 
     Returns
     -------
     DataFrame
-        `x`, `y`, `class` (the first of several), `patient`.
+        `similarity` (cosine), `kind` of pair, `weight` (W with row mean 1 on the
+        negatives, NaN on other pairs), `same_class` (labels shared, which the loss does
+        not know).
     """
-    from sklearn.decomposition import PCA
-
-    encoder, _, _ = load_encoder(folder, device)
-    test = attacked_sample(records, "test", most)
-    features = in_batches(encoder, test.signals, pick_device(device)).cpu().numpy()
-    plane = PCA(2, random_state=0).fit_transform(
-        (features - features.mean(0)) / (features.std(0) + 1e-6)
-    )
-    labels = test.multi_hot()
-    names = np.array([*test.classes, "none"])[
-        np.where(labels.any(1), labels.argmax(1), len(test.classes))
-    ]
-    return pd.DataFrame(
-        {
-            "x": plane[:, 0],
-            "y": plane[:, 1],
-            "class": names,
-            "patient": test.table["patient"],
-        }
-    )
+    state, data = load_trained(run, records, folder)
+    stream, device = state.streams["batches"], state.device
+    order = torch.randperm(len(data.signals), generator=stream, device=device)
+    batch = _embed_views(state, data, order[:size])
+    pairs = _pairs_of(state, batch)
+    counted = pairs.match("record") | ~pairs.match("patient")
+    shown = torch.triu(~pairs.itself() & counted, 1)
+    table = _tabulate(state.arm.weighting, batch, pairs, shown)
+    positive = np.where(table["mixed"], "clean–adversarial", "positive")
+    which = np.where(table["same_class"], "same class", "other class")
+    negative = "negative: " + pd.Series(which, dtype=object)
+    table["kind"] = np.where(table["same_record"], positive, negative)
+    table = table.rename(columns={"push": "weight"})
+    return table[["similarity", "kind", "weight", "same_class"]]
 
 
-@dataclass(frozen=True)
-class AttackedEcg:
-    """One ECG before and after attacks; signals (leads, samples) in mV.
+def _embed_views(state: State, data: Data, index: Tensor) -> Batch:
+    """`VIEWS` of some records, embedded in evaluation mode and float32."""
+    state.precision = "float32"
+    with evaluation_mode(state.model):
+        return embed_batch(state, data, index, VIEWS, Adversary("1* 2"))
 
-    Attributes
+
+def _pairs_of(state: State, batch: Batch) -> Pairs:
+    rows = batch.rows_of(VIEWS)
+    return Pairs(rows, rows, temperature=state.temperature)
+
+
+@torch.no_grad()
+def _tabulate(
+    schemes: Schemes, batch: Batch, pairs: Pairs, shown: Tensor
+) -> pd.DataFrame:
+    """Similarities and weights of the pairs `shown` (views, views), one a row.
+
+    `pull` is P ω, `push` is W with a row mean of 1 on the negatives, NaN elsewhere.
+    """
+    embedded, _ = batch.stacked(VIEWS)
+    cosine = embedded @ embedded.T
+    weights = compose(schemes)(cosine / pairs.temperature, pairs)
+    eligible, pull = weights.eligible, weights.pull
+    if weights.positive is not None:
+        pull = pull * weights.positive
+    push = weights.log_push.masked_fill(~eligible, -torch.inf).softmax(1)
+    push = push * eligible.sum(1, keepdim=True)
+    labels = pairs.anchors.metadata["labels"]
+    columns = {
+        "similarity": cosine,
+        "pull": pull.masked_fill(pull <= 0, torch.nan),
+        "push": push.masked_fill(~eligible, torch.nan),
+        "same_record": pairs.match("record"),
+        "same_class": labels @ labels.T > 0,
+        "mixed": ~pairs.match("adversarial"),
+        "attacked": pairs.candidates.adversarial.expand_as(shown),
+    }
+    return pd.DataFrame({name: x[shown].cpu() for name, x in columns.items()})
+
+
+def known_weightings(arm: str) -> dict[str, Schemes]:
+    """Name → schemes: none, each one that stands alone, and those of `arm`."""
+    weightings = {"uniform": (), **{name: ((name, {}),) for name in SCHEMES}}
+    del weightings["shuffled"]  # it permutes the weights that others gave
+    own = get_arm(arm).weighting
+    return weightings | ({f"{arm} (this run)": own} if own else {})
+
+
+def weigh_record(
+    run: Run,
+    records: EcgRecords,
+    folder: Path,
+    record: str,
+    weightings: Mapping[str, Schemes] | None = None,
+    size: int = 128,
+) -> pd.DataFrame:
+    """Pull and push weights of one ECG's pairs in a batch of training records.
+
+    The batch holds two random views of each record and an attacked one, embedded by the
+    run's encoder. Schemes that ask for predictions get those of the evaluated head.
+
+    Parameters
     ----------
-    deltas
-        Attack → perturbation; of several the ``ensemble`` is the last.
-    scores
-        Of each class, `before` and `after` the last perturbation, and whether it is `true`.
+    run, records
+        An evaluated run, and all records of its data set.
+    folder
+        The protocol folder of the run, which holds ``head.safetensors``.
+    record
+        Id of one of the records.
+    weightings
+        Name → schemes with their options, in order; None: all `known_weightings`.
+    size
+        Records in the batch.
+
+    Returns
+    -------
+    DataFrame
+        `scheme`, `anchor` (the record's clean or attacked view), `role` (pull, push),
+        `kind` of the other view, `similarity` (cosine), and `weight`: P ω of positives,
+        W with a mean of 1 of negatives.
     """
+    state, _ = load_trained(run, records, folder.parent)
+    data = Data.of(_draw_batch(run, records, record, size), state.device)
+    index = torch.arange(len(data.signals), device=state.device)
+    batch = _embed_views(state, data, index)
+    model, _ = load_classifier(folder)
+    for view, known in batch.known.items():
+        logits = model.head(batch.features[view].detach().cpu())
+        known["predictions"] = predicted_labels(logits, data.multilabel).to(
+            index.device
+        )
+    pairs, n = _pairs_of(state, batch), len(index)
+    shown = torch.zeros_like(pairs.itself())
+    shown[[0, VIEWS.index("1*") * n]] = True
+    anchors = np.repeat(["clean view", "attacked view"], len(VIEWS) * n)
+    parts = []
+    for name, schemes in (weightings or known_weightings(run.arm)).items():
+        part = _tabulate(schemes, batch, pairs, shown)
+        part = part.assign(scheme=name, anchor=anchors)
+        known = part.columns.difference(["pull", "push"])
+        parts.append(part.melt(known, ["pull", "push"], "role", "weight"))
+    table = pd.concat(parts, ignore_index=True).dropna()
+    own = np.where(table["attacked"], "its attacked view", "its clean views")
+    pulled = np.where(table["same_record"], own, "other ECGs")
+    pushed = np.where(table["same_class"], "same class", "other class")
+    table["kind"] = np.where(table["role"] == "pull", pulled, pushed)
+    columns = ["scheme", "anchor", "role", "kind", "similarity", "weight"]
+    return table[columns].reset_index(drop=True)
 
-    record: str
-    signal: np.ndarray
-    deltas: dict[str, np.ndarray]
-    scores: pd.DataFrame
+
+def _draw_batch(run: Run, records: EcgRecords, record: str, size: int) -> EcgRecords:
+    """The record, first, and others of the training split."""
+    table = records.table
+    own = find_row(records, record)
+    others = np.flatnonzero(table["split"] == "train")
+    draw = np.random.default_rng(derived_seed(run.dataset, "explored batch"))
+    drawn = draw.choice(others, min(size, len(others)) - 1, replace=False)
+    rows = np.r_[own, drawn]
+    table = table.iloc[rows].reset_index(drop=True).assign(split="train")
+    signals, labels = np.asarray(records.signals[rows]), records.labels[rows]
+    return replace(records, signals=signals, labels=labels, table=table)
 
 
-def most_fragile(
-    run: Run, records: EcgRecords, folder: Path, scores: pd.DataFrame
-) -> AttackedEcg:
-    """The test ECG that loses most of its true classes' scores under the headline attack, attacked again.
+def summarise_weights(run: Run, weights: pd.DataFrame) -> pd.DataFrame:
+    """Of each scheme in `weigh_record`'s table: pull, negatives, and its idea.
 
-    Every attack of the study at the headline ε but ``transfer`` is made on it and `BESIDE` other records,
-    on the study's device. `folder` is the protocol folder of an evaluated run, `scores` what it stored.
+    Effective negatives are (Σw)² / Σw²: as many as there are if all weigh alike.
     """
-    options, epsilon = run.study.evaluation, run.headline_epsilon_mv
-    test, device = (
-        attacked_sample(records, "test", options.max_records),
-        pick_device(run.study.device),
-    )
-    sample, place = among_others(
-        test, _largest_loss(scores, ENSEMBLE, epsilon, test), device
-    )
-    deltas: dict[str, np.ndarray] = {}
-    model, _ = load_classifier(folder, str(device))
-    victim = Victim(model, test.multilabel, model.encoder, test.fs)
-    names = dict.fromkeys([*options.ensemble, *options.attacks])
-    at = Attacker(
-        victim, sample, options.model_copy(update={"query_records": None}),
-        (run.dataset, run.seed, "most fragile"), StepCounter(),
-    )  # fmt: skip
-    at.epsilon(
-        epsilon, [name for name in names if name != "transfer"], label_view=False, adc_mv=None,
-        watch=lambda name, _, delta: deltas.update({name: delta[place].cpu().numpy()}),
-    )  # fmt: skip
-    return before_and_after(victim, sample, place, deltas)
+    pulls = weights[weights["role"] == "pull"]
+    table = pulls.pivot_table("weight", "scheme", "anchor", "sum", sort=False)
+    table = table.add_prefix("pull of its ")
+    pushes = weights[weights["role"] == "push"]
+    clean = pushes[pushes["anchor"] == "clean view"].groupby("scheme")["weight"]
+    table["negatives"] = clean.size()
+    table["effective"] = clean.sum() ** 2 / clean.agg(lambda w: (w**2).sum())
+    ideas = {name: _idea(used) for name, used in known_weightings(run.arm).items()}
+    table["idea"] = pd.Series(ideas)
+    table = table.reindex(weights["scheme"].unique())
+    return table.rename_axis(columns=None).reset_index()
 
 
-def among_others(
-    test: EcgRecords, row: int, device: torch.device = CPU
-) -> tuple[Sample, int]:
-    """`row` of `test` and `BESIDE` other records of all classes, to attack together; and its place there."""
-    few = np.union1d(spread(torch.tensor(test.multi_hot()), BESIDE), row)
-    sample = Sample.of(test.select(np.isin(np.arange(len(test)), few)), "", device)
-    return sample, int(np.searchsorted(few, row))
-
-
-def before_and_after(
-    victim: Victim, sample: Sample, place: int, deltas: dict[str, np.ndarray]
-) -> AttackedEcg:
-    """The record at `place` of `sample` with its perturbations (mV), the last of which is scored."""
-    signal, last = sample.signals[place], list(deltas)[-1]
-    with torch.no_grad():
-        attacked = signal + torch.tensor(deltas[last], device=signal.device)
-        both = victim.scores(torch.stack([signal, attacked])).T.cpu().numpy()
-    scores = pd.DataFrame(both, list(sample.classes), ["before", "after"]).rename_axis(
-        "class"
-    )
-    scores.insert(0, "true", sample.labels[place].cpu().numpy() > 0)
-    return AttackedEcg(
-        sample.columns["record"].iloc[place], signal.cpu().numpy(), deltas, scores
-    )
-
-
-def _largest_loss(
-    scores: pd.DataFrame, attack: str, epsilon_mv: float, test: EcgRecords
-) -> int:
-    """Row of `test` whose true classes' scores fall furthest, among those that score best before."""
-    shared = scores[(scores["view"] == "shared") & (scores["split"] == "test")]
-    before = shared[shared["attack"] == "none"]
-    after = shared[(shared["attack"] == attack) & (shared["epsilon_mv"] == epsilon_mv)]
-    columns, labels = [f"score_{c}" for c in test.classes], test.multi_hot()
-    ranks = before[columns].rank(pct=True).to_numpy()
-    sound = np.where(labels > 0, ranks, np.nan)
-    sound = np.nan_to_num(
-        np.nanmin(np.where(labels.any(1, keepdims=True), sound, 0.0), 1)
-    )
-    loss = ((before[columns].to_numpy() - after[columns].to_numpy()) * labels).sum(1)
-    return int(np.where(sound >= 0.5, loss, -np.inf).argmax())
+def _idea(schemes: Schemes) -> str:
+    """First lines of the schemes' docstrings."""
+    used = [SCHEMES[name] for name, _ in schemes] or [uniform]
+    lines = [(scheme.__doc__ or "").strip().partition("\n")[0] for scheme in used]
+    return "; ".join(line.rstrip(".") for line in lines)

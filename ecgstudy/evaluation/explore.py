@@ -1,7 +1,6 @@
-"""One ECG at a time: under one attack, and in the loss of every weighting scheme."""
+"""Single ECGs before and after attacks."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,29 +10,41 @@ from torch import Generator, Tensor
 
 from ecgstudy.attacks.api import Victim
 from ecgstudy.attacks.named import get_attack
+from ecgstudy.devices import pick_device
 from ecgstudy.errors import StudyError
-from ecgstudy.evaluation.diagnostics import (
-    VIEWS,
-    AttackedEcg,
-    among_others,
-    before_and_after,
-    inspected,
-    push_weights,
-    same_class,
-)
-from ecgstudy.evaluation.energy import profile, r_peaks
-from ecgstudy.evaluation.sample import attacked_sample, budget_of
+from ecgstudy.evaluation.energy import find_r_peaks, profile_energy
+from ecgstudy.evaluation.sample import AttackRun, pick_evenly, select_attacked
 from ecgstudy.models.checkpoints import load_classifier
-from ecgstudy.params import split_leads
-from ecgstudy.pretraining.arms import Schemes
-from ecgstudy.pretraining.loop import load_trained
-from ecgstudy.pretraining.losses import predicted_labels
-from ecgstudy.pretraining.pairs import Pairs
-from ecgstudy.pretraining.state import Data
-from ecgstudy.pretraining.suffixes import get_arm
-from ecgstudy.pretraining.weighting import SCHEMES, compose, uniform
+from ecgstudy.params import ENSEMBLE
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import Run, derived_seed
+
+BESIDE = 15
+"""Records attacked together with the one that is shown: margins and universal attacks
+refer to a sample."""
+
+
+@dataclass(frozen=True)
+class AttackedEcg:
+    """One ECG before and after attacks; signals (leads, samples) in mV.
+
+    Attributes
+    ----------
+    record
+        Its id.
+    signal
+        Before.
+    deltas
+        Attack → perturbation; of several the ``ensemble`` is the last.
+    scores
+        Of each class, `before` and `after` the last perturbation, and whether it is
+        `true`.
+    """
+
+    record: str
+    signal: np.ndarray
+    deltas: dict[str, np.ndarray]
+    scores: pd.DataFrame
 
 
 def attack_record(
@@ -64,175 +75,111 @@ def attack_record(
     StudyError
         For an unknown record, attack or lead, or a run that is not evaluated yet.
     """
-    test = attacked_sample(records, "test", run.study.evaluation.max_records)
-    sample, place = among_others(test, _row_of(test, record))
-    model, _ = load_classifier(folder)
-    victim = Victim(model, test.multilabel, model.encoder, test.fs)
-    budget = budget_of(run.study.evaluation, epsilon_mv)
-    _, leads = split_leads(attack)
-    if leads:
-        budget = replace(budget, mask=sample.lead_mask(leads))
+    attack_run, place = _start(run, records, folder, record, "cpu")
+    budget = attack_run.budget(epsilon_mv, attack)
     seed = derived_seed(run.dataset, run.seed, "explore", attack)
-    stream = Generator().manual_seed(seed)
-    deltas = get_attack(attack)(victim, sample.signals, sample.labels, budget, stream)
-    return before_and_after(victim, sample, place, {attack: deltas[place].numpy()})
+    stream, victim = Generator().manual_seed(seed), attack_run.victim
+    delta = get_attack(attack)(
+        victim, attack_run.signals, attack_run.labels, budget, stream
+    )
+    return _before_and_after(attack_run, place, {attack: delta})
 
 
-def _row_of(test: EcgRecords, record: str) -> int:
-    found = np.flatnonzero(test.table["record"] == record)
-    if not len(found):
-        some = ", ".join(test.table["record"].head(3))
+def most_fragile(
+    run: Run, records: EcgRecords, folder: Path, scores: pd.DataFrame
+) -> AttackedEcg:
+    """The test ECG whose true classes lose most under the headline attack.
+
+    It is one that the model gets right without attack. Every attack of the study at the
+    headline ε but ``transfer`` is made again on it and others.
+
+    Parameters
+    ----------
+    run, records
+        An evaluated run, and all records of the data set that it was tested on.
+    folder
+        The protocol folder of the run.
+    scores
+        What ``scores.parquet`` holds.
+    """
+    epsilon_mv = run.headline_epsilon_mv
+    record = _find_fragile(scores, epsilon_mv, records.classes)
+    attack_run, place = _start(run, records, folder, record, run.study.device)
+    names = attack_run.names(further=True)
+    deltas = {name: attack_run.attack(name, epsilon_mv) for name in names}
+    deltas[ENSEMBLE] = attack_run.combine(deltas, epsilon_mv)
+    return _before_and_after(attack_run, place, deltas)
+
+
+def _start(
+    run: Run, records: EcgRecords, folder: Path, record: str, device: str
+) -> tuple[AttackRun, int]:
+    """The evaluated model with the record and some others, and the record's place."""
+    options, place = run.study.evaluation, pick_device(device)
+    test = select_attacked(records, "test", options.max_records)
+    row = find_row(test, record)
+    few = pick_evenly(torch.tensor(test.multi_hot()), BESIDE).tolist()
+    test = test.select(np.isin(np.arange(len(test)), [*few, row]))
+    model, _ = load_classifier(folder, str(place))
+    victim = Victim(model, test.multilabel, model.encoder, test.fs)
+    options = options.model_copy(update={"query_records": None})
+    key = run.dataset, run.seed, "most fragile"
+    return AttackRun(victim, test, options, key, place), find_row(test, record)
+
+
+def find_row(records: EcgRecords, record: str) -> int:
+    """Place of `record` among `records`; a `StudyError` if it is none of them."""
+    ids = records.table["record"].tolist()
+    if record not in ids:
+        some = ", ".join(ids[:3])
         raise StudyError(
-            f"{record!r} is none of the {len(test)} attacked test records, such as {some}"
+            f"{record!r} is none of the {len(ids)} records, such as {some}"
         )
-    return int(found[0])
+    return ids.index(record)
+
+
+@torch.no_grad()
+def _before_and_after(
+    attack_run: AttackRun, place: int, deltas: dict[str, Tensor]
+) -> AttackedEcg:
+    """The record at `place`, scored without and with the last of its perturbations."""
+    signal = attack_run.signals[place]
+    deltas = {name: delta[place] for name, delta in deltas.items()}
+    both = torch.stack([signal, signal + list(deltas.values())[-1]])
+    before, after = attack_run.victim.scores(both).cpu().numpy()
+    true = attack_run.labels[place].cpu().numpy() > 0
+    classes = pd.Index(attack_run.records.classes, name="class")
+    columns = {"true": true, "before": before, "after": after}
+    return AttackedEcg(
+        attack_run.records.table["record"].iloc[place],
+        signal.cpu().numpy(),
+        {name: delta.cpu().numpy() for name, delta in deltas.items()},
+        pd.DataFrame(columns, classes),
+    )
+
+
+def _find_fragile(
+    scores: pd.DataFrame, epsilon_mv: float, classes: tuple[str, ...]
+) -> str:
+    """The record whose true classes' scores fall most, of those that score well."""
+    rows = scores[(scores["view"] == "shared") & (scores["split"] == "test")]
+    clean = rows[rows["attack"] == "none"]
+    worst = rows[(rows["attack"] == ENSEMBLE) & (rows["epsilon_mv"] == epsilon_mv)]
+    names = [f"score_{c}" for c in classes]
+    true = clean[[f"y_{c}" for c in classes]].to_numpy() > 0
+    lowest_rank = clean[names].rank(pct=True).where(true).min(axis=1)
+    loss = np.where(true, clean[names].to_numpy() - worst[names].to_numpy(), 0).sum(1)
+    loss[(lowest_rank.fillna(0) < 0.5).to_numpy()] = -np.inf
+    return clean["record"].iloc[loss.argmax()]
 
 
 def perturbation_energy(ecg: AttackedEcg, records: EcgRecords) -> pd.DataFrame:
     """Where the energy of the ECG's one perturbation lies, beside white noise's.
 
-    The columns are those of `ecgstudy.evaluation.energy.profile`; `records` are those
-    that the ECG is one of.
+    The columns are those of `ecgstudy.evaluation.energy.profile_energy`; `records` are
+    those that the ECG is one of.
     """
     (delta,) = ecg.deltas.values()
-    centre = (records.card.get("window_samples") or [None])[0]
-    peaks = r_peaks(ecg.signal[None], records.fs, records.leads, centre)
-    return pd.DataFrame(profile(delta[None], records.fs, records.leads, peaks))
-
-
-def known_weightings(arm: str) -> dict[str, Schemes]:
-    """Name → schemes: none, each one that stands alone, and those of `arm`."""
-    weightings = {"uniform": ()}
-    for name in SCHEMES:
-        if name != "shuffled":  # it permutes the weights that others gave
-            weightings[name] = ((name, {}),)
-    own = get_arm(arm).weighting
-    if own:
-        weightings[f"{arm} (this run)"] = own
-    return weightings
-
-
-def weigh_record(
-    run: Run,
-    records: EcgRecords,
-    folder: Path,
-    record: str,
-    weightings: Mapping[str, Schemes] | None = None,
-    size: int = 128,
-) -> pd.DataFrame:
-    """Pull and push weights of one ECG's pairs in a batch of training records.
-
-    The batch holds two random views of each record and an attacked one, embedded by the
-    run's encoder. Schemes that ask for predictions get those of the evaluated head.
-
-    Parameters
-    ----------
-    run, records
-        An evaluated run, and all records of its data set.
-    folder
-        The protocol folder of the run, which holds ``head.safetensors``.
-    record
-        Id of one of the attacked test records.
-    weightings
-        Name → schemes with their options, in order; None: all `known_weightings`.
-    size
-        Records in the batch.
-
-    Returns
-    -------
-    DataFrame
-        `scheme`, `anchor` (the record's clean or attacked view), `role` (pull, push),
-        `kind` of the other view, `similarity` (cosine), and `weight`: P ω of positives,
-        W with a mean of 1 of negatives.
-    """
-    test = attacked_sample(records, "test", run.study.evaluation.max_records)
-    row = _row_of(test, record)
-    state, _ = load_trained(run, records, folder.parent)
-    drawn = _batch_with(records, test.table["record"].iloc[row], run.dataset, size)
-    data = Data.of(drawn, state.device)
-    index = torch.arange(len(data.signals), device=state.device)
-    batch = inspected(state, data, index)
-    model, _ = load_classifier(folder)
-    for view, known in batch.known.items():
-        logits = model.head(batch.features[view].detach().cpu())
-        predictions = predicted_labels(logits, data.multilabel)
-        known["predictions"] = predictions.to(state.device)
-    embedded, rows = batch.stacked(VIEWS)
-    cosine = embedded @ embedded.T
-    pairs = Pairs(rows, rows, temperature=state.temperature)
-    anchors = {"clean view": 0, "attacked view": VIEWS.index("1*") * len(index)}
-    parts = [
-        _weigh_anchors(schemes, cosine, pairs, anchors).assign(scheme=name)
-        for name, schemes in (weightings or known_weightings(run.arm)).items()
-    ]
-    columns = ["scheme", "kind", "similarity", "weight", "anchor", "role"]
-    return pd.concat(parts, ignore_index=True)[columns]
-
-
-def _batch_with(
-    records: EcgRecords, record: str, dataset: str, size: int
-) -> EcgRecords:
-    """The record, first, and others of the training split."""
-    table = records.table
-    own = np.flatnonzero(table["record"] == record)
-    others = np.flatnonzero(table["split"] == "train")
-    draw = np.random.default_rng(derived_seed(dataset, "explored batch"))
-    drawn = draw.choice(others, min(size, len(others)) - 1, replace=False)
-    rows = np.r_[own, drawn]
-    return replace(
-        records,
-        signals=np.asarray(records.signals[rows]),
-        labels=records.labels[rows],
-        table=table.iloc[rows].reset_index(drop=True).assign(split="train"),
-    )
-
-
-def _weigh_anchors(
-    schemes: Schemes, cosine: Tensor, pairs: Pairs, anchors: Mapping[str, int]
-) -> pd.DataFrame:
-    """Weights of some anchors' pairs; `cosine` and `pairs` are (views, views)."""
-    weights = compose(schemes)(cosine / pairs.temperature, pairs)
-    pull, push = weights.pull, push_weights(weights)
-    if weights.positive is not None:
-        pull = pull * weights.positive
-    attacked = pairs.candidates.adversarial.cpu()
-    itself, alike = pairs.match("record").cpu(), same_class(pairs).cpu()
-    parts = []
-    for anchor, row in anchors.items():
-        own = np.where(attacked, "its attacked view", "its clean views")
-        pulls = np.where(itself[row], own, "other ECGs")
-        pushes = np.where(alike[row], "same class", "other class")
-        for role, weight, there, kind in (
-            ("pull", pull, pull > 0, pulls),
-            ("push", push, weights.eligible, pushes),
-        ):
-            columns = {"similarity": cosine[row].cpu(), "weight": weight[row].cpu()}
-            part = pd.DataFrame({"kind": kind, **columns})
-            part = part[there[row].cpu().numpy()]
-            parts.append(part.assign(anchor=anchor, role=role))
-    return pd.concat(parts)
-
-
-def summarise_weights(run: Run, weights: pd.DataFrame) -> pd.DataFrame:
-    """Of each scheme in `weigh_record`'s table: pull, negatives, and its idea.
-
-    Effective negatives are (Σw)² / Σw²: as many as there are if all weigh alike.
-    """
-    pulls = weights[weights["role"] == "pull"]
-    table = pulls.pivot_table("weight", "scheme", "anchor", "sum", sort=False)
-    table = table.add_prefix("pull of its ")
-    pushes = weights[weights["role"] == "push"]
-    clean = pushes[pushes["anchor"] == "clean view"].groupby("scheme")["weight"]
-    table["negatives"] = clean.size()
-    table["effective"] = clean.sum() ** 2 / clean.agg(lambda w: (w**2).sum())
-    ideas = {name: _idea(used) for name, used in known_weightings(run.arm).items()}
-    table["idea"] = pd.Series(ideas)
-    table = table.reindex(weights["scheme"].unique())
-    return table.rename_axis(columns=None).reset_index()
-
-
-def _idea(schemes: Schemes) -> str:
-    """First lines of the schemes' docstrings."""
-    used = [SCHEMES[name] for name, _ in schemes] or [uniform]
-    lines = [(scheme.__doc__ or "").strip().partition("\n")[0] for scheme in used]
-    return "; ".join(line.rstrip(".") for line in lines)
+    own = records.select((records.table["record"] == ecg.record).to_numpy())
+    peaks = find_r_peaks(own)
+    return pd.DataFrame(profile_energy(delta[None], own.fs, own.leads, peaks))

@@ -1,11 +1,8 @@
-"""Protocols that fine-tune under attack: a linear head on frozen features (`alf`), or all weights (`aff`).
-
-Both minimise losses of `ecgstudy.pretraining.losses` on whole records, made to fail by the inner attack of training,
-from a zero head on, without class weights, to the last epoch.
-"""
+"""Training under attack: a linear head (`alf`), or all weights by TRADES (`aff`)."""
 
 import math
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,7 +10,8 @@ from torch import Generator, Tensor, nn
 from torch.optim import AdamW
 from tqdm.auto import tqdm
 
-from ecgstudy.devices import pick_device, pick_precision
+from ecgstudy.attacks.ball import Ball, ascend
+from ecgstudy.devices import pick_precision, resident
 from ecgstudy.errors import StudyError
 from ecgstudy.files import read_json, short_hash
 from ecgstudy.models.backbones import DualBatchNorm
@@ -25,104 +23,105 @@ from ecgstudy.models.checkpoints import (
     save_progress,
 )
 from ecgstudy.models.encoders import Encoder, count_parameters, fold_batch_norms
-from ecgstudy.models.heads import zero_head
+from ecgstudy.models.heads import Classifier, label_loss
 from ecgstudy.params import AffOptions, AlfOptions, method
-from ecgstudy.pretraining.arms import ARMS, Adversary, Arm, Loss
-from ecgstudy.pretraining.losses import LOSSES
-from ecgstudy.pretraining.state import Data, State
-from ecgstudy.pretraining.inner_attack import attack_views
+from ecgstudy.pretraining.losses import divergence
+from ecgstudy.pretraining.state import evaluation_mode
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import Run, derived_seed
 
 
-def pretrained(
-    folder: Path, records: EcgRecords, device: torch.device
-) -> tuple[Encoder, nn.Linear | None, dict]:
-    """What `load_encoder` finds in a run's folder, if it takes ECGs such as `records`.
-
-    Raises
-    ------
-    StudyError
-        When leads or rates differ, naming both.
-    """
-    encoder, head, form = load_encoder(folder, str(device))
-    ours, theirs = (
-        (tuple(form["leads"]), form["fs"]),
-        (tuple(records.leads), records.fs),
-    )
-    if ours != theirs:
-        told = [
-            f"leads {', '.join(leads)} at {fs:g} Hz" for leads, fs in (ours, theirs)
-        ]
-        raise StudyError(
-            f"{folder}: this encoder of {form['dataset']} takes {told[0]}, {records.name} has {told[1]}; "
-            "give both data sets the same leads and fs in the params file"
-        )
-    return encoder, head, form
-
-
-def fine_tuned(
-    run: Run, records: EcgRecords, folder: Path, protocol: str
+def fine_tune(
+    run: Run,
+    train: EcgRecords,
+    start: Classifier,
+    features: Tensor | None,
+    form: dict,
+    folder: Path,
 ) -> tuple[Encoder, nn.Linear, dict]:
-    """Encoder, head and form of a pretrained run, fine-tuned on the training split of `records`.
+    """Train a head or all weights under attack, or go on where a killed call stopped.
 
-    Every epoch leaves a checkpoint, from which a further call continues exactly. An encoder fine-tuned
-    by `aff` is stored, rounded, as ``encoder.safetensors`` and ``encoder.json``, and used as stored.
+    An encoder tuned by `aff` is stored in `folder`, and used as stored.
 
     Parameters
     ----------
     run
-        As of the data set that is fine-tuned on (`Run.tested_on`).
+        Options, headline ε, and seed.
+    train
+        Training records.
+    start
+        The pretrained encoder, which `aff` changes, and a zero head, on the device.
+    features
+        The encoder's (records, features) of the training records, for `alf`.
+    form
+        Content of the pretrained ``encoder.json``.
     folder
-        The protocol's folder inside that of the pretrained run.
+        The protocol's folder, named as the protocol.
+
+    Returns
+    -------
+    encoder, head, form
+        As after `ecgstudy.models.checkpoints.load_encoder`.
+
+    Raises
+    ------
+    StudyError
+        When a loss is not finite, or a checkpoint is damaged.
     """
-    device, how = pick_device(run.study.device), method(protocol)
-    encoder, _, form = pretrained(folder.parent, records, device)
+    how, device, encoder = method(folder.name), start.head.weight.device, start.encoder
     options: AlfOptions = getattr(run.study, how)
     decides = {
-        "pretrained": form["run"], "protocol": protocol, "options": options.model_dump(mode="json"),
-        "data": records.card.get("key"), "epsilon_mv": run.headline_epsilon_mv,
-    }  # fmt: skip
-    asked = short_hash(decides)
-    if how == "aff" and read_json(folder / "encoder.json").get("fine_tuned") == asked:
+        "pretrained": form["run"],
+        "step": read_json(folder / "run.json").get("key"),
+        "protocol": folder.name,
+        "options": options.model_dump(mode="json"),
+        "data": train.card.get("key"),
+        "epsilon_mv": run.headline_epsilon_mv,
+    }
+    key, progress = short_hash(decides), folder / "checkpoint.safetensors"
+    if how == "aff" and read_json(folder / "encoder.json").get("fine_tuned") == key:
         return load_encoder(folder, str(device))
-    data = Data.of(records, device)
-    state = START[how](run, encoder, data, options)
-    progress = folder / "checkpoint.safetensors"
-    _train(state, data, options, progress, asked)
+    streams = {}
+    for name in ("batches", "attack"):
+        seed = derived_seed(run.dataset, run.seed, "fine-tuning", name)
+        streams[name] = Generator(device).manual_seed(seed)
+    precision = "float32"
+    if how == "alf":
+        standardise(start, features)
+    else:
+        free_all_weights(start)
+        precision = pick_precision(run.study.training.precision, device)
+    epsilon_mv = run.headline_epsilon_mv
+    tuning = Tuning(start, options, epsilon_mv, train.multilabel, streams, precision)
+    tuning.run(train, progress, key)
     if how == "alf":
         progress.unlink(missing_ok=True)
-        return encoder, unstandardised(state.model["head"]), form
-    (folder / "encoder.json").unlink(
-        missing_ok=True
-    )  # not beside other weights, not for a moment
-    told = {
-        "classes": list(records.classes), "multilabel": records.multilabel, "dataset": run.dataset,
-        "dual": False, "parameters": count_parameters(state.model["encoder"]), "fine_tuned": asked,
-    }  # fmt: skip
-    save_encoder(folder, state.model, form | told)
+        return encoder, fold_standardisation(start.head), form
+    form = form | {
+        "classes": list(train.classes),
+        "multilabel": train.multilabel,
+        "dataset": run.dataset,
+        "dual": False,
+        "parameters": count_parameters(encoder),
+        "fine_tuned": key,
+    }
+    (folder / "encoder.json").unlink(missing_ok=True)  # never beside other weights
+    save_encoder(folder, start, form)
     progress.unlink(missing_ok=True)
     return load_encoder(folder, str(device))
 
 
-def alf_start(run: Run, encoder: Encoder, data: Data, options: AlfOptions) -> State:
-    """A zero head on standardised features of the frozen encoder, in evaluation mode throughout."""
-    with torch.no_grad():
-        clean = torch.cat(
-            [encoder(part.to(data.device)) for part in data.signals.split(512)]
-        )
-    standard = nn.BatchNorm1d(clean.shape[1], eps=0.0, affine=False)
-    standard.running_mean, standard.running_var = (
-        clean.mean(0),
-        clean.std(0).clamp(min=1e-6) ** 2,
-    )
-    head = nn.Sequential(standard, zero_head(clean.shape[1], data.labels.shape[1]))
-    attack = Adversary("0*", "labels", options.attack_steps, options.attack_step)
-    arm = replace(ARMS["pgd-at"], losses=(Loss("ce", "0*"),), adversary=attack)
-    return _state(run, arm, fold_batch_norms(encoder), head, data, options, "float32")
+def standardise(model: Classifier, features: Tensor) -> None:
+    """Freeze the encoder, and put a standardisation of its features before the head."""
+    standard = nn.BatchNorm1d(features.shape[1], eps=0.0, affine=False)
+    standard.running_mean = features.mean(0)
+    standard.running_var = features.std(0).clamp(min=1e-6) ** 2
+    model.encoder = fold_batch_norms(model.encoder)
+    model.head = nn.Sequential(standard, model.head)
+    model.eval()
 
 
-def unstandardised(head: nn.Sequential) -> nn.Linear:
+def fold_standardisation(head: nn.Sequential) -> nn.Linear:
     """The linear layer after a standardisation, made to take raw features."""
     standard, linear = head
     with torch.no_grad():
@@ -131,107 +130,134 @@ def unstandardised(head: nn.Sequential) -> nn.Linear:
     return linear.requires_grad_(False)
 
 
-def aff_start(run: Run, encoder: Encoder, data: Data, options: AffOptions) -> State:
-    """TRADES (Zhang et al. 2019) from a zero head; of dual batch norms the adversarial set goes on alone."""
-    for module in encoder.modules():
+def free_all_weights(model: Classifier) -> None:
+    """Let all weights be trained; of dual batch norms the adversarial set goes on."""
+    for module in model.encoder.modules():
         if isinstance(module, DualBatchNorm):
             module.norms = module.norms[-1:]
-    head = zero_head(encoder.features, data.labels.shape[1])
-    attack = Adversary("0* 0", "kl", options.attack_steps, options.attack_step)
-    arm = replace(
-        ARMS["trades"],
-        losses=(Loss("ce", "0"), Loss("kl", "0 0*", options.beta)),
-        adversary=attack,
-    )
-    precision = pick_precision(run.study.training.precision, data.device)
-    state = _state(
-        run, arm, encoder.requires_grad_(True), head, data, options, precision
-    )
-    state.model.train()
-    return state
+    model.requires_grad_(True).train()
 
 
-START = {"alf": alf_start, "aff": aff_start}
+@dataclass
+class Tuning:
+    """A classifier that is trained on attacked ECGs: TRADES if in training mode.
 
+    Attributes
+    ----------
+    model
+        In the mode that it is trained in.
+    options
+        Of the protocol.
+    epsilon_mv
+        Budget of the attack in mV.
+    multilabel
+        Whether a record may have several classes or none.
+    streams
+        Of `batches`, and of the attack's random starts.
+    precision
+        Of the encoder: ``"float32"`` or ``"bfloat16"``.
+    """
 
-def _state(
-    run: Run,
-    arm: Arm,
-    encoder: Encoder,
-    head: nn.Module,
-    data: Data,
-    options: AlfOptions,
-    precision: str,
-) -> State:
-    device = data.device
-    model = nn.ModuleDict({"encoder": encoder, "head": head}).to(device).eval()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = AdamW(
-        trained, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
-    )
-    streams = {
-        name: Generator(device).manual_seed(
-            derived_seed(run.dataset, run.seed, "fine-tuning", name)
-        )
-        for name in ("batches", "attack")
-    }
-    return State(arm, run, model, optimizer, streams, device, precision)
+    model: Classifier
+    options: AlfOptions | AffOptions
+    epsilon_mv: float
+    multilabel: bool
+    streams: dict[str, Generator]
+    precision: str = "float32"
 
+    def run(self, train: EcgRecords, progress: Path, key: str) -> None:
+        """Train for all epochs, or those after the checkpoint of the same task.
 
-def tuning_loss(state: State, data: Data, index: Tensor) -> Tensor:
-    """The protocol's loss on the chosen training records, attacked as its row says."""
-    batch = data.batch(index, {"0": data.take(index)})
-    batch.signals |= attack_views(state, batch, state.arm.adversary)
-    for view in dict.fromkeys(view for loss in state.arm.losses for view in loss.names):
-        batch.features[view] = state.features(
-            batch.signals[view], adversarial=True
-        ).float()
-    return sum(
-        loss.weight * LOSSES[loss.name](state, batch, loss) for loss in state.arm.losses
-    )
+        Each is in random order, with cosine decay over all; no batch is incomplete.
 
+        Parameters
+        ----------
+        train
+            Training records.
+        progress
+            File of the checkpoint, written after each epoch.
+        key
+            Tells checkpoints of this task from others.
+        """
+        model, options, streams = self.model, self.options, self.streams
+        device, size, done = streams["batches"].device, options.batch_size, 0
+        signals = resident(train.signals, device)
+        labels = torch.tensor(train.multi_hot(), device=device)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        rate, decay = options.learning_rate, options.weight_decay
+        optimizer = AdamW(trained, lr=rate, weight_decay=decay, fused=True)
+        if progress.exists() and load_tensors(progress)[1].get("asked") == key:
+            done = load_progress(progress, model, optimizer, streams)["epochs"]
+        for epoch in tqdm(range(done, options.epochs), "fine-tuning", leave=False):
+            stream = streams["batches"]
+            order = torch.randperm(len(labels), generator=stream, device=device)
+            order = order[: options.records_per_epoch]
+            steps = max(1, len(order) // size)
+            for step in range(steps):
+                share = (epoch + step / steps) / options.epochs
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * share))
+                rows = order[step * size : (step + 1) * size]
+                batch = signals[rows.to(signals.device)].to(device)
+                loss = self.loss(batch, labels[rows])
+                if not loss.isfinite():
+                    raise StudyError(
+                        f"{progress.parent}: the loss became {loss.item()} in epoch "
+                        f"{epoch + 1} of fine-tuning; lower its learning_rate"
+                    )
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+            note = {"asked": key, "epochs": epoch + 1}
+            save_progress(progress, model, optimizer, streams, note)
 
-def _train(
-    state: State, data: Data, options: AlfOptions, progress: Path, asked: str
-) -> None:
-    """All epochs, or those after the checkpoint of the same task."""
-    done = 0
-    if progress.exists() and load_tensors(progress)[1].get("asked") == asked:
-        done = load_progress(progress, state.model, state.optimizer, state.streams)[
-            "epochs"
-        ]
-    for epoch in tqdm(
-        range(done, options.epochs), f"fine-tuning {state.run.arm}", leave=False
-    ):
-        _epoch(state, data, options, epoch)
-        save_progress(
-            progress,
-            state.model,
-            state.optimizer,
-            state.streams,
-            {"asked": asked, "epochs": epoch + 1},
-        )
+    def loss(self, signals: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of attacked ECGs (Madry et al. 2018), or that of TRADES.
 
+        TRADES adds β KL(clean ‖ attacked) to clean cross-entropy (Zhang et al. 2019).
+        Signals (records, leads, samples) in mV; labels multi-hot (records, classes).
+        """
+        head, multilabel = self.model.head, self.multilabel
 
-def _epoch(state: State, data: Data, options: AlfOptions, epoch: int) -> None:
-    """One epoch in random order, with cosine decay over all of them; an incomplete batch is left out."""
-    order = torch.randperm(
-        len(data.signals), generator=state.streams["batches"], device=state.device
-    )
-    order = order[: options.records_per_epoch]
-    steps = max(1, len(order) // options.batch_size)
-    for step in range(steps):
-        share = (epoch + step / steps) / options.epochs
-        for group in state.optimizer.param_groups:
-            group["lr"] = options.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
-        loss = tuning_loss(
-            state, data, order[step * options.batch_size :][: options.batch_size]
-        )
-        if not loss.isfinite():
-            raise StudyError(
-                f"{state.run.arm} seed {state.run.seed}: the loss became {loss.item()} in epoch {epoch + 1} "
-                "of fine-tuning; lower its learning_rate"
+        def cross_entropy(logits: Tensor) -> Tensor:
+            return label_loss(logits, labels, multilabel)
+
+        if not self.model.training:
+            attacked = self.attack(signals, cross_entropy)
+            return cross_entropy(head(self.features(attacked))).mean()
+        with torch.no_grad(), evaluation_mode(self.model):
+            before = head(self.features(signals))
+
+        def shift(logits: Tensor) -> Tensor:
+            return divergence(before, logits, multilabel)
+
+        attacked = self.attack(signals, shift)
+        clean, moved = self.features(signals), self.features(attacked)
+        loss = cross_entropy(head(clean)).mean()
+        shifted = divergence(head(clean), head(moved), multilabel).mean()
+        return loss + self.options.beta * shifted
+
+    def attack(self, signals: Tensor, value: Callable[[Tensor], Tensor]) -> Tensor:
+        """`signals` (mV) after steps in the ball that raise `value`, started anywhere.
+
+        `value` maps logits to one number a record; the model is in evaluation mode.
+        """
+        ball, options = Ball(self.epsilon_mv), self.options
+        start = ball.draw(signals, self.streams["attack"])
+        # Weights become bfloat16 once for all steps, until the outermost autocast ends.
+        together = torch.autocast(signals.device.type, enabled=False)
+        with together, evaluation_mode(self.model):
+            return signals + ascend(
+                lambda x: value(self.model.head(self.features(x))),
+                signals,
+                start,
+                ball,
+                steps=options.attack_steps,
+                step_mv=options.attack_step * self.epsilon_mv,
             )
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        state.optimizer.step()
+
+    def features(self, signals: Tensor) -> Tensor:
+        """Features (records, features), float32, under the adversarial statistics."""
+        low = self.precision == "bfloat16"
+        with torch.autocast(signals.device.type, torch.bfloat16, enabled=low):
+            return self.model.encoder(signals, True).float()

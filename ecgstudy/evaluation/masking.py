@@ -1,27 +1,31 @@
-"""Does a model only hide its gradients? Signs of gradient masking in one evaluated model."""
+"""Does a model only hide its gradients? Checks for gradient masking.
+
+After Athalye et al. 2018 and Carlini et al. 2019. Six checks have limits. The share
+of single samples whose gradient is 0 is for information: behind ReLUs and max-pooling
+quiet stretches of an ECG may have none, which hinders an attack only where whole
+records have none (Croce & Hein 2020 count records, too).
+"""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from ecgstudy.attacks.api import Victim
+from ecgstudy.attacks.api import Budget
 from ecgstudy.attacks.ball import Ball
 from ecgstudy.attacks.ensemble import combine
 from ecgstudy.attacks.named import get_attack
 from ecgstudy.attacks.objectives import auroc_targets, signed_scores
 from ecgstudy.evaluation.sample import (
-    Sample,
-    budget_of,
-    label_scores,
+    AttackRun,
+    is_l2,
     macro_auroc,
-    spread,
-    victim_scores,
-    worst_scores,
+    pick_evenly,
+    take_worst,
 )
-from ecgstudy.params import BLACK_BOX, split_leads
-from ecgstudy.study import ENSEMBLE, AttackOptions
+from ecgstudy.params import BLACK_BOX, ENSEMBLE, split_leads
 
 EXTREME_MV = 1.0
 """Extra budget at which a sound attack must have driven AUROC to about 0."""
@@ -36,152 +40,115 @@ NOT_APPLICABLE = {
 """The only check of a model without gradients."""
 
 
-def masking_checks(
-    victim: Victim, sample: Sample, options: AttackOptions, headline: float, seed: int
-) -> list[dict]:
-    """Signs of gradient masking (Athalye et al. 2018, Carlini et al. 2019) in one evaluated model.
-
-    Six checks with limits, and the share of single samples whose gradient is 0 for information: behind
-    ReLUs and max-pooling quiet stretches of an ECG may have none, which hinders an attack only where
-    whole records have none (Croce & Hein 2020 count records, too).
+def check_masking(attack_run: AttackRun, headline_mv: float, seed: int) -> list[dict]:
+    """Look for signs of gradient masking in an attacked model.
 
     Parameters
     ----------
-    sample
+    attack_run
         With the scores of the study's attacks at every ε.
-    headline
+    headline_mv
         Headline ε in mV.
+    seed
+        Of the checks' own attacks.
 
     Returns
     -------
     list of dict
         `check`, `value`, `limit`, `verdict` ("pass", "fail", or "no limit").
     """
-    return [
-        {
-            "check": name,
-            "value": float(value),
-            "limit": limit,
-            "verdict": _verdict(float(value), limit),
-        }
-        for name, value, limit in _measured_checks(
-            victim, sample, options, headline, seed
-        )
-    ]
+    checks = []
+    for name, value, limit in _measure(attack_run, headline_mv, seed):
+        verdict = "no limit"
+        if limit is not None:
+            verdict = "pass" if value <= limit else "fail"
+        check = {"check": name, "value": float(value), "limit": limit}
+        checks.append({**check, "verdict": verdict})
+    return checks
 
 
-def _verdict(value: float, limit: float | None) -> str:
-    if limit is None:
-        return "no limit"
-    return "pass" if value <= limit else "fail"
-
-
-def _measured_checks(
-    victim: Victim, sample: Sample, options: AttackOptions, headline: float, seed: int
+def _measure(
+    attack_run: AttackRun, headline_mv: float, seed: int
 ) -> Iterator[tuple[str, float, float | None]]:
-    generator = Generator(sample.signals.device).manual_seed(seed)
-    clean, grid = sample.clean_scores(), sorted(options.epsilons_mv)
-    attacked = [_of_members(sample, options.ensemble, epsilon) for epsilon in grid]
-    curve = [macro_auroc(sample.labels, scores) for scores in (clean, *attacked)]
-    yield "largest rise of AUROC with ε", max(np.diff(curve).max(), 0.0), 0.005
+    """Name, value and limit of each check; they share one random stream in order."""
+    options, labels, device = attack_run.options, attack_run.labels, attack_run.device
+    stream = Generator(device).manual_seed(seed)
+    rows = pick_evenly(labels, options.check_records)
+    chosen = np.isin(np.arange(len(labels)), rows.cpu())
+    few = replace(attack_run, records=attack_run.records.select(chosen))
 
-    rows = spread(sample.labels, options.check_records)
-    few = sample.part(rows)
-    extreme = label_scores(
-        victim, few.signals, few.labels, options, EXTREME_MV, generator
-    )
-    extreme = macro_auroc(few.labels, worst_scores([clean[rows], extreme], few.labels))
-    yield f"per-label AUROC at {EXTREME_MV:g} mV", extreme, 0.05
+    clean = attack_run.scores("none", 0.0)
+    curve = [macro_auroc(labels, clean)]
+    for epsilon_mv in sorted(options.epsilons_mv):
+        members = [attack_run.scores(name, epsilon_mv) for name in options.ensemble]
+        scores = torch.stack(members)
+        worst = scores[
+            combine(scores, labels), torch.arange(len(labels), device=device)
+        ]
+        curve.append(macro_auroc(labels, worst))
+    yield "largest rise of AUROC with ε", max(*np.diff(curve), 0.0), 0.005
 
-    budget = budget_of(options, headline, options.check_steps, options.check_restarts)
-    delta = get_attack("pgd-margin")(victim, few.signals, few.labels, budget, generator)
-    longer = macro_auroc(
-        few.labels, victim_scores(victim, few.signals + delta, options)
-    )
-    found = macro_auroc(few.labels, sample.scores(ENSEMBLE, headline)[rows])
-    name = (
-        f"gain of PGD-{budget.steps} with {budget.restarts} restarts over the ensemble"
-    )
-    yield name, max(found - longer, 0.0), 0.02
+    extreme = few.attack_each_label(EXTREME_MV, stream)
+    extreme = take_worst([clean[rows], extreme], few.labels)
+    name = f"per-label AUROC at {EXTREME_MV:g} mV"
+    yield name, macro_auroc(few.labels, extreme), 0.05
 
-    blind = _blind_gain(victim, sample, few, options, headline, generator)
-    yield "gain of black-box over gradient attacks", blind, 0.01
-
-    records, samples = zero_gradients(
-        victim, sample.signals, sample.labels, options.batch_size
+    steps, restarts = options.check_steps, options.check_restarts
+    budget = attack_run.budget(headline_mv, steps=steps, restarts=restarts)
+    longer = macro_auroc(few.labels, _score_under("pgd-margin", few, budget, stream))
+    gain = (
+        macro_auroc(few.labels, attack_run.scores(ENSEMBLE, headline_mv)[rows]) - longer
     )
+    name = f"gain of PGD-{steps} with {restarts} restarts over the ensemble"
+    yield name, max(gain, 0.0), 0.02
+
+    followed, blind = [], []
+    for name in attack_run.names(further=True):
+        known, _ = split_leads(name)
+        if known in NO_GRADIENT:
+            blind.append(attack_run.scores(name, headline_mv))
+        elif known != "noise" and not is_l2(name):
+            followed.append(attack_run.scores(name, headline_mv))
+    if not blind:
+        scores = torch.full_like(labels, torch.nan)
+        scores[rows] = _score_under(
+            "square", few, attack_run.budget(headline_mv), stream
+        )
+        blind.append(scores)
+    gains = [0.0]
+    for scores in blind:
+        seen = ~scores.isnan().any(1)  # the records that it was run on
+        best = min(macro_auroc(labels[seen], other[seen]) for other in followed)
+        gains.append(best - macro_auroc(labels[seen], scores[seen]))
+    yield "gain of black-box over gradient attacks", max(gains), 0.01
+
+    records, samples = zero_gradients(attack_run)
     yield "share of records without input gradient", records, 0.01
     yield "share of samples without input gradient", samples, None
 
-    noise = Ball(headline).draw(sample.signals, generator)
-    noisy = macro_auroc(
-        sample.labels, victim_scores(victim, sample.signals + noise, options)
+    noise = Ball(headline_mv).draw(attack_run.signals, stream)
+    change = abs(
+        macro_auroc(labels, attack_run.score(attack_run.signals + noise)) - curve[0]
     )
-    yield "change of AUROC under noise of the headline ε", abs(noisy - curve[0]), 0.02
+    yield "change of AUROC under noise of the headline ε", change, 0.02
 
 
-def _blind_gain(
-    victim: Victim,
-    sample: Sample,
-    few: Sample,
-    options: AttackOptions,
-    headline: float,
-    generator: Generator,
-) -> float:
-    """How much lower AUROC is under an attack that sees no gradient than under the best that does.
-
-    The study's own black-box attacks and transfer are judged, on the records that they attacked; without
-    any of them Square is run on `few`.
-    """
-    names = [
-        name
-        for name in (*options.ensemble, *options.attacks)
-        if _follows_gradient(name)
-    ]
-    seen = [sample.stored(name, headline)[1] for name in names]
-    blind = [name for name in options.attacks if split_leads(name)[0] in NO_GRADIENT]
-    found = [
-        sample.stored(name, headline) for name in blind if sample.stored(name, headline)
-    ]
-    if not found:
-        budget = budget_of(options, headline)
-        delta = get_attack("square")(victim, few.signals, few.labels, budget, generator)
-        found = [
-            (
-                sample.index(few.columns),
-                victim_scores(victim, few.signals + delta, options),
-            )
-        ]
-    gains = [
-        min(macro_auroc(sample.labels[rows], scores[rows]) for scores in seen)
-        - macro_auroc(sample.labels[rows], blind)
-        for rows, blind in found
-    ]
-    return max(*gains, 0.0)
+def _score_under(
+    attack: str, attack_run: AttackRun, budget: Budget, stream: Generator
+) -> Tensor:
+    delta = get_attack(attack)(
+        attack_run.victim, attack_run.signals, attack_run.labels, budget, stream
+    )
+    return attack_run.score(attack_run.signals + delta)
 
 
-def _follows_gradient(name: str) -> bool:
-    """Whether an attack follows the attacked model's gradient inside the ℓ∞ ball (ℓ2's is larger)."""
-    name = split_leads(name)[0]
-    return name not in (*NO_GRADIENT, "noise") and not name.endswith("-l2")
-
-
-def _of_members(sample: Sample, names: list[str], epsilon_mv: float) -> Tensor:
-    """Scores under the worst of the attacks that are run at every ε: the same ones at each."""
-    scores = torch.stack([sample.scores(name, epsilon_mv) for name in names])
-    return scores[combine(scores, sample.labels), sample.every]
-
-
-def zero_gradients(
-    victim: Victim, signals: Tensor, labels: Tensor, batch_size: int = 256
-) -> tuple[float, float]:
-    """Shares of records and of single samples whose gradient of the margin objective is exactly 0."""
-    targets, zero = auroc_targets(labels), []
-    for rows in torch.arange(len(signals)).split(batch_size):
-        leaf = signals[rows].clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(
-            signed_scores(victim.scores(leaf), targets[rows]).sum(), leaf
-        )
+def zero_gradients(attack_run: AttackRun) -> tuple[float, float]:
+    """Shares of records and of samples whose gradient of the margin is exactly 0."""
+    targets, zero = auroc_targets(attack_run.labels), []
+    for rows in torch.arange(len(targets)).split(attack_run.options.batch_size):
+        leaf = attack_run.signals[rows].clone().requires_grad_()
+        value = signed_scores(attack_run.victim.scores(leaf), targets[rows]).sum()
+        (gradient,) = torch.autograd.grad(value, leaf)
         zero.append(gradient == 0)
     zero = torch.cat(zero)
     return float(zero.flatten(1).all(1).float().mean()), float(zero.float().mean())

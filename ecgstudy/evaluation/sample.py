@@ -1,8 +1,8 @@
-"""ECGs under attack: which records, one δ for all labels and one for each, and the rows of scores."""
+"""The records that are attacked, the attacks on them, and the table of their scores."""
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -12,385 +12,50 @@ from torch import Generator, Tensor
 
 from ecgstudy import metrics
 from ecgstudy.attacks.api import Budget, Problem, Victim
-from ecgstudy.attacks.ball import Ball
-from ecgstudy.attacks.corruptions import Recording, get_corruption, explain_skip
+from ecgstudy.attacks.corruptions import (
+    Recording,
+    explain_skip,
+    get_corruption,
+    list_skipped,
+)
 from ecgstudy.attacks.ensemble import combine
 from ecgstudy.attacks.gradient import apgd
 from ecgstudy.attacks.named import get_attack
 from ecgstudy.attacks.objectives import label_targets, signed_scores
 from ecgstudy.errors import StudyError
-from ecgstudy.params import BLACK_BOX, split_leads
+from ecgstudy.params import BLACK_BOX, ENSEMBLE, AttackOptions, split_leads
 from ecgstudy.records import EcgRecords
-from ecgstudy.study import AttackOptions, derived_seed
+from ecgstudy.study import derived_seed
 
-Watch = Callable[[str, Tensor, Tensor], None]
-"""(attack, which records, δ in mV): is shown perturbations as they are made."""
 TRANSFERRED = "apgd-margin"
 """The attack that is made on another model and shown to this one, as ``transfer``."""
 
 
-@torch.no_grad()
-def in_batches(
-    function: Callable[[Tensor], Tensor],
-    signals: np.ndarray,
-    device: torch.device,
-    batch: int = 512,
-) -> Tensor:
-    """`function` of all `signals` (records, leads, samples), a batch at a time, on `device`."""
-    starts = range(0, len(signals), batch)
-    return torch.cat(
-        [function(torch.tensor(signals[s : s + batch], device=device)) for s in starts]
-    )
+def select_attacked(records: EcgRecords, split: str, most: int | None) -> EcgRecords:
+    """Select the records of a split that are attacked: the same for every arm and seed.
 
-
-def attacked_sample(records: EcgRecords, split: str, most: int | None) -> EcgRecords:
-    """The records of `split` that are attacked: the same for every arm and seed.
-
-    With more than `most` candidates, `most` are drawn with a seed that depends on the data set only.
+    Parameters
+    ----------
+    records
+        All records of a data set.
+    split
+        One of `ecgstudy.records.SPLITS`.
+    most
+        At most so many are drawn, with a seed that depends on the data set alone.
     """
-    chosen = np.flatnonzero(
-        (records.table["split"].eq(split) & records.table["attacked"]).to_numpy()
-    )
-    if most is not None and len(chosen) > most:
-        draw = np.random.default_rng(
-            derived_seed(records.name, split, "attacked sample")
-        )
-        chosen = np.sort(draw.choice(chosen, most, replace=False))
-    mask = np.zeros(len(records), dtype=bool)
-    mask[chosen] = True
-    return records.select(mask)
+    chosen = records.table["split"].eq(split) & records.table["attacked"]
+    rows = np.flatnonzero(chosen)
+    if most is not None and len(rows) > most:
+        seed = derived_seed(records.name, split, "attacked sample")
+        rows = np.random.default_rng(seed).choice(rows, most, replace=False)
+    return records.select(np.isin(np.arange(len(records)), rows))
 
 
-@dataclass
-class Sample:
-    """Records under attack, on the device, and the table columns that every row of theirs has."""
+def pick_evenly(labels: Tensor, most: int) -> Tensor:
+    """Indices of at most `most` records in which classes are as even as they can be.
 
-    signals: Tensor
-    labels: Tensor
-    columns: pd.DataFrame
-    classes: tuple[str, ...]
-    found: list[pd.DataFrame] = field(default_factory=list)
-    leads: tuple[str, ...] = ()
-
-    @staticmethod
-    def of(records: EcgRecords, protocol: str, device: torch.device) -> "Sample":
-        """`records` on `device`, with the columns that every row of their scores gets."""
-        labels = records.multi_hot()
-        keep = [
-            c
-            for c in ("record", "patient", "split", "age", "sex")
-            if c in records.table
-        ]
-        truth = {
-            f"y_{c}": labels[:, i].astype(np.int8)
-            for i, c in enumerate(records.classes)
-        }
-        columns = records.table[keep].assign(
-            target=records.name, protocol=protocol, **truth
-        )
-        signals = torch.tensor(records.signals, device=device)
-        hot = torch.tensor(labels, device=device)
-        return Sample(signals, hot, columns, records.classes, leads=records.leads)
-
-    def lead_mask(self, names: tuple[str, ...]) -> Tensor:
-        """1 for the leads called `names`, 0 for the others, (leads, 1)."""
-        for name in names:
-            if name not in self.leads:
-                raise StudyError(
-                    f"no lead {name!r} to attack; leads of the records: {', '.join(self.leads)}"
-                )
-        chosen = [[float(lead in names)] for lead in self.leads]
-        return torch.tensor(chosen, device=self.signals.device)
-
-    @property
-    def every(self) -> Tensor:
-        """Places of all records."""
-        return torch.arange(len(self.labels), device=self.labels.device)
-
-    def scores(self, attack: str, epsilon_mv: float) -> Tensor:
-        """Stored shared scores (records, classes) of an attack on all records."""
-        if (stored := self.stored(attack, epsilon_mv)) is None:
-            raise KeyError((attack, epsilon_mv))
-        return stored[1]
-
-    def stored(self, attack: str, epsilon_mv: float) -> tuple[Tensor, Tensor] | None:
-        """Which records an attack was run on, and their shared scores; None where it was not run."""
-        for frame in self.found:
-            first = frame.iloc[0]
-            if (first["attack"], first["view"], first["epsilon_mv"]) == (
-                attack,
-                "shared",
-                epsilon_mv,
-            ):
-                values = frame[[f"score_{c}" for c in self.classes]].to_numpy()
-                return self.index(frame), torch.tensor(
-                    values, device=self.signals.device
-                )
-        return None
-
-    def index(self, columns: pd.DataFrame) -> Tensor:
-        """Places of the records in `columns` among these."""
-        places = pd.Index(self.columns["record"]).get_indexer(columns["record"])
-        return torch.tensor(places, device=self.signals.device)
-
-    def clean_scores(self) -> Tensor:
-        """Stored scores of the unchanged ECGs."""
-        return self.scores("none", 0.0)
-
-    def part(self, rows: Tensor) -> "Sample":
-        """The chosen records alone; their scores are kept with those of the whole sample."""
-        columns = self.columns.iloc[rows.cpu().numpy()].reset_index(drop=True)
-        return Sample(
-            self.signals[rows],
-            self.labels[rows],
-            columns,
-            self.classes,
-            self.found,
-            self.leads,
-        )
-
-    def store(
-        self,
-        scores: Tensor,
-        attack: str,
-        view: str,
-        epsilon_mv: float,
-        severity: float = np.nan,
-    ) -> None:
-        """Keep the scores of one attack, or of a corruption at a severity, as rows of ``scores.parquet``."""
-        values = scores.cpu().numpy()
-        named = {f"score_{c}": values[:, i] for i, c in enumerate(self.classes)}
-        how = {
-            "attack": attack,
-            "view": view,
-            "epsilon_mv": epsilon_mv,
-            "severity": severity,
-        }
-        self.found.append(self.columns.assign(**how, **named))
-
-
-class StepCounter:
-    """Record-steps and seconds spent in attacks."""
-
-    def __init__(self) -> None:
-        self.steps, self.seconds = 0, 0.0
-
-    def add(self, steps: int, started: float) -> None:
-        self.steps, self.seconds = (
-            self.steps + steps,
-            self.seconds + time.perf_counter() - started,
-        )
-
-    def rate(self) -> float:
-        return self.steps / max(self.seconds, 1e-9)
-
-
-def victim_scores(victim: Victim, signals: Tensor, options: AttackOptions) -> Tensor:
-    """Class scores (records, classes) of `signals`, without gradient, in batches.
-
-    Raises
-    ------
-    StudyError
-        When some are not finite.
-    """
-    with torch.no_grad():
-        scores = torch.cat(
-            [victim.scores(part) for part in signals.split(options.batch_size)]
-        )
-    if strange := int((~scores.isfinite()).any(1).sum()):
-        raise StudyError(
-            f"the model's scores of {strange} of {len(scores)} ECGs are not finite: its pretraining or its "
-            "head has diverged; use a lower learning rate"
-        )
-    return scores
-
-
-def budget_of(
-    options: AttackOptions,
-    epsilon_mv: float,
-    steps: int | None = None,
-    restarts: int | None = None,
-) -> Budget:
-    """The study's attack budget at `epsilon_mv` (mV), with other `steps` or `restarts` where given."""
-    chosen = steps or options.steps, restarts or options.restarts
-    return Budget(
-        epsilon_mv, *chosen, batch_size=options.batch_size, queries=options.queries
-    )
-
-
-@dataclass
-class Attacker:
-    """One victim, one sample: runs attacks and stores their scores.
-
-    `key` decides the random starts, with the attack's name and ε: no attack depends on which others are
-    run. `source` is another model, from which the attack ``transfer`` is made.
-    """
-
-    victim: Victim
-    sample: Sample
-    options: AttackOptions
-    key: tuple[str | float, ...]
-    counter: StepCounter
-    source: Victim | None = None
-
-    def _stream(self, *what: str | float) -> Generator:
-        seed = derived_seed(*self.key, *what)
-        return Generator(self.sample.signals.device).manual_seed(seed)
-
-    def clean(self) -> None:
-        """Scores of the unchanged ECGs."""
-        scores = victim_scores(self.victim, self.sample.signals, self.options)
-        self.sample.store(scores, "none", "shared", 0.0)
-
-    def corruptions(self, recording: Recording) -> None:
-        """Scores under the natural corruptions, drawn once for each data set: the same in all runs."""
-        target, signals = self.sample.columns["target"].iloc[0], self.sample.signals
-        for name, severity in product(
-            self.options.corruptions, self.options.severities
-        ):
-            if explain_skip(name, severity, recording) is None:
-                stream = Generator(signals.device).manual_seed(
-                    derived_seed(target, "corruption", name)
-                )
-                corrupted = get_corruption(name)(signals, recording, severity, stream)
-                scores = victim_scores(self.victim, corrupted, self.options)
-                self.sample.store(scores, name, "shared", 0.0, severity)
-
-    def epsilon(
-        self,
-        epsilon_mv: float,
-        names: list[str],
-        *,
-        label_view: bool,
-        adc_mv: float | None,
-        watch: Watch | None = None,
-    ) -> Tensor:
-        """Run the attacks `names` at `epsilon_mv`, and combine those inside the ball to the ``ensemble``.
-
-        Parameters
-        ----------
-        label_view
-            Also attack every label by itself, from the combined perturbation on.
-        adc_mv
-            Amplitude of one ADC unit in mV: store the scores after rounding to it, too.
-        watch
-            Is shown every attack's perturbations, those of the ensemble last.
-
-        Returns
-        -------
-        Tensor
-            δ of the ensemble in mV.
-        """
-        sample, deltas, scores, watch = self.sample, [], [], watch or _nobody
-        for name in names:
-            rows = self._rows(name)
-            delta = self._perturbation(name, epsilon_mv, rows)
-            watch(name, rows, delta)
-            found = victim_scores(
-                self.victim, sample.signals[rows] + delta, self.options
-            )
-            (sample if len(rows) == len(sample.labels) else sample.part(rows)).store(
-                found, name, "shared", epsilon_mv
-            )
-            if float(delta.abs().amax()) <= epsilon_mv * (
-                1 + 1e-5
-            ):  # ℓ2 attacks are another threat
-                deltas.append(_spread_out(delta, rows, sample.signals))
-                scores.append(_spread_out(found, rows, sample.labels))
-        chosen, each = combine(torch.stack(scores), sample.labels), sample.every
-        delta, worst = (
-            torch.stack(deltas)[chosen, each],
-            torch.stack(scores)[chosen, each],
-        )
-        sample.store(worst, "ensemble", "shared", epsilon_mv)
-        watch("ensemble", each, delta)
-        if (
-            adc_mv is not None
-        ):  # as a recorder would store the attacked ECG: in whole ADC units
-            rounded = torch.round((sample.signals + delta) / adc_mv) * adc_mv
-            rounded_scores = victim_scores(self.victim, rounded, self.options)
-            sample.store(rounded_scores, "ensemble-adc", "shared", epsilon_mv)
-        if label_view:
-            stream = self._stream("label", epsilon_mv)
-            informed = self._informed(sample.signals, each)
-            args = (
-                informed,
-                sample.signals,
-                sample.labels,
-                self.options,
-                epsilon_mv,
-                stream,
-            )
-            candidates = [*scores, label_scores(*args, start=delta)]
-            sample.store(
-                worst_scores(candidates, sample.labels), "ensemble", "label", epsilon_mv
-            )
-        return delta
-
-    def _rows(self, name: str) -> Tensor:
-        """Records that an attack is run on: all, or the chosen few where every query costs a pass."""
-        labels = self.sample.labels
-        if split_leads(name)[0] in BLACK_BOX and self.options.query_records is not None:
-            return spread(labels, self.options.query_records)
-        return self.sample.every
-
-    def _informed(self, signals: Tensor, rows: Tensor) -> Victim:
-        """The victim, with its scores of the unchanged `signals` of the records `rows` if they are stored."""
-        stored = self.sample.stored("none", 0.0)
-        return (
-            self.victim
-            if stored is None
-            else replace(self.victim, clean_scores=(signals, stored[1][rows]))
-        )
-
-    def _perturbation(self, name: str, epsilon_mv: float, rows: Tensor) -> Tensor:
-        started, sample = time.perf_counter(), self.sample
-        steps = None if name in self.options.ensemble else self.options.further_steps
-        budget, (_, leads) = (
-            budget_of(self.options, epsilon_mv, steps),
-            split_leads(name),
-        )
-        if leads:
-            budget = replace(budget, mask=sample.lead_mask(leads))
-        stream, signals = self._stream(name, epsilon_mv), sample.signals[rows]
-        victim, attack = self._informed(signals, rows), name
-        if name == "transfer":
-            victim, attack = self.source, TRANSFERRED
-        delta = get_attack(attack)(victim, signals, sample.labels[rows], budget, stream)
-        norm = "l2" if split_leads(name)[0].endswith("-l2") else budget.norm
-        _check_inside(name, delta, signals, replace(budget.ball, norm=norm))
-        if name in self.options.ensemble:
-            self.counter.add(len(rows) * budget.steps * budget.restarts, started)
-        return delta
-
-
-def _check_inside(name: str, delta: Tensor, signals: Tensor, ball: Ball) -> None:
-    """Refuse perturbations outside their set: what those here are tested for, others are held to."""
-    if delta.shape != signals.shape or not torch.allclose(
-        ball.project(delta), delta, rtol=1e-4, atol=1e-6
-    ):
-        raise StudyError(
-            f"attack {name!r}: perturbations {tuple(delta.shape)} of ECGs {tuple(signals.shape)} leave the"
-            f" {ball.norm} ball of {ball.epsilon_mv:g} mV or its leads; end with budget.ball.project(delta)"
-        )
-
-
-def _nobody(attack: str, rows: Tensor, delta: Tensor) -> None:
-    pass
-
-
-def _spread_out(values: Tensor, rows: Tensor, like: Tensor) -> Tensor:
-    """`values` of the records `rows` in the shape of `like`, NaN for the other records."""
-    whole = torch.full_like(like, torch.nan, dtype=values.dtype)
-    whole[rows] = values
-    return whole
-
-
-def spread(labels: Tensor, most: int) -> Tensor:
-    """Indices of at most `most` records in which the classes are as even as they can be.
-
-    Records are taken in turn from each class, in a random order that is the same for all arms (the
-    sample's own order is that of its patients).
+    Records are taken in turn from each class, in a random order that is the same for
+    all arms (the sample's own order is that of its patients).
     """
     hot, chosen = labels.cpu().numpy() > 0, []
     order = np.random.default_rng(derived_seed("few records")).permutation(len(hot))
@@ -404,37 +69,360 @@ def spread(labels: Tensor, most: int) -> Tensor:
     return torch.tensor(sorted(chosen), device=labels.device)
 
 
-def label_scores(
-    victim: Victim, signals: Tensor, labels: Tensor, options: AttackOptions, epsilon: float,
-    generator: Generator, start: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """Scores (records, classes) under per-label perturbations: column c under the δ against label c alone.
+@torch.no_grad()
+def apply_in_batches(
+    function: Callable[[Tensor], Tensor], signals: np.ndarray, device: torch.device
+) -> Tensor:
+    """Apply `function` to signals, 512 at a time.
 
-    Because a pairwise worst case separates per record (positives minimise, negatives maximise their
-    score), the AUROC of column c is the exact worst case over independent δ, up to the optimiser.
+    Parameters
+    ----------
+    function
+        Signals (records, leads, samples) in mV → a tensor with one row a record.
+    signals
+        (records, leads, samples) in mV, perhaps a memory map.
+    device
+        Where to compute.
     """
-    columns = []
-    for label in range(labels.shape[1]):
-        budget = budget_of(options, epsilon, steps=options.label_steps)
-        problem = Problem.of(
-            victim, signals, signed_scores, label_targets(labels, label), start
-        )
-        delta = apgd(problem, budget, generator)
-        columns.append(victim_scores(victim, signals + delta, options)[:, label])
-    return torch.stack(columns, 1)
-
-
-def worst_scores(candidates: list[Tensor], labels: Tensor) -> Tensor:
-    """Per record and label, the worst of several scores: lowest for positives, highest for negatives.
-
-    NaN (a record that an attack was not run on) is no candidate.
-    """
-    stacked = torch.stack(candidates)
-    lowest = torch.where(stacked.isnan(), torch.inf, stacked).amin(0)
-    highest = torch.where(stacked.isnan(), -torch.inf, stacked).amax(0)
-    return torch.where(labels > 0, lowest, highest)
+    parts = []
+    for start in range(0, len(signals), 512):
+        part = torch.tensor(signals[start : start + 512], device=device)
+        parts.append(function(part))
+    return torch.cat(parts)
 
 
 def macro_auroc(labels: Tensor, scores: Tensor) -> float:
     """Mean AUROC over the labels that have positives and negatives."""
     return float(np.nanmean(metrics.auroc(labels.cpu().numpy(), scores.cpu().numpy())))
+
+
+def clean_auroc(
+    victim: Victim, records: EcgRecords, device: torch.device
+) -> dict[str, float | None]:
+    """Clean AUROC of each class on the whole test split, and `macro`, their mean.
+
+    Parameters
+    ----------
+    victim
+        The model, on `device`.
+    records
+        All records of a data set.
+    device
+        Where to compute.
+
+    Returns
+    -------
+    dict
+        None for a class that every test record has, or none.
+    """
+    test = records.split("test")
+    scores = apply_in_batches(victim.scores, test.signals, device).cpu().numpy()
+    each = metrics.auroc(test.multi_hot(), scores)
+    known = [None if np.isnan(value) else float(value) for value in each]
+    macro = {"macro": float(np.nanmean(each))}
+    return macro | dict(zip(records.classes, known, strict=True))
+
+
+@dataclass
+class AttackRun:
+    """One model, some records: attacks them and keeps their scores.
+
+    Attributes
+    ----------
+    victim
+        The model under attack, on `device`.
+    records
+        All that are attacked.
+    options
+        Which attacks, and their budgets.
+    key
+        Decides the random starts, with the attack's name and ε: so no attack depends on
+        which others are run.
+    device
+        Where to compute.
+    protocol
+        Named in the table.
+    source
+        Another model, on which the attack ``transfer`` is made.
+    signals, labels
+        (records, leads, samples) in mV, and multi-hot (records, classes).
+    stored
+        (attack, view, ε in mV, severity of a corruption) → scores (records, classes),
+        NaN for records that were not attacked.
+    skipped
+        Corruptions that do not apply to these records: `corruption`, `severity`,
+        `reason`.
+    steps, seconds
+        Record-steps of the ensemble's members, and the time that they took.
+    """
+
+    victim: Victim
+    records: EcgRecords
+    options: AttackOptions
+    key: tuple[str | int, ...]
+    device: torch.device
+    protocol: str = ""
+    source: Victim | None = None
+
+    def __post_init__(self) -> None:
+        self.signals = torch.tensor(self.records.signals, device=self.device)
+        self.labels = torch.tensor(self.records.multi_hot(), device=self.device)
+        self.stored: dict[tuple, Tensor] = {}
+        self.skipped: list[dict] = []
+        self.steps, self.seconds = 0, 0.0
+
+    def score_clean(self) -> None:
+        """Keep the scores of the unchanged ECGs."""
+        self._keep(self.score(self.signals), "none", 0.0)
+
+    def score_corrupted(self) -> None:
+        """Keep scores under natural corruptions, drawn alike for all runs."""
+        recording, options = Recording.of(self.records), self.options
+        names, severities = options.corruptions, options.severities
+        self.skipped = list_skipped(names, severities, recording)
+        for name, severity in product(names, severities):
+            if explain_skip(name, severity, recording) is None:
+                stream = self._stream(self.records.name, "corruption", name)
+                corrupt = get_corruption(name)
+                signals = corrupt(self.signals, recording, severity, stream)
+                self._keep(self.score(signals), name, 0.0, severity=severity)
+
+    def attack(self, name: str, epsilon_mv: float) -> Tensor:
+        """δ in mV of one attack, whose scores are kept; NaN for records not attacked.
+
+        Black-box attacks, where every query costs a pass, may be run on few records.
+
+        Raises
+        ------
+        StudyError
+            When a user's own attack leaves its ball or leads.
+        """
+        started, options = time.perf_counter(), self.options
+        rows = torch.arange(len(self.labels), device=self.device)
+        if split_leads(name)[0] in BLACK_BOX and options.query_records is not None:
+            rows = pick_evenly(self.labels, options.query_records)
+        signals, labels = self.signals[rows], self.labels[rows]
+        if name == "transfer":
+            attack, victim = get_attack(TRANSFERRED), self.source
+        else:
+            attack, victim = get_attack(name), self._informed(signals, rows)
+        member = name in options.ensemble
+        steps = options.steps if member else options.further_steps or options.steps
+        budget = self.budget(epsilon_mv, name, steps=steps)
+        stream = self._stream(*self.key, name, epsilon_mv)
+        made = attack(victim, signals, labels, budget, stream)
+        check_inside(name, made, signals, budget)
+        if member:
+            self.steps += len(rows) * steps * options.restarts
+            self.seconds += time.perf_counter() - started
+        delta = torch.full_like(self.signals, torch.nan)
+        scores = torch.full_like(self.labels, torch.nan)
+        delta[rows], scores[rows] = made, self.score(signals + made)
+        self._keep(scores, name, epsilon_mv)
+        return delta
+
+    def combine(self, deltas: dict[str, Tensor], epsilon_mv: float) -> Tensor:
+        """δ in mV of the worst attack on each record, whose scores are kept.
+
+        `deltas` are δ by attack. Those in the larger ℓ2 ball are another threat and
+        take no part.
+        """
+        names = [name for name in deltas if not is_l2(name)]
+        scores = torch.stack([self.scores(name, epsilon_mv) for name in names])
+        chosen = combine(scores, self.labels)
+        every = torch.arange(len(chosen), device=self.device)
+        self._keep(scores[chosen, every], ENSEMBLE, epsilon_mv)
+        return torch.stack([deltas[name] for name in names])[chosen, every]
+
+    def score_rounded(self, delta: Tensor, epsilon_mv: float) -> None:
+        """Keep scores of the ensemble's ECGs as recorders store them: in ADC units."""
+        adc_mv = self.records.card.get("adc_mv")
+        if adc_mv is not None:
+            signals = torch.round((self.signals + delta) / adc_mv) * adc_mv
+            self._keep(self.score(signals), f"{ENSEMBLE}-adc", epsilon_mv)
+
+    def attack_labels(self, delta: Tensor, names: list[str], epsilon_mv: float) -> None:
+        """Attack every label by itself, and keep the worst scores of each.
+
+        Parameters
+        ----------
+        delta
+            δ (records, leads, samples) in mV to start from: the ensemble's.
+        names
+            Attacks on all labels at once: their scores are candidates, too.
+        epsilon_mv
+            In mV.
+        """
+        stream = self._stream(*self.key, "label", epsilon_mv)
+        candidates = [self.attack_each_label(epsilon_mv, stream, delta)]
+        for name in names:
+            if not is_l2(name):
+                candidates.append(self.scores(name, epsilon_mv))
+        worst = take_worst(candidates, self.labels)
+        self._keep(worst, ENSEMBLE, epsilon_mv, view="label")
+
+    def attack_each_label(
+        self, epsilon_mv: float, stream: Generator, start: Tensor | None = None
+    ) -> Tensor:
+        """Scores (records, classes): column c under the δ against label c alone.
+
+        A pairwise worst case separates per record (positives minimise, negatives
+        maximise their score), so the AUROC of column c is the exact worst case over
+        independent δ, up to the optimiser.
+
+        Parameters
+        ----------
+        epsilon_mv
+            In mV.
+        stream
+            Of random starts.
+        start
+            δ in mV to start from.
+        """
+        signals, victim = self.signals, self._informed(self.signals)
+        budget = self.budget(epsilon_mv, steps=self.options.label_steps)
+        columns = []
+        for label in range(len(self.records.classes)):
+            targets = label_targets(self.labels, label)
+            problem = Problem.of(victim, signals, signed_scores, targets, start)
+            scores = self.score(signals + apgd(problem, budget, stream))
+            columns.append(scores[:, label])
+        return torch.stack(columns, 1)
+
+    def score(self, signals: Tensor) -> Tensor:
+        """Scores (records, classes) of `signals` in mV, without gradient.
+
+        Raises
+        ------
+        StudyError
+            When some are not finite.
+        """
+        parts = signals.split(self.options.batch_size)
+        with torch.no_grad():
+            scores = torch.cat([self.victim.scores(part) for part in parts])
+        if strange := int((~scores.isfinite()).any(1).sum()):
+            raise StudyError(
+                f"the model's scores of {strange} of {len(scores)} ECGs are not finite:"
+                " its pretraining or its head has diverged; use a lower learning rate"
+            )
+        return scores
+
+    def budget(
+        self, epsilon_mv: float, attack: str = "", **changes: int | None
+    ) -> Budget:
+        """The study's budget at `epsilon_mv` (mV), on the leads that `attack` names.
+
+        `changes` are steps and restarts other than the study's.
+        """
+        options, known = self.options, self.records.leads
+        _, leads = split_leads(attack)
+        for lead in leads:
+            if lead not in known:
+                there = ", ".join(known)
+                raise StudyError(
+                    f"no lead {lead!r} to attack; leads of the records: {there}"
+                )
+        chosen = [[float(lead in leads)] for lead in known]
+        mask = torch.tensor(chosen, device=self.device) if leads else None
+        spent = {"steps": options.steps, "restarts": options.restarts, **changes}
+        return Budget(
+            epsilon_mv,
+            batch_size=options.batch_size,
+            mask=mask,
+            queries=options.queries,
+            **spent,
+        )
+
+    def names(self, *, further: bool) -> list[str]:
+        """The attacks that are run at an ε: the ensemble's, and `further` ones."""
+        names = [*self.options.ensemble, *(self.options.attacks if further else [])]
+        return [n for n in dict.fromkeys(names) if n != "transfer" or self.source]
+
+    def _keep(
+        self,
+        scores: Tensor,
+        attack: str,
+        epsilon_mv: float,
+        view: str = "shared",
+        severity: int | None = None,
+    ) -> None:
+        self.stored[attack, view, epsilon_mv, severity] = scores
+
+    def scores(self, attack: str, epsilon_mv: float) -> Tensor:
+        """Shared scores (records, classes); NaN for records that were not attacked."""
+        return self.stored[attack, "shared", epsilon_mv, None]
+
+    def table(self) -> pd.DataFrame:
+        """Rows of ``scores.parquet``, in the order in which attacks were run."""
+        records, hot = self.records, self.records.multi_hot().astype(np.int8)
+        known = ("record", "patient", "split", "age", "sex")
+        columns = records.table[[name for name in known if name in records.table]]
+        columns = columns.assign(
+            target=records.name,
+            protocol=self.protocol,
+            **{f"y_{c}": hot[:, i] for i, c in enumerate(records.classes)},
+        )
+        parts = []
+        for (attack, view, epsilon_mv, severity), scores in self.stored.items():
+            part = columns.assign(
+                attack=attack,
+                view=view,
+                epsilon_mv=epsilon_mv,
+                severity=np.nan if severity is None else float(severity),
+            )
+            names = [f"score_{c}" for c in records.classes]
+            part[names] = scores.cpu().numpy()
+            parts.append(part.dropna(subset=names))
+        return pd.concat(parts, ignore_index=True)
+
+    def _informed(self, signals: Tensor, rows: slice | Tensor = slice(None)) -> Victim:
+        """The victim, told its scores of `signals`, if these were stored."""
+        clean = self.stored.get(("none", "shared", 0.0, None))
+        if clean is None:
+            return self.victim
+        return replace(self.victim, clean_scores=(signals, clean[rows]))
+
+    def _stream(self, *what: str | float) -> Generator:
+        return Generator(self.device).manual_seed(derived_seed(*what))
+
+
+def is_l2(attack: str) -> bool:
+    """Whether an attack has the ℓ2 ball of its ε, which holds the ℓ∞ one."""
+    return split_leads(attack)[0].endswith("-l2")
+
+
+def check_inside(name: str, delta: Tensor, signals: Tensor, budget: Budget) -> None:
+    """Check that a user's own attack keeps to its budget, as those here are tested to.
+
+    Parameters
+    ----------
+    name
+        Of the attack.
+    delta, signals
+        (records, leads, samples) in mV.
+    budget
+        What the attack was given.
+
+    Raises
+    ------
+    StudyError
+        When δ has another shape than the signals, or leaves the ball or its leads.
+    """
+    ball = replace(budget.ball, norm="l2" if is_l2(name) else budget.norm)
+    same = delta.shape == signals.shape
+    if not same or not torch.allclose(ball.project(delta), delta, rtol=1e-4, atol=1e-6):
+        raise StudyError(
+            f"attack {name!r}: perturbations {tuple(delta.shape)} of ECGs"
+            f" {tuple(signals.shape)} leave the {ball.norm} ball of"
+            f" {ball.epsilon_mv:g} mV or its leads; end with budget.ball.project(delta)"
+        )
+
+
+def take_worst(candidates: list[Tensor], labels: Tensor) -> Tensor:
+    """The worst of several scores: lowest for positives, highest for negatives.
+
+    NaN (a record that an attack was not run on) is no candidate.
+    """
+    stacked = torch.stack(candidates)
+    lowest = stacked.nan_to_num(torch.inf).amin(0)
+    return torch.where(labels > 0, lowest, stacked.nan_to_num(-torch.inf).amax(0))

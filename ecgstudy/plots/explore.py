@@ -5,13 +5,9 @@ from collections.abc import Iterable
 import ipywidgets as widgets
 from IPython.display import display
 
-from ecgstudy.evaluation.explore import (
-    attack_record,
-    perturbation_energy,
-    summarise_weights,
-    weigh_record,
-)
-from ecgstudy.evaluation.sample import attacked_sample
+from ecgstudy.evaluation.diagnostics import summarise_weights, weigh_record
+from ecgstudy.evaluation.explore import attack_record, perturbation_energy
+from ecgstudy.evaluation.sample import select_attacked
 from ecgstudy.plots.ecg_paper import draw_ecg
 from ecgstudy.plots.heatmaps import energy_heatmap
 from ecgstudy.plots.single_run import pull_weights, push_weights
@@ -55,7 +51,7 @@ def show_controls(
         display(show_table(summarise_weights(chosen, weights)))
 
     options = run.study.evaluation
-    test = attacked_sample(records, "test", options.max_records)
+    test = select_attacked(records, "test", options.max_records)
     attacks = [*options.ensemble, *options.attacks]
     attacks = [name for name in attacks if name != "transfer"]  # needs another encoder
     arms = [arm for arm in run.study.arms if ARMS.find(arm).features is None]

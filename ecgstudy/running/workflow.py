@@ -326,14 +326,14 @@ def prepared_records(
         When the data cannot be found, fetched or read.
     """
     from ecgstudy.datasets.prepare import prepare
-    from ecgstudy.evaluation.energy import with_r_peaks
+    from ecgstudy.evaluation.energy import add_r_peaks
 
     files_hash.cache_clear()
     step = prepare_step(study, dataset, paths or study.paths)
     if read_json(step.folder / "card.json").get("key") == step.key:
         with suppress(StudyError):  # damaged data are prepared again
             return load_records(step.folder)
-    records = with_r_peaks(prepare(dataset, study.datasets[dataset], DOWNLOADS))
+    records = add_r_peaks(prepare(dataset, study.datasets[dataset], DOWNLOADS))
     records.card["key"] = step.key
     save_records(records, step.folder)
     return load_records(step.folder)

@@ -30,7 +30,7 @@ from ecgstudy.attacks.corruptions import (
 )
 from ecgstudy.errors import StudyError
 from ecgstudy.evaluation.runner import evaluate
-from ecgstudy.evaluation.sample import attacked_sample
+from ecgstudy.evaluation.sample import select_attacked
 from ecgstudy.models.checkpoints import load_classifier
 from ecgstudy.pretraining.loop import pretrain
 from ecgstudy.study import AttackOptions, Paths, Study, derived_seed
@@ -511,7 +511,7 @@ def test_an_evaluation_stores_every_corruption_that_applies(tmp_path):
     assert (row["corruption"], row["severity"]) == ("lead-swap", 1)
     model, form = load_classifier(tmp_path / "slf")
     test, recording = (
-        attacked_sample(records, "test", None),
+        select_attacked(records, "test", None),
         Recording(100.0, ("I", "II")),
     )
     for (name, severity), stored in graded.groupby(["attack", "severity"]):

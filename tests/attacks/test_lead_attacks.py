@@ -4,27 +4,19 @@ import numpy as np
 import pytest
 import torch
 from toy import toy_records, toy_run
-from victims import fitted
+from victims import attack_run, fitted
 
 from ecgstudy.attacks.named import ATTACKS, get_attack
 from ecgstudy.errors import StudyError
-from ecgstudy.evaluation.sample import Attacker, Sample, StepCounter
 from ecgstudy.params import split_leads
 from ecgstudy.study import AttackOptions, Study
 
 
 def attacked(names, **options):
-    """Sample and perturbations of the toy records under the attacks `names` at 0.1
-    mV."""
-    sample, seen = (
-        Sample.of(toy_records(multilabel=True), "slf", torch.device("cpu")),
-        {},
-    )
+    """The run, and δ of the attacks `names` on the toy records at 0.1 mV."""
     options = AttackOptions(steps=3, queries=3, **options)
-    attacker = Attacker(fitted()[0], sample, options, ("toy",), StepCounter())
-    watch = lambda name, rows, delta: seen.__setitem__(name, delta)  # noqa: E731
-    attacker.epsilon(0.1, names, label_view=False, adc_mv=None, watch=watch)
-    return sample, seen
+    one = attack_run(fitted()[0], toy_records(multilabel=True), options)
+    return one, {name: one.attack(name, 0.1) for name in names}
 
 
 @pytest.mark.parametrize(
@@ -84,14 +76,15 @@ def test_a_study_may_name_leads():
     ],
 )
 def test_the_other_leads_stay_as_they_were(base):
-    sample, seen = attacked([f"{base}[II]", "noise"], query_records=None)
+    one, seen = attacked([f"{base}[II]"], query_records=None)
     delta = seen[f"{base}[II]"]
     assert (delta[:, 0] == 0).all()
     assert 0 < delta[:, 1].abs().max() <= torch.tensor(0.1)
-    stored = sample.scores(f"{base}[II]", 0.1)
-    np.testing.assert_allclose(
-        stored, fitted()[0].scores(sample.signals + delta), rtol=1e-4, atol=1e-5
+    stored, again = (
+        one.scores(f"{base}[II]", 0.1),
+        one.victim.scores(one.signals + delta),
     )
+    np.testing.assert_allclose(stored, again, rtol=1e-4, atol=1e-5)
 
 
 def test_all_leads_by_name_are_no_restriction():
@@ -101,13 +94,9 @@ def test_all_leads_by_name_are_no_restriction():
 
 
 def test_queries_are_spent_on_few_records_on_some_leads_too():
-    _, seen = attacked(["square[I]", "noise"], query_records=7)
-    assert len(seen["square[I]"]) == 7
-
-
-def test_a_part_of_the_sample_knows_its_leads():
-    sample = Sample.of(toy_records(), "slf", torch.device("cpu"))
-    assert sample.part(torch.tensor([1, 4])).leads == ("I", "II")
+    one, seen = attacked(["square[I]"], query_records=7)
+    for values in (seen["square[I]"], one.scores("square[I]", 0.1)):
+        assert (~values.flatten(1).isnan()).all(1).sum() == 7
 
 
 def test_an_unknown_lead_is_an_error_that_names_those_there_are():

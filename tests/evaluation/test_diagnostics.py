@@ -8,9 +8,11 @@ import pytest
 import torch
 from toy import toy_records, toy_run
 
-from ecgstudy.evaluation.diagnostics import embedding_plane, inspect_batch, most_fragile
+from ecgstudy.evaluation.diagnostics import inspect_batch
+from ecgstudy.evaluation.embedding import embedding_plane
+from ecgstudy.evaluation.explore import most_fragile
 from ecgstudy.evaluation.runner import evaluate
-from ecgstudy.evaluation.sample import attacked_sample
+from ecgstudy.evaluation.sample import select_attacked
 from ecgstudy.models.checkpoints import load_classifier, load_encoder
 from ecgstudy.pretraining.suffixes import get_arm
 from ecgstudy.running.launch import pretrain
@@ -48,7 +50,8 @@ def trained(arm, folder, views=STILL):
 
 
 def test_a_batch_is_seen_with_the_stored_weights_in_evaluation_mode(tmp_path):
-    """Without augmentation and at ε ≈ 0 every view is the record, so the stored encoder gives each cosine."""
+    """Without augmentation and at ε ≈ 0 every view is the record, so the stored encoder
+    gives each cosine."""
     run, records = trained("supervised", tmp_path)
     tiny = {"toy": DatasetOptions(headline_epsilon_mv=1e-9)}
     run = dataclasses.replace(
@@ -100,13 +103,23 @@ def test_uniform_arms_weigh_every_negative_one(tmp_path):
 
 
 KINDS = (
-    "supervised", "clae", "claf", "ascl", "rocl-hn-shuffled", "acl", "advcl", "deacl", "swaro", "dynacl",
-)  # fmt: skip
+    "supervised",
+    "clae",
+    "claf",
+    "ascl",
+    "rocl-hn-shuffled",
+    "acl",
+    "advcl",
+    "deacl",
+    "swaro",
+    "dynacl",
+)
 
 
 @pytest.mark.parametrize("arm", KINDS)
 def test_every_kind_of_arm_can_be_looked_at(arm, tmp_path):
-    """Whatever views its own loss and adversary take, the batch is two views and an attack on the first."""
+    """Whatever views its own loss and adversary take, the batch is two views and an
+    attack on the first."""
     if needed := get_arm(arm).needs:
         trained(needed, tmp_path / needed / "seed0")
     run, records = trained(arm, tmp_path / arm / "seed0", ViewOptions())
@@ -133,7 +146,7 @@ def test_the_embedding_plane_holds_the_principal_components_of_the_features(tmp_
     _, records = trained("random", tmp_path)
     found, test = (
         embedding_plane(records, tmp_path),
-        attacked_sample(records, "test", None),
+        select_attacked(records, "test", None),
     )
     features = load_encoder(tmp_path)[0](torch.tensor(test.signals)).double().numpy()
     standard = (features - features.mean(0)) / (features.std(0) + 1e-6)
@@ -188,7 +201,8 @@ def test_the_most_fragile_ecg_is_the_sound_one_that_loses_most(tmp_path):
     assert found.scores["true"].tolist() == (records.labels[row] > 0).tolist()
     lost = found.scores[found.scores["true"]]
     assert (lost["before"] - lost["after"]).sum() > 0
-    # A positive that was misread before the attack is not fragile, however much it loses.
+    # A positive that was misread before the attack is not fragile, however much it
+    # loses.
     misread = frames["none"].loc[frames["none"]["y_A"] > 0, "record"].iloc[0]
     doctored, row = scores.copy(), scores["record"] == misread
     doctored.loc[row, "score_A"] = np.where(

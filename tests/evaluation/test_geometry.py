@@ -12,7 +12,7 @@ from toy import toy_records, toy_run
 from ecgstudy.analysis.scores import Scores
 from ecgstudy.analysis.tables import cost, perturbations
 from ecgstudy.evaluation import embedding as gm
-from ecgstudy.evaluation.embedding import geometry
+from ecgstudy.evaluation.embedding import compare_embeddings
 from ecgstudy.evaluation.runner import evaluate
 from ecgstudy.models.checkpoints import load_encoder
 from ecgstudy.running.launch import pretrain
@@ -20,7 +20,8 @@ from ecgstudy.study import AttackOptions
 
 
 def some(n=40, seed=0, spread=0.3):
-    """Clean and attacked features, multi-hot labels and patients of two records each."""
+    """Clean and attacked features, multi-hot labels and patients of two records
+    each."""
     stream = torch.Generator().manual_seed(seed)
     clean = torch.randn(n, 5, generator=stream)
     attacked = clean + spread * torch.randn(n, 5, generator=stream)
@@ -45,7 +46,7 @@ def test_every_measure_equals_a_double_loop(monkeypatch, block):
     monkeypatch.setattr(gm, "BLOCK", block)
     clean, attacked, labels, patients = some(spread=1.0)
     found, x, z = (
-        geometry(clean, attacked, labels, patients),
+        compare_embeddings(clean, attacked, labels, patients),
         unit(clean),
         unit(attacked),
     )
@@ -80,7 +81,7 @@ def test_every_measure_equals_a_double_loop(monkeypatch, block):
 
 def test_without_attack_nothing_moves_and_nobody_is_confused():
     clean, _, labels, patients = some()
-    found = geometry(clean, clean, labels, patients)
+    found = compare_embeddings(clean, clean, labels, patients)
     assert found["alignment"] == 0
     assert found["identity_confusion"] == 0
     assert found["uniformity"] == found["uniformity_attacked"]
@@ -89,17 +90,22 @@ def test_without_attack_nothing_moves_and_nobody_is_confused():
 def test_a_record_taken_for_another_of_its_own_patient_is_not_confused():
     clean, _, labels, patients = some()
     swapped = clean.reshape(-1, 2, 5).flip(1).reshape(-1, 5)
-    assert geometry(clean, swapped, labels, patients)["identity_confusion"] == 0
     assert (
-        geometry(clean, clean.roll(2, 0), labels, patients)["identity_confusion"] == 1
+        compare_embeddings(clean, swapped, labels, patients)["identity_confusion"] == 0
+    )
+    assert (
+        compare_embeddings(clean, clean.roll(2, 0), labels, patients)[
+            "identity_confusion"
+        ]
+        == 1
     )
 
 
 def test_the_scale_of_features_does_not_matter():
     clean, attacked, labels, patients = some()
-    assert geometry(5 * clean, 0.1 * attacked, labels, patients) == pytest.approx(
-        geometry(clean, attacked, labels, patients), rel=1e-5
-    )
+    assert compare_embeddings(
+        5 * clean, 0.1 * attacked, labels, patients
+    ) == pytest.approx(compare_embeddings(clean, attacked, labels, patients), rel=1e-5)
 
 
 def test_two_classes_give_the_silhouette_of_scikit_learn():
@@ -108,7 +114,8 @@ def test_two_classes_give_the_silhouette_of_scikit_learn():
     labels = labels[:20].repeat(2, 1)  # halves of equal composition
     x = torch.nn.functional.normalize(clean.double(), dim=1)
     each = gm.silhouette(x, labels)
-    # The mean over classes weighs classes alike, scikit-learn's score records: equal for equal classes.
+    # The mean over classes weighs classes alike, scikit-learn's score records: equal
+    # for equal classes.
     order = torch.cat([labels[:, 0].nonzero()[:8, 0], labels[:, 1].nonzero()[:8, 0]])
     equal = gm.silhouette(x[order], labels[order])
     assert equal == pytest.approx(
@@ -119,12 +126,12 @@ def test_two_classes_give_the_silhouette_of_scikit_learn():
 
 def test_what_a_sample_does_not_define_is_left_out():
     clean, attacked, labels, patients = some(1)
-    assert set(geometry(clean, attacked, labels, patients)) == {
+    assert set(compare_embeddings(clean, attacked, labels, patients)) == {
         "alignment",
         "identity_confusion",
     }
     clean, attacked, labels, patients = some(6)
-    assert "class_separation" not in geometry(
+    assert "class_separation" not in compare_embeddings(
         clean, attacked, torch.ones(6, 2), patients
     )
 
@@ -133,9 +140,15 @@ def test_an_evaluation_keeps_the_geometry_and_the_profiles_of_its_headline_attac
     tmp_path,
 ):
     options = AttackOptions(
-        attacks=["noise"], epsilons_mv=[0.02, 0.05], steps=2, label_steps=1, check_steps=2, check_restarts=1,
-        queries=4, corruptions=[],
-    )  # fmt: skip
+        attacks=["noise"],
+        epsilons_mv=[0.02, 0.05],
+        steps=2,
+        label_steps=1,
+        check_steps=2,
+        check_restarts=1,
+        queries=4,
+        corruptions=[],
+    )
     run, records = toy_run("random"), toy_records()
     run = dataclasses.replace(
         run, study=run.study.model_copy(update={"evaluation": options})

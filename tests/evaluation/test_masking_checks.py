@@ -1,20 +1,27 @@
 """Signs of gradient masking: sound models pass every check, broken ones are caught."""
 
-import pandas as pd
 import pytest
 import torch
 from torch import Generator, nn
+from victims import as_records, attack_run
 
 from ecgstudy.attacks.api import Victim
-from ecgstudy.evaluation.masking import masking_checks, zero_gradients
-from ecgstudy.evaluation.sample import Attacker, Sample, StepCounter
+from ecgstudy.evaluation.masking import check_masking, zero_gradients
 from ecgstudy.study import ENSEMBLE, AttackOptions
 
 OPTIONS = AttackOptions(
-    epsilons_mv=[0.02, 0.05, 0.1], ensemble=["apgd-ce", "apgd-margin"], attacks=["square"], steps=20,
-    label_steps=20, batch_size=64, queries=200, query_records=30, check_steps=30, check_restarts=2,
+    epsilons_mv=[0.02, 0.05, 0.1],
+    ensemble=["apgd-ce", "apgd-margin"],
+    attacks=["square"],
+    steps=20,
+    label_steps=20,
+    batch_size=64,
+    queries=200,
+    query_records=30,
+    check_steps=30,
+    check_restarts=2,
     check_records=30,
-)  # fmt: skip
+)
 NOISE, ZERO = (
     "change of AUROC under noise of the headline ε",
     "share of records without input gradient",
@@ -31,7 +38,8 @@ def seeded(seed=0):
 
 
 def checked(model, records=60, samples=40, multilabel=True, options=OPTIONS):
-    """The masking checks of a model, labelled by its own clean scores with some noise."""
+    """The masking checks of a model, labelled by its own clean scores with some
+    noise."""
     victim, stream = Victim(model, multilabel), seeded(4)
     signals = torch.randn(records, 1, samples, generator=stream)
     scores = victim.scores(signals)
@@ -39,20 +47,13 @@ def checked(model, records=60, samples=40, multilabel=True, options=OPTIONS):
     labels = (noisy > noisy.median(0).values).float()
     if not multilabel:
         labels = nn.functional.one_hot(noisy.argmax(1), scores.shape[1]).float()
-    names = tuple("ABCD"[: scores.shape[1]])
-    columns = pd.DataFrame({"record": [str(i) for i in range(records)]})
-    sample = Sample(signals, labels, columns, names, leads=("I",))
-    at = Attacker(victim, sample, options, ("test",), StepCounter())
-    at.clean()
-    for epsilon in options.epsilons_mv:
-        at.epsilon(
-            epsilon, [*options.ensemble, *options.attacks][: None if epsilon == 0.05 else 2],
-            label_view=False, adc_mv=None,
-        )  # fmt: skip
-    return {
-        check["check"]: check
-        for check in masking_checks(victim, sample, options, 0.05, seed=0)
-    }
+    records = as_records(signals, labels, ("I",), multilabel)
+    one = attack_run(victim, records, options)
+    one.score_clean()
+    for epsilon_mv in options.epsilons_mv:
+        names = one.names(further=epsilon_mv == 0.05)
+        one.combine({name: one.attack(name, epsilon_mv) for name in names}, epsilon_mv)
+    return {check["check"]: check for check in check_masking(one, 0.05, seed=0)}
 
 
 def failed(checks):
@@ -92,7 +93,8 @@ def test_an_undefended_network_passes_every_check(multilabel):
 
 
 def test_a_robust_model_passes_every_check():
-    """One that looks at a wide average only: its AUROC hardly falls, and yet it hides nothing."""
+    """One that looks at a wide average only: its AUROC hardly falls, and yet it hides
+    nothing."""
 
     slow = torch.stack([torch.ones(40), torch.linspace(-1, 1, 40)], 1)
     assert not failed(checked(lambda x: x.flatten(1) @ slow))
@@ -112,7 +114,8 @@ def test_a_finely_quantised_input_is_caught_by_the_attack_that_needs_no_gradient
 
 
 def test_a_saturated_head_is_caught():
-    """Its scores stay within ±1 by a function so steep that float32 has no slope left for most records."""
+    """Its scores stay within ±1 by a function so steep that float32 has no slope left
+    for most records."""
     sound = linear_model()
     checks = checked(lambda x: torch.tanh(20 * sound(x)) + 1e-3 * sound(x).detach())
     assert {ZERO, BLIND} <= failed(checks)
@@ -137,22 +140,15 @@ def test_an_attack_that_loses_strength_with_epsilon_is_caught():
     options = OPTIONS.model_copy(update={"ensemble": ["fgsm"], "attacks": []})
     victim, labels = Victim(linear_model(), True), torch.tensor([[1.0, 0], [0, 1]] * 10)
     signals = torch.randn(20, 1, 40, generator=seeded())
-    sample = Sample(
-        signals,
-        labels,
-        pd.DataFrame({"record": [str(i) for i in range(20)]}),
-        ("A", "B"),
-    )
+    one = attack_run(victim, as_records(signals, labels, ("I",)), options)
     right, wrong = labels + 0.1 * torch.randn(20, 2, generator=seeded(1)), -labels
-    for epsilon, scores in zip(
-        (0.0, 0.02, 0.05, 0.1), (right, right, wrong, right), strict=True
-    ):
-        for attack in (ENSEMBLE, "fgsm") if epsilon else ("none",):
-            sample.store(scores, attack, "shared", epsilon)
-    sample.store(
-        wrong, "pgd-margin", "shared", 0.1
-    )  # not run at every ε, so it does not count
-    check = masking_checks(victim, sample, options, 0.05, seed=0)[0]
+    one.stored["none", "shared", 0.0, None] = right
+    for epsilon, scores in ((0.02, right), (0.05, wrong), (0.1, right)):
+        for attack in (ENSEMBLE, "fgsm"):
+            one.stored[attack, "shared", epsilon, None] = scores
+    # Not run at every ε, so it does not count.
+    one.stored["pgd-margin", "shared", 0.1, None] = wrong
+    check = check_masking(one, 0.05, seed=0)[0]
     assert (check["check"], check["value"], check["verdict"]) == (RISE, 1.0, "fail")
 
 
@@ -173,8 +169,8 @@ def test_zero_gradients_are_counted_exactly():
     signals = torch.ones(4, 1, 10)
     signals[2, 0, -1] = -1
     labels = torch.tensor([[1.0, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 0]])
-    records, samples = zero_gradients(
-        Victim(model, True), signals, labels, batch_size=3
-    )
+    records = as_records(signals, labels, ("I",))
+    options = OPTIONS.model_copy(update={"batch_size": 3})
+    records, samples = zero_gradients(attack_run(Victim(model, True), records, options))
     assert records == pytest.approx(1 / 4)
     assert samples == pytest.approx((3 * 8 + 10) / 40)

@@ -1,4 +1,5 @@
-"""The same attacks by foolbox, ART and AutoAttack's authors, on one small softmax model of two leads."""
+"""The same attacks by foolbox, ART and AutoAttack's authors, on one small softmax model
+of two leads."""
 
 import warnings
 
@@ -47,10 +48,14 @@ def model():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = nn.Sequential(
-            nn.Conv1d(LEADS, 12, 7, stride=2, padding=3), nn.ReLU(),
-            nn.Conv1d(12, 16, 5, stride=2, padding=2), nn.ReLU(), nn.AvgPool1d(4),
-            nn.Flatten(), nn.Linear(64, CLASSES),
-        )  # fmt: skip
+            nn.Conv1d(LEADS, 12, 7, stride=2, padding=3),
+            nn.ReLU(),
+            nn.Conv1d(12, 16, 5, stride=2, padding=2),
+            nn.ReLU(),
+            nn.AvgPool1d(4),
+            nn.Flatten(),
+            nn.Linear(64, CLASSES),
+        )
     signals, y = bumps(400, 1)
     optimiser = torch.optim.Adam(net.parameters(), 0.01)
     for _ in range(60):
@@ -109,9 +114,14 @@ def foolbox_pgd(model, signals, y, epsilon, norm, steps, step):
 def art_pgd(model, signals, y, epsilon, norm, steps, step):
     size = {"linf": 1.0, "l2": signals[0].numel() ** 0.5}[norm]
     attack = ProjectedGradientDescent(
-        art_classifier(model), {"linf": np.inf, "l2": 2}[norm], epsilon * size, step * size, max_iter=steps,
-        batch_size=len(signals), verbose=False,
-    )  # fmt: skip
+        art_classifier(model),
+        {"linf": np.inf, "l2": 2}[norm],
+        epsilon * size,
+        step * size,
+        max_iter=steps,
+        batch_size=len(signals),
+        verbose=False,
+    )
     return torch.tensor(attack.generate(signals.numpy(), np.eye(CLASSES)[y]))
 
 
@@ -120,17 +130,24 @@ def art_pgd(model, signals, y, epsilon, norm, steps, step):
 def test_pgd_reaches_the_loss_of_its_peers_at_equal_budget(
     peer, norm, model, sample, own_stream
 ):
-    """Equal steps of equal length from δ = 0. On torch's cross-entropy the loops agree (0.1 %). On our own,
-    whose gradient stays exact where a prediction is sure, and with the best iterate kept, we end higher."""
+    """Equal steps of equal length from δ = 0.
+
+    On torch's cross-entropy the loops agree (0.1 %). On our own, whose gradient stays
+    exact where a prediction is sure, and with the best iterate kept, we end higher.
+    """
     signals, y, labels = sample
     budget = Budget(EPSILON, steps=20, norm=norm)
     theirs = loss_of(
         model, peer(model, signals, y, EPSILON, norm, 20, budget.step_mv), y
     )
     same = ascend(
-        lambda x: cross_entropy(model(x), y, reduction="none"), signals, torch.zeros_like(signals),
-        budget.ball, steps=20, step_mv=budget.step_mv,
-    )  # fmt: skip
+        lambda x: cross_entropy(model(x), y, reduction="none"),
+        signals,
+        torch.zeros_like(signals),
+        budget.ball,
+        steps=20,
+        step_mv=budget.step_mv,
+    )
     problem = scores_problem("ce", Victim(model, False), signals, labels)
     ours = signals + pgd(problem, budget, seeded(), random_start=False)
     assert theirs > 5 * loss_of(model, signals, y)
@@ -147,9 +164,16 @@ def test_apgd_reaches_the_robust_accuracy_of_arts_autopgd(
 ):
     signals, y, labels = sample
     attack = AutoProjectedGradientDescent(
-        art_classifier(model), np.inf, EPSILON, 2 * EPSILON, max_iter=100, nb_random_init=1,
-        batch_size=len(signals), loss_type=loss, verbose=False,
-    )  # fmt: skip
+        art_classifier(model),
+        np.inf,
+        EPSILON,
+        2 * EPSILON,
+        max_iter=100,
+        nb_random_init=1,
+        batch_size=len(signals),
+        loss_type=loss,
+        verbose=False,
+    )
     theirs = torch.tensor(attack.generate(signals.numpy(), labels.numpy()))
     delta = get_attack(name)(
         Victim(model, False), signals, labels, Budget(EPSILON, 100), seeded()
@@ -160,7 +184,8 @@ def test_apgd_reaches_the_robust_accuracy_of_arts_autopgd(
 
 
 class Picture(nn.Module):
-    """The model for pictures (records, leads, 1, samples) of values from 0, which is −10 mV, to 1, 10 mV."""
+    """The model for pictures (records, leads, 1, samples) of values from 0, which is
+    −10 mV, to 1, 10 mV."""
 
     def __init__(self, model):
         super().__init__()
@@ -171,7 +196,8 @@ class Picture(nn.Module):
 
 
 def autoattack(model, signals, y):
-    """Signals perturbed by AutoAttack's standard version, with as many targets as there are wrong classes."""
+    """Signals perturbed by AutoAttack's standard version, with as many targets as there
+    are wrong classes."""
     peer = AutoAttack(Picture(model), eps=EPSILON / 20, seed=0)
     peer.apgd_targeted.n_target_classes = peer.fab.n_target_classes = CLASSES - 1
     pictures, _ = peer.run_standard_evaluation(((signals + 10) / 20)[:, :, None], y)
@@ -184,8 +210,11 @@ MEMBERS = ["apgd-ce", "apgd-margin", "apgd-margin-even", "apgd-dlr-targeted", "s
 def test_the_ensemble_reaches_the_robust_accuracy_and_auroc_of_autoattack(
     model, sample, own_stream
 ):
-    """A record is robust when no member changes its class. AutoAttack stops there, and leaves the robust
-    records as they are; the ensemble goes on to lower AUROC, which shows."""
+    """A record is robust when no member changes its class.
+
+    AutoAttack stops there, and leaves the robust records as they are; the ensemble goes
+    on to lower AUROC, which shows.
+    """
     signals, y, labels = sample
     victim, budget = Victim(model, False), Budget(EPSILON, 100, queries=300)
     deltas = [

@@ -1,4 +1,5 @@
-"""Evaluation under attack: brute force on tiny problems, and files of tiny runs recomputed from disk."""
+"""Evaluation under attack: brute force on tiny problems, and files of tiny runs
+recomputed from disk."""
 
 import dataclasses
 import itertools
@@ -13,18 +14,19 @@ from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 from torch import Generator
 from toy import toy_records, toy_run
+from victims import as_records, attack_run
 
 from ecgstudy.attacks.api import Budget, Victim
 from ecgstudy.attacks.named import get_attack
 from ecgstudy.evaluation import runner as robustness
-from ecgstudy.evaluation.runner import evaluate, frozen_victim, validation_curve
+from ecgstudy.evaluation.classifier import fit_victim
+from ecgstudy.evaluation.runner import evaluate, validation_curve
 from ecgstudy.evaluation.sample import (
-    attacked_sample,
-    in_batches,
-    label_scores,
+    apply_in_batches,
     macro_auroc,
-    spread,
-    worst_scores,
+    pick_evenly,
+    select_attacked,
+    take_worst,
 )
 from ecgstudy.models.checkpoints import load_classifier, load_encoder
 from ecgstudy.running.launch import pretrain
@@ -32,10 +34,19 @@ from ecgstudy.study import AttackOptions
 
 GRID = [0.02, 0.05, 0.2]
 OPTIONS = AttackOptions(
-    ensemble=["apgd-ce", "apgd-margin"], attacks=["noise", "fgsm", "square"], epsilons_mv=GRID, steps=3,
-    label_steps=3, queries=20, query_records=6, check_steps=4, check_restarts=1, check_records=8,
-    batch_size=7, max_records=13,
-)  # fmt: skip
+    ensemble=["apgd-ce", "apgd-margin"],
+    attacks=["noise", "fgsm", "square"],
+    epsilons_mv=GRID,
+    steps=3,
+    label_steps=3,
+    queries=20,
+    query_records=6,
+    check_steps=4,
+    check_restarts=1,
+    check_records=8,
+    batch_size=7,
+    max_records=13,
+)
 SHORT = OPTIONS.model_copy(
     update={"ensemble": ["fgsm"], "attacks": [], "epsilons_mv": [0.05]}
 )
@@ -47,7 +58,8 @@ def seeded(seed=0):
 
 
 def records_with_sensitivity(multilabel=False):
-    """The toy records; four test records move to the sensitivity split, two test records are not attacked."""
+    """The toy records; four test records move to the sensitivity split, two test
+    records are not attacked."""
     records = toy_records(multilabel=multilabel)
     table = records.table.copy()
     table.loc[96:99, "split"] = "sensitivity"
@@ -102,36 +114,37 @@ def truth(done, split="test"):
 
 
 def auroc_of_pairs(y, score):
-    """Share of positive-negative pairs in the right order, ties half; leading axes of `score` are kept."""
+    """Share of positive-negative pairs in the right order, ties half; leading axes of
+    `score` are kept."""
     difference = score[..., y > 0][..., :, None] - score[..., y <= 0][..., None, :]
     return ((difference > 0) + 0.5 * (difference == 0)).mean((-1, -2))
 
 
-# ---- the sample ------------------------------------------------------------------------------------
+# ---- the sample ------------------------------------------------------------------
 
 
 def test_the_attacked_sample_is_drawn_once_for_the_data_set():
     records = records_with_sensitivity()
     torch.manual_seed(1)
-    one = attacked_sample(records, "test", 5).table["record"].tolist()
+    one = select_attacked(records, "test", 5).table["record"].tolist()
     torch.manual_seed(2)
     np.random.default_rng(3).random()
-    assert attacked_sample(records, "test", 5).table["record"].tolist() == one
+    assert select_attacked(records, "test", 5).table["record"].tolist() == one
     assert one == [r for r in records.table["record"] if r in one]
     assert len(one) == 5
     other = dataclasses.replace(records, name="other")
-    assert attacked_sample(other, "test", 5).table["record"].tolist() != one
+    assert select_attacked(other, "test", 5).table["record"].tolist() != one
 
 
 def test_only_records_marked_for_attack_are_in_the_sample():
     records = records_with_sensitivity()
-    found = attacked_sample(records, "test", None).table
+    found = select_attacked(records, "test", None).table
     assert found["record"].tolist() == [f"r{i}" for i in range(100, 110)]
     assert (
-        attacked_sample(records, "test", 10).table["record"].tolist()
+        select_attacked(records, "test", 10).table["record"].tolist()
         == found["record"].tolist()
     )
-    assert attacked_sample(records, "sensitivity", None).table["record"].tolist() == [
+    assert select_attacked(records, "sensitivity", None).table["record"].tolist() == [
         "r96",
         "r97",
         "r98",
@@ -139,14 +152,15 @@ def test_only_records_marked_for_attack_are_in_the_sample():
     ]
 
 
-# ---- per-label and shared worst cases against enumeration ------------------------------------------
+# ---- per-label and shared worst cases against enumeration ------------------------
 
 
 CORNERS = torch.tensor([[0.0, 0], [1, 1], [1, -1], [-1, 1], [-1, -1]])
 
 
 def tiny_problem(seed, epsilon=0.3):
-    """Six records of two samples, a linear model of two labels; scores under every corner of the ball."""
+    """Six records of two samples, a linear model of two labels; scores under every
+    corner of the ball."""
     weight = torch.randn(2, 2, generator=seeded(seed))
     signals = torch.randn(6, 1, 2, generator=seeded(seed + 100))
     labels = torch.tensor([[1.0, 0], [1, 1], [1, 0], [0, 1], [0, 0], [0, 1]])
@@ -167,8 +181,9 @@ def tiny_problem(seed, epsilon=0.3):
 @pytest.mark.parametrize("seed", range(4))
 def test_per_label_auroc_is_the_smallest_over_all_joint_perturbations(seed):
     victim, signals, labels, aurocs = tiny_problem(seed)
-    options = AttackOptions(label_steps=20)
-    scores = label_scores(victim, signals, labels, options, 0.3, seeded())
+    records = as_records(signals, labels, ("I",))
+    one = attack_run(victim, records, AttackOptions(label_steps=20))
+    scores = one.attack_each_label(0.3, seeded())
     for c in range(2):
         assert (
             auroc_of_pairs(labels[:, c].numpy(), scores[:, c].numpy())
@@ -182,7 +197,8 @@ def test_per_label_auroc_bounds_every_shared_attack_and_shared_pgd_is_near_its_b
     seed,
 ):
     victim, signals, labels, aurocs = tiny_problem(seed)
-    scores = label_scores(victim, signals, labels, AttackOptions(), 0.3, seeded())
+    one = attack_run(victim, as_records(signals, labels, ("I",)), AttackOptions())
+    scores = one.attack_each_label(0.3, seeded())
     delta = get_attack("pgd-margin")(victim, signals, labels, Budget(0.3), seeded())
     shared, best = (
         macro_auroc(labels, victim.scores(signals + delta)),
@@ -201,7 +217,7 @@ def test_worst_scores_are_lowest_for_positives_and_highest_for_negatives():
         torch.tensor([[9.0, 1], [2, 8]]),
         torch.full((2, 2), torch.nan),
     ]
-    assert worst_scores(candidates, labels).tolist() == [[0, 5], [7, 3]]
+    assert take_worst(candidates, labels).tolist() == [[0, 5], [7, 3]]
 
 
 def test_rows_of_the_few_records_of_a_black_box_attack_keep_the_order_of_the_sample(
@@ -217,7 +233,7 @@ def test_rows_of_the_few_records_of_a_black_box_attack_keep_the_order_of_the_sam
 
 def test_few_records_are_even_over_classes_and_drawn_from_the_whole_sample():
     labels = torch.eye(3)[torch.arange(300) // 100]
-    rows = spread(labels, 60)
+    rows = pick_evenly(labels, 60)
     assert labels[rows].sum(0).tolist() == [20, 20, 20]
     for c in range(
         3
@@ -225,18 +241,19 @@ def test_few_records_are_even_over_classes_and_drawn_from_the_whole_sample():
         places = rows[labels[rows][:, c] > 0] - 100 * c
         assert places.max() > 60
         assert places.min() < 40
-    assert torch.equal(rows, spread(labels, 60))
-    assert spread(labels, 1000).tolist() == list(range(300))
+    assert torch.equal(rows, pick_evenly(labels, 60))
+    assert pick_evenly(labels, 1000).tolist() == list(range(300))
 
 
 def test_transfer_is_made_on_the_source_arm_and_never_on_itself(tmp_path):
-    """δ of the source's own APGD, shown to another model: recomputed from the files of both."""
+    """δ of the source's own APGD, shown to another model: recomputed from the files of
+    both."""
     options = SHORT.model_copy(update={"attacks": ["transfer"]})
     done = {}
     for arm in ("supervised", "random"):
         done[arm] = evaluated(arm, tmp_path / "toy" / arm / "seed0", options=options)
     assert "transfer" not in set(done["supervised"].scores["attack"])
-    test = attacked_sample(done["random"].records, "test", 13)
+    test = select_attacked(done["random"].records, "test", 13)
     signals, labels = torch.tensor(test.signals), torch.tensor(test.multi_hot())
     models = {
         arm: Victim(load_classifier(found.folder)[0], False)
@@ -258,18 +275,19 @@ def test_transfer_is_made_on_the_source_arm_and_never_on_itself(tmp_path):
 
 
 def test_single_label_scores_attacked_per_label_are_near_the_best_of_a_grid():
-    """One sample a record, three classes: the margin is curved, so compare with a fine grid."""
+    """One sample a record, three classes: the margin is curved, so compare with a fine
+    grid."""
     weight = torch.tensor([[2.0], [-1.0], [0.5]])
     victim = Victim(
         lambda x: x.flatten(1) @ weight.T + torch.tensor([0.0, 0.3, 0.1]), False
     )
     signals = torch.linspace(-1, 1, 9)[:, None, None]
     labels = torch.eye(3)[torch.arange(9) % 3]
-    found = label_scores(
-        victim, signals, labels, AttackOptions(label_steps=40), 0.5, seeded()
-    )
+    records = as_records(signals, labels, ("I",), multilabel=False)
+    one = attack_run(victim, records, AttackOptions(label_steps=40))
+    found = one.attack_each_label(0.5, seeded())
     grid = [victim.scores(signals + d) for d in torch.linspace(-0.5, 0.5, 1001)]
-    torch.testing.assert_close(found, worst_scores(grid, labels), rtol=0, atol=2e-3)
+    torch.testing.assert_close(found, take_worst(grid, labels), rtol=0, atol=2e-3)
 
 
 def test_macro_auroc_leaves_out_classes_of_one_kind():
@@ -279,7 +297,7 @@ def test_macro_auroc_leaves_out_classes_of_one_kind():
     assert macro_auroc(labels, scores) == pytest.approx(np.mean(expected))
 
 
-# ---- evaluation of a run ---------------------------------------------------------------------------
+# ---- evaluation of a run ---------------------------------------------------------
 
 
 def test_an_evaluation_writes_three_files_and_returns_its_scores(done):
@@ -287,13 +305,18 @@ def test_an_evaluation_writes_three_files_and_returns_its_scores(done):
         "head.safetensors",
         "scores.parquet",
         "evaluation.json",
+        "SHA256SUMS",
     }
     pd.testing.assert_frame_equal(
         pd.read_parquet(done.folder / "scores.parquet"), done.scores
     )
-    columns = "record patient split age sex target protocol y_A y_B y_C attack view epsilon_mv severity"
+    columns = "record patient split age sex target protocol y_A y_B y_C"
     assert done.scores.columns.tolist() == [
         *columns.split(),
+        "attack",
+        "view",
+        "epsilon_mv",
+        "severity",
         "score_A",
         "score_B",
         "score_C",
@@ -369,7 +392,7 @@ def test_the_ensemble_is_made_of_its_members_and_never_above_one(done, epsilon):
 def test_stored_scores_are_those_of_the_model_on_disk(done):
     model, form = load_classifier(done.folder)
     assert form["multilabel"] == done.records.multilabel
-    test = attacked_sample(done.records, "test", 13)
+    test = select_attacked(done.records, "test", 13)
     signals, labels = torch.tensor(test.signals), torch.tensor(test.multi_hot())
     victim = Victim(model, form["multilabel"])
     np.testing.assert_allclose(
@@ -391,7 +414,7 @@ def test_stored_scores_are_those_of_the_model_on_disk(done):
 def test_a_score_is_the_logit_or_the_log_odds(done):
     model, form = load_classifier(done.folder)
     with torch.no_grad():
-        logits = model(torch.tensor(attacked_sample(done.records, "test", 13).signals))
+        logits = model(torch.tensor(select_attacked(done.records, "test", 13).signals))
     p = logits.sigmoid() if form["multilabel"] else logits.softmax(1)
     found = torch.tensor(rows(done, "none", epsilon_mv=0.0))
     torch.testing.assert_close(found, (p / (1 - p)).log(), rtol=1e-3, atol=1e-4)
@@ -401,8 +424,7 @@ def test_the_head_is_stored_as_it_is_used(done):
     head = load_file(done.folder / "head.safetensors")
     assert head["weight"].dtype == torch.float16
     assert head["bias"].dtype == torch.float32
-    victim, stored, _ = frozen_victim(done.run, done.records, done.folder.parent)
-    assert torch.equal(stored["weight"], head["weight"])
+    victim, _ = fit_victim(done.run, done.records, done.folder.parent)
     assert torch.equal(victim.model.head.weight, head["weight"].float())
     assert not any(p.requires_grad for p in victim.model.parameters())
     assert not victim.model.training
@@ -431,7 +453,7 @@ def test_per_label_auroc_never_exceeds_any_shared_one(done):
 
 
 def test_sensitivity_records_stay_out_of_the_primary_sample(done):
-    test = attacked_sample(done.records, "test", 13).table["record"].tolist()
+    test = select_attacked(done.records, "test", 13).table["record"].tolist()
     assert not set(test) & {"r96", "r97", "r98", "r99"}
     assert record_ids(done, "test") == test
     assert record_ids(done, "sensitivity") == ["r96", "r97", "r98", "r99"]
@@ -441,8 +463,8 @@ def test_the_checks_look_at_test_records_alone(monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(
         robustness,
-        "masking_checks",
-        lambda victim, sample, *_: seen.append(sample.columns) or [],
+        "check_masking",
+        lambda one, *_: seen.append(one.records.table) or [],
     )
     evaluated("random", tmp_path, options=SHORT)
     assert [columns["split"].unique().tolist() for columns in seen] == [["test"]]
@@ -457,7 +479,7 @@ def test_the_first_check_is_the_largest_rise_of_the_stored_curve(done):
 
 def test_clean_auroc_covers_the_whole_test_split(done):
     test = done.records.split("test")
-    assert len(test) == 12 > len(attacked_sample(done.records, "test", None))
+    assert len(test) == 12 > len(select_attacked(done.records, "test", None))
     model, form = load_classifier(done.folder)
     scores = (
         Victim(model, form["multilabel"]).scores(torch.tensor(test.signals)).detach()
@@ -522,7 +544,8 @@ def test_an_evaluation_repeats_exactly_and_arms_and_seeds_share_the_sample(
 
 
 def test_rounding_to_adc_units_is_scored_too(done):
-    """5 µV steps under a 50 µV attack move scores a little, and only under the headline attack."""
+    """5 µV steps under a 50 µV attack move scores a little, and only under the headline
+    attack."""
     change = np.abs(rows(done, "ensemble-adc") - rows(done, "ensemble")).max()
     attack = np.abs(rows(done, "ensemble") - rows(done, "none", epsilon_mv=0.0)).max()
     assert 0 < change < 0.5 * attack
@@ -541,7 +564,7 @@ def test_the_validation_curve_follows_the_grid_on_validation_records(done):
 
 
 def test_in_batches_equals_all_at_once():
-    signals = np.random.default_rng(0).normal(size=(11, 2, 4)).astype(np.float32)
-    found = in_batches(lambda x: x.sum(2), signals, torch.device("cpu"), batch=4)
+    signals = np.random.default_rng(0).normal(size=(1100, 2, 4)).astype(np.float32)
+    found = apply_in_batches(lambda x: x.sum(2), signals, torch.device("cpu"))
     np.testing.assert_allclose(found, signals.sum(2), rtol=1e-6)
     assert not found.requires_grad

@@ -16,7 +16,7 @@ from toy import toy_records, toy_run
 from ecgstudy.attacks.api import Budget, Victim
 from ecgstudy.attacks.named import get_attack
 from ecgstudy.errors import StudyError
-from ecgstudy.evaluation.finetune import fine_tuned
+from ecgstudy.evaluation.classifier import fit_victim
 from ecgstudy.models.checkpoints import load_encoder, save_encoder
 from ecgstudy.models.encoders import build_encoder
 from ecgstudy.models.heads import Classifier
@@ -256,7 +256,8 @@ def test_pretraining_goes_on_from_the_released_weights_with_any_loss_and_aff_tun
         update={"epochs": 1, "batch_size": 40, "attack_steps": 1}
     )
     tuning = Run(run.study.model_copy(update={"aff": aff}), "toy", "rocl", 0)
-    tuned, _, _ = fine_tuned(tuning, records, folder / "aff", "aff")
+    fit_victim(tuning, records, folder, "aff")
+    tuned, _, _ = load_encoder(folder / "aff")
     moved = tuned.state_dict()["backbone.net.conv.weight"]
     assert not torch.equal(moved, stored.state_dict()["backbone.net.conv.weight"])
 

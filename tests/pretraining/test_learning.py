@@ -6,10 +6,10 @@ import torch
 
 from ecgstudy.analysis import statistics
 from ecgstudy.datasets.prepare import prepare
-from ecgstudy.evaluation.blackbox import features_victim
-from ecgstudy.evaluation.runner import linear_probe
-from ecgstudy.evaluation.sample import in_batches
-from ecgstudy.models.checkpoints import load_encoder
+from ecgstudy.evaluation.blackbox import fit_features
+from ecgstudy.evaluation.classifier import fit_victim
+from ecgstudy.evaluation.sample import apply_in_batches
+from ecgstudy.models.feature_models import FeatureVictim
 from ecgstudy.pretraining.loop import pretrain
 from ecgstudy.pretraining.suffixes import arm_names, get_arm
 from ecgstudy.study import ROOT, Run, load_study
@@ -57,15 +57,11 @@ def auroc(study, records, tmp_path_factory):
     def measured(name):
         run, folder = train(name)
         if get_arm(name).features:
-            scores = in_batches(
-                features_victim(run, records, folder).scores, test.signals, CPU
-            )
+            model, _ = fit_features(run, folder)
+            victim = FeatureVictim(model, records.fs, records.leads, records.centre)
         else:
-            encoder, _, _ = load_encoder(folder)
-            head = linear_probe(run, encoder, records, CPU)
-            scores = in_batches(
-                lambda signals: head(encoder(signals)), test.signals, CPU
-            )
+            victim, _ = fit_victim(run, records, folder)
+        scores = apply_in_batches(victim.scores, test.signals, CPU)
         return np.nanmean(statistics.auroc(test.multi_hot(), scores.numpy()))
 
     test = records.split("test")

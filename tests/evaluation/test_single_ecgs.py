@@ -7,7 +7,7 @@ from explored import evaluated_run
 
 from ecgstudy.attacks.api import Victim
 from ecgstudy.errors import StudyError
-from ecgstudy.evaluation import explore
+from ecgstudy.evaluation import diagnostics, explore
 from ecgstudy.models.checkpoints import load_classifier
 from ecgstudy.pretraining.weighting import SCHEMES
 
@@ -58,7 +58,9 @@ def of(frame, scheme, role, anchor="clean view"):
 @pytest.fixture(scope="module")
 def weighed(done):
     record = done.test.table["record"].iloc[0]
-    return explore.weigh_record(done.run, done.records, done.folder, record, size=24)
+    return diagnostics.weigh_record(
+        done.run, done.records, done.folder, record, size=24
+    )
 
 
 def test_every_scheme_pulls_and_pushes_both_views_of_the_record(weighed):
@@ -79,7 +81,7 @@ def test_hard_negatives_push_by_the_exponential_of_similarity(weighed, done):
     hard = of(weighed, "hard-negatives", "push")
     expected = np.exp(hard["similarity"] / done.run.study.training.temperature)
     np.testing.assert_allclose(hard["weight"], expected / expected.mean(), rtol=1e-4)
-    table = explore.summarise_weights(done.run, weighed).set_index("scheme")
+    table = diagnostics.summarise_weights(done.run, weighed).set_index("scheme")
     assert table["effective"]["uniform"] == pytest.approx(len(hard))
     assert table["negatives"]["uniform"] == len(hard)
     effective = expected.sum() ** 2 / (expected**2).sum()
@@ -88,7 +90,7 @@ def test_hard_negatives_push_by_the_exponential_of_similarity(weighed, done):
 
 def test_other_patients_push_and_nobody_else(weighed, done):
     record = done.test.table["record"].iloc[0]
-    batch = explore._batch_with(done.records, record, "builtin", 24)
+    batch = diagnostics._draw_batch(done.run, done.records, record, 24)
     strangers = (batch.table["patient"] != batch.table["patient"].iloc[0]).sum()
     assert len(of(weighed, "uniform", "push")) == 3 * strangers
 
@@ -113,7 +115,7 @@ def test_labels_let_other_ecgs_pull(weighed):
 
 def test_an_unknown_record_is_named_with_some_that_there_are(done):
     with pytest.raises(
-        StudyError, match=r"'nobody' is none of the \d+ attacked test records, such as"
+        StudyError, match=r"'nobody' is none of the \d+ records, such as"
     ):
         explore.attack_record(
             done.run, done.records, done.folder, "nobody", "fgsm", 0.02
