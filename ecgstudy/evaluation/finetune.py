@@ -180,7 +180,8 @@ class Tuning:
             Tells checkpoints of this task from others.
         """
         model, options, streams = self.model, self.options, self.streams
-        device, size, done = streams["batches"].device, options.batch_size, 0
+        device = next(model.parameters()).device
+        size, done = options.batch_size, 0
         signals = resident(train.signals, device)
         labels = torch.tensor(train.multi_hot(), device=device)
         trained = [p for p in model.parameters() if p.requires_grad]
