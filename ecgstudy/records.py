@@ -172,21 +172,24 @@ def _shape_problems(records: EcgRecords) -> Iterator[str]:
 
 
 def _signal_problems(records: EcgRecords) -> Iterator[str]:
-    spans = []
-    for start in range(0, len(records), BLOCK):
-        with np.errstate(invalid="ignore"):
-            span = np.ptp(records.signals[start : start + BLOCK], axis=2)
-        for row, lead in np.argwhere(~(np.isfinite(span) & (span > 0))):
-            fault = "has NaN or Inf samples" if span[row, lead] else "is flat"
-            name = records.table["record"].iloc[start + row]
-            yield (
-                f"record {name!r}, lead {records.leads[lead]!r} {fault}; "
-                "leave the record out or repair it"
-            )
-        spans.append(span)
+    # Peak to peak, (records, leads): NaN or infinite if a sample is, 0 of a flat lead.
+    with np.errstate(invalid="ignore"):
+        spans = [
+            np.ptp(records.signals[start : start + BLOCK], axis=2)
+            for start in range(0, len(records), BLOCK)
+        ]
+    span = np.concatenate([*spans, np.empty((0, len(records.leads)))])
+    unfit = ~(np.isfinite(span) & (span > 0))
+    names = records.table["record"][unfit.any(axis=1)]
+    for row, lead in np.argwhere(unfit):
+        fault = "has NaN or Inf samples" if span[row, lead] else "is flat"
+        yield (
+            f"record {names.iloc[0]!r}, lead {records.leads[lead]!r} {fault}; repair"
+            f" or leave out {len(names)} records: {' '.join(names[:20])}"
+        )
     # ECGs in µV or ADC units would make an ε in mV mean something else.
     low, high = AMPLITUDES_MV
-    typical = np.median(np.concatenate(spans)) if spans else low
+    typical = np.median(span) if span.size else low
     if not low <= typical <= high:
         yield (
             f"peak to peak, a lead spans {typical:g} mV (median); ECGs span {low:g} to"

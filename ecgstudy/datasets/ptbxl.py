@@ -45,7 +45,8 @@ def load(
         The five diagnostic superclasses, or each statement that occurs in training
         and test.
     exclude
-        ECG ids to leave out, separated by spaces; they are named in the card.
+        ECG ids to leave out (flat leads, say), separated by spaces; the card names
+        them.
 
     Raises
     ------
@@ -159,7 +160,6 @@ def _read_signals(root: Path, table: pd.DataFrame) -> np.ndarray:
     """float32 (records, leads, samples) in mV."""
     samples = SAMPLES.stop - SAMPLES.start
     signals = np.empty((len(table), len(STANDARD), samples), dtype=np.float32)
-    unfit = []
     for row, stem in enumerate(table["stem"]):
         leads, _ = read_leads(root / stem, STANDARD, FS)
         if leads.shape[1] < SAMPLES.stop:
@@ -167,14 +167,6 @@ def _read_signals(root: Path, table: pd.DataFrame) -> np.ndarray:
                 f"{root / stem}.hea: {leads.shape[1]} samples a lead; it must be 1000"
             )
         signals[row] = leads[:, SAMPLES]
-        if not (np.ptp(signals[row], axis=1) > 0).all():  # NaN compares false, too
-            unfit.append(table["record"][row])
-    if unfit:
-        raise StudyError(
-            f"{root}: flat leads or invalid samples in {len(unfit)} records,"
-            f" {' '.join(unfit[:20])}; repair them or leave them out with the option"
-            f" exclude: {unfit[0]!r}"
-        )
     return signals
 
 
