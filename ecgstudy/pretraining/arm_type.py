@@ -218,10 +218,11 @@ class Arm:
                 f"{what} needs a contrastive loss with pairwise negatives, "
                 "and this arm has none"
             )
-        if (
-            "inferior-positives" in self.schemes
-            and not self._pairs_clean_and_attacked()
-        ):
+        starred = [
+            [view.endswith("*") for view in loss.names] for loss in self.contrasts
+        ]
+        is_mixed = [any(views) and not all(views) for views in starred]
+        if "inferior-positives" in self.schemes and not any(is_mixed):
             raise StudyError(
                 "inferior positives weight clean-adversarial pairs, "
                 "and no loss of this arm has any"
@@ -236,13 +237,6 @@ class Arm:
             raise StudyError(
                 "debiasing needs the positive in the denominator; 'none' leaves it out"
             )
-
-    def _pairs_clean_and_attacked(self) -> bool:
-        for loss in self.contrasts:
-            attacked = [view.endswith("*") for view in loss.names]
-            if any(attacked) and not all(attacked):
-                return True
-        return False
 
 
 def _fields_set(part: Arm | Loss | Adversary) -> dict:

@@ -16,7 +16,6 @@ from ecgstudy.pretraining.distributed import draw
 from ecgstudy.pretraining.losses import code_loss, divergence, sinkhorn
 from ecgstudy.pretraining.state import (
     Batch,
-    State,
     evaluation_mode,
     split_views,
     stack_views,
@@ -27,11 +26,11 @@ from ecgstudy.registry import Registry
 Views = dict[str, Tensor]
 Objective = Callable[[Views], Tensor]
 OBJECTIVES: Registry = Registry("objective of an inner attack", "", "")
-"""Name → function of (state, batch, adversary), called once a batch with the held views
+"""Name → function of (batch, adversary), called once a batch with the held views
 embedded. It returns what the attack raises, a function of the attacked signals."""
 
 
-def attack_views(state: State, batch: Batch, adversary: Adversary) -> Views:
+def attack_views(batch: Batch, adversary: Adversary) -> Views:
     """The starred views of `adversary`: signals (records, leads, samples) in mV.
 
     K steps of projected steepest ascent on the adversary's objective, within ±ε of the
@@ -39,15 +38,13 @@ def attack_views(state: State, batch: Batch, adversary: Adversary) -> Views:
 
     Parameters
     ----------
-    state
-        Model, options and random streams.
     batch
         Has the signals of all clean views.
     adversary
         Which views are attacked, from which start, by how many steps, and what is
         raised.
     """
-    starred, held = adversary.starred, adversary.held
+    state, starred, held = batch.state, adversary.starred, adversary.held
     clean = stack_views([batch.signals[view[:-1]] for view in starred])
 
     epsilon_mv = state.run.headline_epsilon_mv
@@ -70,8 +67,8 @@ def attack_views(state: State, batch: Batch, adversary: Adversary) -> Views:
     with torch.autocast(state.device.type, enabled=False), mode:
         inside = replace(batch, features={}, embedded={})
         with torch.no_grad():
-            state.embed_views(inside, held, adversarial=False)
-            objective = OBJECTIVES.find(adversary.loss)(state, inside, adversary)
+            inside.embed(held, adversarial=False)
+            objective = OBJECTIVES.find(adversary.loss)(inside, adversary)
 
         def value(signals: Tensor) -> Tensor:
             return objective(split_views(signals, starred))
@@ -82,26 +79,24 @@ def attack_views(state: State, batch: Batch, adversary: Adversary) -> Views:
 
 
 @OBJECTIVES.register("contrast")
-def leave_positives(state: State, batch: Batch, adversary: Adversary) -> Objective:
+def leave_positives(batch: Batch, adversary: Adversary) -> Objective:
     """The contrastive loss with uniform weights, as in RoCL, ACL, AdvCL and CLAE."""
-    return _contrastive(state, batch, adversary, schemes=())
+    return _contrastive(batch, adversary, schemes=())
 
 
 @OBJECTIVES.register("labelled-contrast")
-def leave_same_labels(state: State, batch: Batch, adversary: Adversary) -> Objective:
+def leave_same_labels(batch: Batch, adversary: Adversary) -> Objective:
     """The supervised contrastive loss (RSupCon)."""
-    return _contrastive(state, batch, adversary, schemes=(("labels", {}),))
+    return _contrastive(batch, adversary, schemes=(("labels", {}),))
 
 
-def _contrastive(
-    state: State, batch: Batch, adversary: Adversary, schemes: Schemes
-) -> Objective:
+def _contrastive(batch: Batch, adversary: Adversary, schemes: Schemes) -> Objective:
     """Contrastive loss among the adversary's views, of which some are held.
 
     Where gradients come from the anchors alone, only attacked rows are anchors: the
     terms of the others are constant.
     """
-    starred, held = adversary.starred, adversary.held
+    state, starred, held = batch.state, adversary.starred, adversary.held
     rows = batch.rows_of((*starred, *held))
     anchors = None if adversary.both_sides else len(starred) * len(batch.rows)
     weighting = keep_weights(compose(schemes))
@@ -123,49 +118,49 @@ def _contrastive(
 
 
 @OBJECTIVES.register("labels")
-def miss_labels(state: State, batch: Batch, adversary: Adversary) -> Objective:
+def miss_labels(batch: Batch, adversary: Adversary) -> Objective:
     """Cross-entropy of the labels, per record (Madry et al. 2018)."""
 
     def value(attacked: Views) -> Tensor:
         (signals,) = attacked.values()
-        return label_loss(state.logits(signals), batch.labels, batch.multilabel)
+        return label_loss(batch.state.logits(signals), batch.labels, batch.multilabel)
 
     return value
 
 
 @OBJECTIVES.register("kl")
-def shift_predictions(state: State, batch: Batch, adversary: Adversary) -> Objective:
+def shift_predictions(batch: Batch, adversary: Adversary) -> Objective:
     """KL divergence from the clean view's predictions, per record (TRADES)."""
-    (features,) = batch.features.values()
-    clean = state.model["head"](features)
+    (view,) = adversary.held
+    clean = batch.logits(view)
 
     def value(attacked: Views) -> Tensor:
         (signals,) = attacked.values()
-        return divergence(clean, state.logits(signals), batch.multilabel)
+        return divergence(clean, batch.state.logits(signals), batch.multilabel)
 
     return value
 
 
 @OBJECTIVES.register("teacher")
-def leave_teacher(state: State, batch: Batch, adversary: Adversary) -> Objective:
+def leave_teacher(batch: Batch, adversary: Adversary) -> Objective:
     """−cosine to the teacher's features of the clean view, per record (DeACL)."""
 
     def value(attacked: Views) -> Tensor:
         ((view, signals),) = attacked.items()
-        features = state.features(signals, True).float()
+        features = batch.state.features(signals, True).float()
         return -cosine_similarity(features, batch.teacher[view[:-1]])
 
     return value
 
 
 @OBJECTIVES.register("permuted-codes")
-def reach_other_codes(state: State, batch: Batch, adversary: Adversary) -> Objective:
+def reach_other_codes(batch: Batch, adversary: Adversary) -> Objective:
     """−loss of another record's codes, per record: towards another cluster (SwARo).
 
     The other record is the next one in the batch of which the largest code is at
     another prototype.
     """
-    targets = {}
+    state, targets = batch.state, {}
     for view, embedded in batch.embedded.items():
         codes = sinkhorn(state.prototype_scores(embedded))
         targets[view] = codes[next_of_another_cluster(codes.argmax(1))]

@@ -17,7 +17,7 @@ from ecgstudy.pretraining.pairs import Pairs
 from ecgstudy.pretraining.state import Batch, State
 from ecgstudy.pretraining.weighting import compose, risk_distance
 
-LossFunction = Callable[[State, Batch, Loss], Tensor]
+LossFunction = Callable[[Batch, Loss], Tensor]
 LOSSES: dict[str, LossFunction] = {}
 PARTS: dict[str, tuple[str, ...]] = {}
 """Loss → parts of the model that it needs beside the encoder."""
@@ -34,9 +34,9 @@ def register(name: str, *parts: str) -> Callable[[LossFunction], LossFunction]:
 
 
 @register("contrast", "projector")
-def contrast(state: State, batch: Batch, loss: Loss) -> Tensor:
+def contrast(batch: Batch, loss: Loss) -> Tensor:
     """The weighted contrastive loss (`ecgstudy.pretraining.contrast`)."""
-    arm = state.arm
+    state, arm = batch.state, batch.state.arm
     embedded, rows = batch.stacked(loss.names)
     schemes = () if loss.plain else arm.weighting
     options = {"detach_candidates": arm.adversary is not None} | arm.loss_options
@@ -58,20 +58,18 @@ def contrast(state: State, batch: Batch, loss: Loss) -> Tensor:
 
 
 @register("ce", "head")
-def label_cross_entropy(state: State, batch: Batch, loss: Loss) -> Tensor:
+def label_cross_entropy(batch: Batch, loss: Loss) -> Tensor:
     """Cross-entropy of the labels, mean over the views."""
-    return _mean_label_loss(_logits(state, batch, loss), batch)
+    return _mean_label_loss([batch.logits(view) for view in loss.names], batch)
 
 
 @register("head", "head")
-def head_only(state: State, batch: Batch, loss: Loss) -> Tensor:
+def head_only(batch: Batch, loss: Loss) -> Tensor:
     """Cross-entropy that trains the head alone, without the encoder (CLAF)."""
     features = [batch.features[view].detach() for view in loss.names]
-    return _mean_label_loss([state.model["head"](each) for each in features], batch)
-
-
-def _logits(state: State, batch: Batch, loss: Loss) -> list[Tensor]:
-    return [state.model["head"](batch.features[view]) for view in loss.names]
+    return _mean_label_loss(
+        [batch.state.model["head"](each) for each in features], batch
+    )
 
 
 def _mean_label_loss(logits: list[Tensor], batch: Batch) -> Tensor:
@@ -80,9 +78,9 @@ def _mean_label_loss(logits: list[Tensor], batch: Batch) -> Tensor:
 
 
 @register("kl", "head")
-def prediction_shift(state: State, batch: Batch, loss: Loss) -> Tensor:
+def prediction_shift(batch: Batch, loss: Loss) -> Tensor:
     """Mean KL divergence from the first view's predictions to the second's (TRADES)."""
-    clean, attacked = _logits(state, batch, loss)
+    clean, attacked = (batch.logits(view) for view in loss.names)
     return divergence(clean, attacked, batch.multilabel).mean()
 
 
@@ -114,9 +112,7 @@ def _log_probabilities(logits: Tensor, multilabel: bool) -> Tensor:
 
 
 @register("mart", "head")
-def misclassification_aware(
-    state: State, batch: Batch, loss: Loss, beta: float = 6.0
-) -> Tensor:
+def misclassification_aware(batch: Batch, loss: Loss, beta: float = 6.0) -> Tensor:
     """MART: −log p′_y − log(1 − max_{k≠y} p′_k) + β KL(p ‖ p′) (1 − p_y).
 
     Wang et al. 2020; authors' code read. p are the probabilities of the clean view, p′
@@ -124,13 +120,13 @@ def misclassification_aware(
 
     Parameters
     ----------
-    state, batch, loss
+    batch, loss
         As of every loss.
     beta
         Weight of the divergence.
     """
     multilabel = batch.multilabel
-    clean, attacked = _logits(state, batch, loss)
+    clean, attacked = (batch.logits(view) for view in loss.names)
     p, q = (_log_probabilities(logits, multilabel) for logits in (clean, attacked))
     truth = batch.labels[:, None]
     if multilabel:
@@ -155,7 +151,7 @@ def predicted_labels(logits: Tensor, multilabel: bool) -> Tensor:
 
 @register("margin", "projector")
 def pair_margin(
-    state: State, batch: Batch, loss: Loss, near: float = 0.5, far: float = 1.0
+    batch: Batch, loss: Loss, near: float = 0.5, far: float = 1.0
 ) -> Tensor:
     """Mean of max(0, d − near)² over pairs that share labels, of max(0, far − d)² else.
 
@@ -164,7 +160,7 @@ def pair_margin(
 
     Parameters
     ----------
-    state, batch, loss
+    batch, loss
         As of every loss.
     near, far
         Margins.
@@ -181,7 +177,7 @@ def pair_margin(
 
 
 @register("risk-similarity", "projector")
-def risk_similarity(state: State, batch: Batch, loss: Loss) -> Tensor:
+def risk_similarity(batch: Batch, loss: Loss) -> Tensor:
     """Squared difference of scaled cosines and 1 − D′, mean over all pairs (CLEF).
 
     arXiv 2512.02180, authors' code read. Cosines are scaled to [0, 1] over the whole
@@ -198,26 +194,26 @@ def risk_similarity(state: State, batch: Batch, loss: Loss) -> Tensor:
 
 
 @register("distil")
-def distil(state: State, batch: Batch, loss: Loss) -> Tensor:
+def distil(batch: Batch, loss: Loss) -> Tensor:
     """−cosine between the features of student and teacher, of one view (DeACL)."""
     (view,) = loss.names
     return -cosine_similarity(batch.features[view], batch.teacher[view]).mean()
 
 
 @register("agree")
-def agree(state: State, batch: Batch, loss: Loss) -> Tensor:
+def agree(batch: Batch, loss: Loss) -> Tensor:
     """−cosine between the features of two views, with gradient through both (DeACL)."""
     first, second = (batch.features[view] for view in loss.names)
     return -cosine_similarity(first, second).mean()
 
 
 @register("pseudo-labels", "clusters")
-def pseudo_labels(state: State, batch: Batch, loss: Loss) -> Tensor:
+def pseudo_labels(batch: Batch, loss: Loss) -> Tensor:
     """Cross-entropy of the record's cluster, mean over k-means of several k (AdvCL)."""
     (view,) = loss.names
     losses = []
     for head, cluster in zip(
-        state.model["clusters"], batch.pseudo_labels.T, strict=True
+        batch.state.model["clusters"], batch.pseudo_labels.T, strict=True
     ):
         losses.append(cross_entropy(head(batch.features[view]), cluster))
     return torch.stack(losses).mean()
@@ -228,17 +224,17 @@ SINKHORN_ROUNDS, CODE_TEMPERATURE, PREDICTION_TEMPERATURE = 3, 0.05, 0.1
 
 
 @register("codes", "projector", "prototypes")
-def swapped_codes(state: State, batch: Batch, loss: Loss) -> Tensor:
+def swapped_codes(batch: Batch, loss: Loss) -> Tensor:
     """Each view predicts the codes of the record's other view, attacked or not (SwARo).
 
     Wahed et al. 2022: a reconstruction, only the abstract was available.
     """
     codes = {}
     for view, other in (("1", "2"), ("2", "1")):
-        codes[other] = sinkhorn(state.prototype_scores(batch.embedded[view]))
+        codes[other] = sinkhorn(batch.state.prototype_scores(batch.embedded[view]))
     losses = []
     for view in loss.names:
-        each = code_loss(state, batch.embedded[view], codes[view[0]])
+        each = code_loss(batch.state, batch.embedded[view], codes[view[0]])
         losses.append(each.mean())
     return torch.stack(losses).mean()
 

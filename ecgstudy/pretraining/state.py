@@ -23,53 +23,6 @@ Log = dict[str, Tensor]
 
 
 @dataclass
-class Batch:
-    """One batch of training records; dictionaries are by the name of a view.
-
-    Attributes
-    ----------
-    rows, labels, multilabel, pseudo_labels
-        As in `Data`, of the batch's records.
-    signals
-        (records, leads, samples) in mV; of several processes, each has its own
-        records'.
-    features, embedded
-        The encoder's output (records, features), and unit vectors (records,
-        dimensions).
-    teacher
-        Features of the teacher, where the arm has one.
-    known
-        Metadata of one view alone, for weighting schemes.
-    log
-        What is logged of the step.
-    """
-
-    rows: Rows
-    labels: Tensor
-    multilabel: bool
-    pseudo_labels: Tensor | None
-    signals: dict[str, Tensor]
-    features: dict[str, Tensor] = field(default_factory=dict)
-    embedded: dict[str, Tensor] = field(default_factory=dict)
-    teacher: dict[str, Tensor] = field(default_factory=dict)
-    known: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    log: Log = field(default_factory=dict)
-
-    def stacked(self, views: tuple[str, ...]) -> tuple[Tensor, Rows]:
-        """Embeddings of `views`, one below the other, and their rows."""
-        return torch.cat([self.embedded[view] for view in views]), self.rows_of(views)
-
-    def rows_of(self, views: tuple[str, ...]) -> Rows:
-        """Rows of `views`, one below the other; starred ones are marked adversarial."""
-        parts = []
-        for view in views:
-            starred = torch.full_like(self.rows.adversarial, view.endswith("*"))
-            metadata = self.rows.metadata | self.known.get(view, {})
-            parts.append(replace(self.rows, adversarial=starred, metadata=metadata))
-        return Rows.of_views(parts)
-
-
-@dataclass
 class Data:
     """The training records, as tensors (records, …).
 
@@ -128,12 +81,6 @@ class Data:
         if isinstance(index, Tensor):
             index = index.to(self.signals.device)
         return self.signals[index].to(self.device)
-
-    def batch(self, index: Tensor, signals: dict[str, Tensor]) -> Batch:
-        """Some records, with `signals` of them by view."""
-        clusters = None if self.pseudo_labels is None else self.pseudo_labels[index]
-        rows, labels = self.rows[index], self.labels[index]
-        return Batch(rows, labels, self.multilabel, clusters, signals)
 
 
 class RunningMean(nn.Module):
@@ -231,38 +178,90 @@ class State:
         """Cosines (rows, prototypes)."""
         return embedded @ normalize(self.model["prototypes"].weight, dim=1).T
 
-    def embed_views(self, batch: Batch, views: list[str], adversarial: bool) -> None:
-        """Put features and unit vectors of `views` into `batch`.
+    def batch(self, data: Data, index: Tensor) -> "Batch":
+        """Some records of `data`, without signals."""
+        clusters = data.pseudo_labels
+        if clusters is not None:
+            clusters = clusters[index]
+        rows, labels = data.rows[index], data.labels[index]
+        return Batch(self, rows, labels, data.multilabel, clusters)
 
-        In one pass, in training mode with common batch statistics. The second view is
-        the momentum encoder's, in arms that have one.
 
-        Parameters
-        ----------
-        batch
-            Has the signals of `views`.
-        views
-            Names of views.
-        adversarial
-            Whether the statistics of adversarial views are used.
+@dataclass
+class Batch:
+    """One batch of training records; dictionaries are by the name of a view.
+
+    Attributes
+    ----------
+    state
+        The state of training, of which the model embeds the batch.
+    rows, labels, multilabel, pseudo_labels
+        As in `Data`, of the batch's records.
+    signals
+        (records, leads, samples) in mV; of several processes, each has its own
+        records'.
+    features, embedded
+        The encoder's output (records, features), and unit vectors (records,
+        dimensions).
+    teacher
+        Features of the teacher, where the arm has one.
+    known
+        Metadata of one view alone, for weighting schemes.
+    log
+        What is logged of the step.
+    """
+
+    state: State
+    rows: Rows
+    labels: Tensor
+    multilabel: bool
+    pseudo_labels: Tensor | None
+    signals: dict[str, Tensor] = field(default_factory=dict)
+    features: dict[str, Tensor] = field(default_factory=dict)
+    embedded: dict[str, Tensor] = field(default_factory=dict)
+    teacher: dict[str, Tensor] = field(default_factory=dict)
+    known: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    log: Log = field(default_factory=dict)
+
+    def stacked(self, views: tuple[str, ...]) -> tuple[Tensor, Rows]:
+        """Embeddings of `views`, one below the other, and their rows."""
+        return torch.cat([self.embedded[view] for view in views]), self.rows_of(views)
+
+    def rows_of(self, views: tuple[str, ...]) -> Rows:
+        """Rows of `views`, one below the other; starred ones are marked adversarial."""
+        parts = []
+        for view in views:
+            starred = torch.full_like(self.rows.adversarial, view.endswith("*"))
+            metadata = self.rows.metadata | self.known.get(view, {})
+            parts.append(replace(self.rows, adversarial=starred, metadata=metadata))
+        return Rows.of_views(parts)
+
+    def logits(self, view: str) -> Tensor:
+        """Logits (records, classes) of the features of `view`."""
+        return self.state.model["head"](self.features[view])
+
+    def embed(self, views: list[str], adversarial: bool) -> None:
+        """Compute features and unit vectors of `views`, from their signals.
+
+        In one pass: in training they share the statistics of batch norms, which are
+        those of adversarial views if `adversarial`. The second view is the momentum
+        encoder's, in arms that have one.
         """
-        momentum = [v for v in views if v[0] == "2" and "momentum" in self.model]
-        online = [v for v in views if v not in momentum]
-        self._embed_together(batch, online, adversarial)
-        if momentum:
-            follower = replace(self, model=self.model["momentum"])
-            follower._embed_together(batch, momentum, adversarial)
+        model = self.state.model
+        second = [v for v in views if v[0] == "2" and "momentum" in model]
+        self._embed(self.state, [v for v in views if v not in second], adversarial)
+        if second:
+            follower = replace(self.state, model=model["momentum"])
+            self._embed(follower, second, adversarial)
 
-    def _embed_together(
-        self, batch: Batch, views: list[str], adversarial: bool
-    ) -> None:
+    def _embed(self, state: State, views: list[str], adversarial: bool) -> None:
         if not views:
             return
-        signals = stack_views([batch.signals[view] for view in views])
-        features = self.features(signals, adversarial).float()
-        embedded = self.project(features, adversarial)
-        batch.features |= split_views(features, views)
-        batch.embedded |= split_views(embedded, views)
+        signals = stack_views([self.signals[view] for view in views])
+        features = state.features(signals, adversarial).float()
+        embedded = state.project(features, adversarial)
+        self.features |= split_views(features, views)
+        self.embedded |= split_views(embedded, views)
 
 
 def stack_views(views: list[Tensor]) -> Tensor:

@@ -32,7 +32,7 @@ def arm_loss(state: State, data: Data, index: Tensor) -> tuple[Tensor, Log]:
     batch = embed_batch(state, data, index, state.arm.views, adversary)
     total = torch.zeros((), device=state.device)
     for loss in losses:
-        value = LOSSES[loss.name](state, batch, loss)
+        value = LOSSES[loss.name](batch, loss)
         total = total + _weight(loss, state.progress) * value
         if len(losses) > 1:
             batch.log[f"{loss.name} {loss.views}"] = value.detach()
@@ -71,11 +71,11 @@ def embed_batch(
     clean = {view.rstrip("*") for view in wanted}
     batch = draw_views(state, data, index, clean)
     if adversary:
-        batch.signals |= attack_views(state, batch, adversary)
+        batch.signals |= attack_views(batch, adversary)
     for adversarial in (False, True):
         chosen = [view for view in views if view.endswith("*") == adversarial]
-        state.embed_views(batch, chosen, adversarial)
-    _add_metadata(state, batch)
+        batch.embed(chosen, adversarial)
+    _add_metadata(batch)
     return batch
 
 
@@ -106,7 +106,8 @@ def draw_views(state: State, data: Data, index: Tensor, views: set[str]) -> Batc
         drawn["0"] = draw_view(signals, fs, options, streams["crops"], strength=0.0)
     if "h" in views:
         drawn["h"] = high_pass(drawn["0"], fs)
-    batch = data.batch(index, drawn)
+    batch = state.batch(data, index)
+    batch.signals = drawn
     if state.teacher is not None and "0" in views:
         with torch.no_grad():
             batch.teacher["0"] = all_rows(state.teacher(drawn["0"]), len(index))
@@ -114,26 +115,21 @@ def draw_views(state: State, data: Data, index: Tensor, views: set[str]) -> Batc
 
 
 @torch.no_grad()
-def _add_metadata(state: State, batch: Batch) -> None:
+def _add_metadata(batch: Batch) -> None:
     """What the arm's weighting schemes need to know of each view."""
-    schemes = dict(state.arm.weighting)
-    shared = {}
+    state, count, shared = batch.state, len(batch.rows), {}
     if "running-distance" in state.model:
-        shared["alpha"] = _adapt_alpha(state, batch, **schemes["inferior-positives"])
-    for view, features in batch.features.items():
-        batch.known[view] = dict(shared)
-        if "leaked-local" in schemes:
-            predicted = predicted_labels(
-                state.model["head"](features), batch.multilabel
+        options = dict(state.arm.weighting)["inferior-positives"]
+        shared["alpha"] = _adapt_alpha(batch, **options).expand(count)
+    noise = {"generator": state.streams["shuffle"], "device": state.device}
+    for view in batch.features:
+        known = batch.known[view] = dict(shared)
+        if "leaked-local" in state.arm.schemes:
+            known["predictions"] = predicted_labels(
+                batch.logits(view), batch.multilabel
             )
-            batch.known[view]["predictions"] = predicted
-        if "shuffled" in schemes:
-            batch.known[view]["noise"] = torch.rand(
-                len(batch.rows),
-                generator=state.streams["shuffle"],
-                device=state.device,
-                dtype=torch.float64,
-            )
+        if "shuffled" in state.arm.schemes:
+            known["noise"] = torch.rand(count, dtype=torch.float64, **noise)
 
 
 NEAREST, AVERAGED_UNTIL = 0.4, 0.075
@@ -141,10 +137,9 @@ NEAREST, AVERAGED_UNTIL = 0.4, 0.075
 it is fixed while distances are averaged."""
 
 
-def _adapt_alpha(
-    state: State, batch: Batch, alpha: float = 0.2, adaptive: bool = True
-) -> Tensor:
-    """A-InfoNCE's α (records,), from the distance of clean and adversarial features."""
+def _adapt_alpha(batch: Batch, alpha: float = 0.2, adaptive: bool = True) -> Tensor:
+    """A-InfoNCE's α of this step, from how far adversarial features are off."""
+    state = batch.state
     starred = next(view for view in batch.features if view.endswith("*"))
     features = []
     with evaluation_mode(state.model):
@@ -154,8 +149,8 @@ def _adapt_alpha(
     running = state.model["running-distance"]
     if state.progress < AVERAGED_UNTIL:
         running.add(distance)
-        return torch.full_like(batch.rows.record, alpha, dtype=torch.float32)
-    return adaptive_alpha(distance, running.mean, alpha).expand(len(batch.rows))
+        return torch.full_like(distance, alpha)
+    return adaptive_alpha(distance, running.mean, alpha)
 
 
 def adaptive_alpha(distance: Tensor, mean: Tensor, alpha: float) -> Tensor:

@@ -220,8 +220,8 @@ def _without_factors(arm: Arm) -> dict:
 
 def bases(names: Iterable[str] | None = None) -> dict[str, str]:
     """Arm → the arm that it is compared with, where there is one."""
-    found = {name: get_arm(name).base for name in names or arm_names()}
-    return {name: base for name, base in found.items() if base is not None}
+    arms = {name: get_arm(name) for name in names or arm_names()}
+    return {name: arm.base for name, arm in arms.items() if arm.base is not None}
 
 
 def control_pairs(names: Iterable[str]) -> list[tuple[str, str]]:

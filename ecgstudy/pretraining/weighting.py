@@ -59,6 +59,13 @@ def push_hard_negatives(
     HCL (Robinson et al. 2021, eq. 4) and A-InfoNCE's HN (Yu et al. 2022), authors' code
     read. Here the weights are detached, and normalised per row over the true negatives
     (A-InfoNCE's code divides by the mean of another row and counts masked entries).
+
+    Parameters
+    ----------
+    similarity, pairs, weights
+        As of every scheme.
+    beta
+        β ≥ 0; 0 gives equal weights.
     """
     return weights.with_push(beta * similarity)
 
@@ -77,8 +84,17 @@ def pull_inferior_positives(
     adversarial view, P is multiplied by 2α where the anchor is clean and by 2(1 − α)
     where it is adversarial. The factor 2 keeps the sum of P, which the original halves;
     α = ½ is the base. Candidates must be detached, so that a term moves its anchor
-    alone. `adaptive`: α is the metadata ``alpha``, set in each step by the distance of
-    clean and adversarial features (`ecgstudy.pretraining.losses.adaptive_alpha`).
+    alone.
+
+    Parameters
+    ----------
+    similarity, pairs, weights
+        As of every scheme.
+    alpha
+        α in [0, 1].
+    adaptive
+        α is the metadata ``alpha`` instead, set in each step by the distance of clean
+        and adversarial features (`ecgstudy.pretraining.step.adaptive_alpha`).
     """
     adversarial = pairs.anchors.adversarial[:, None]
     mixed = adversarial != pairs.candidates.adversarial[None, :]
@@ -97,9 +113,15 @@ def push_by_clinical_risk(
 
     CLEF (arXiv 2512.02180, authors' code read): D′ as in `risk_distance`, and D″ = D′
     exp(−m_i m_j) with m the share of SCORE2's inputs that are missing: 5/7 for nearly
-    every record of these data sets, which shrinks all D′ alike. `original`: as
-    released, W is a softmax over the whole row (with D′ = 0 for views of the same
-    record), which averages the negatives, and missing inputs do not matter.
+    every record of these data sets, which shrinks all D′ alike.
+
+    Parameters
+    ----------
+    similarity, pairs, weights
+        As of every scheme.
+    original
+        As released: W is a softmax over the whole row (with D′ = 0 for views of the
+        same record), which averages the negatives, and missing inputs do not matter.
     """
     distance = risk_distance(pairs)
     if original:
@@ -125,6 +147,13 @@ def weight_positive_logits(
     """Dissimilar positives weigh more: ω = 2 − B · softmax(s_ip/σ) over the B anchors.
 
     DCLW (Yeh et al. 2022, eq. 6 and 7; another group's code read). The mean of ω is 1.
+
+    Parameters
+    ----------
+    similarity, pairs, weights
+        As of every scheme.
+    sigma
+        σ > 0.
     """
     if len(pairs.anchors) != len(pairs.candidates):
         raise StudyError(
@@ -145,6 +174,11 @@ def pull_by_labels(similarity: Tensor, pairs: Pairs, weights: Weights) -> Weight
     1/|P(i)|; the overlap of several labels is a reconstruction. Views of a record are
     always positives, also without any label, and records of one patient never
     negatives.
+
+    Parameters
+    ----------
+    similarity, pairs, weights
+        As of every scheme.
     """
     ours, theirs = pairs.anchors.metadata["labels"], pairs.candidates.metadata["labels"]
     common = ours @ theirs.T
@@ -163,6 +197,13 @@ def pull_hard_positives(
     """Positives weighted by exp(γ (1 − cos)): dissimilar ones attract more.
 
     ANCHOR (arXiv 2510.27599): a reconstruction, only its summary was available.
+
+    Parameters
+    ----------
+    similarity, pairs, weights
+        As of every scheme.
+    gamma
+        γ ≥ 0; 0 changes nothing.
     """
     cosine = similarity * pairs.temperature
     return weights.redistribute_pull(torch.exp(gamma * (1 - cosine)))
@@ -175,6 +216,11 @@ def select_by_prediction(similarity: Tensor, pairs: Pairs, weights: Weights) -> 
     Bui et al. 2021 (arXiv 2101.10027; authors' code read): positives have the same
     label and prediction, negatives another label and the same prediction. With several
     labels "the same" is the same set of predicted labels (ours).
+
+    Parameters
+    ----------
+    similarity, pairs, weights
+        As of every scheme.
     """
     ours = pairs.anchors.metadata["predictions"]
     theirs = pairs.candidates.metadata["predictions"]
@@ -192,6 +238,11 @@ def permute_push(similarity: Tensor, pairs: Pairs, weights: Weights) -> Weights:
     backward pass. Each row has one number u in [0, 1), drawn for this batch; a pair's
     is made of both by u_i (1 + u_j) · 10⁶ mod 1, whose digits behind the sixth differ
     from pair to pair as if drawn.
+
+    Parameters
+    ----------
+    similarity, pairs, weights
+        As of every scheme.
     """
     noise = 1 + pairs.candidates.metadata["noise"][None, :]
     noise = pairs.anchors.metadata["noise"][:, None] * noise * 1e6 % 1
