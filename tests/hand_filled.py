@@ -134,7 +134,7 @@ class Case:
             self.metadata,
         )
         return Batch(
-            rows, self.y, self.multilabel, self.clusters, {},
+            self.state, rows, self.y, self.multilabel, self.clusters, {},
             dict(self.f), dict(self.z), self.teacher, self.known,
         )  # fmt: skip
 

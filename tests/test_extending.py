@@ -26,19 +26,19 @@ from ecgstudy.models import backbones
 from ecgstudy.models.checkpoints import load_classifier
 from ecgstudy.models.encoders import build_encoder, fold_batch_norms
 from ecgstudy.params import DatasetOptions
-from ecgstudy.pretraining import arms, losses, weighting
+from ecgstudy.pretraining import arms, losses
 from ecgstudy.pretraining.contrast import weighted_contrastive_loss
 from ecgstudy.pretraining.pairs import Rows
 from ecgstudy.pretraining.setup import prepare_training
 from ecgstudy.pretraining.step import arm_loss
 from ecgstudy.pretraining.suffixes import factor_table, get_arm
 from ecgstudy.pretraining.weighting import compose, uniform
+from ecgstudy.registry import PLUGIN, WEIGHTINGS, load_plugins
 from ecgstudy.running import cache, workflow
-from ecgstudy.registry import PLUGIN, load_plugins
 from ecgstudy.study import ROOT, Paths, load_study
 
 REGISTRIES = (
-    arms.ARMS, weighting.SCHEMES, losses.LOSSES, backbones.ENCODERS, datasets.DATASETS, attacks.ATTACKS
+    arms.ARMS, WEIGHTINGS, losses.LOSSES, backbones.ENCODERS, datasets.DATASETS, attacks.ATTACKS
 )  # fmt: skip
 
 

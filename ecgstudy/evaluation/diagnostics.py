@@ -18,8 +18,9 @@ from ecgstudy.pretraining.pairs import Pairs
 from ecgstudy.pretraining.state import Batch, Data, State, evaluation_mode
 from ecgstudy.pretraining.step import embed_batch
 from ecgstudy.pretraining.suffixes import get_arm
-from ecgstudy.pretraining.weighting import SCHEMES, compose, uniform
+from ecgstudy.pretraining.weighting import compose, uniform
 from ecgstudy.records import EcgRecords
+from ecgstudy.registry import WEIGHTINGS
 from ecgstudy.study import Run, derived_seed
 
 VIEWS = ("1", "2", "1*")
@@ -109,7 +110,7 @@ def _tabulate(
 
 def known_weightings(arm: str) -> dict[str, Schemes]:
     """Name → schemes: none, each one that stands alone, and those of `arm`."""
-    weightings = {"uniform": (), **{name: ((name, {}),) for name in SCHEMES}}
+    weightings = {"uniform": (), **{name: ((name, {}),) for name in WEIGHTINGS}}
     del weightings["shuffled"]  # it permutes the weights that others gave
     own = get_arm(arm).weighting
     return weightings | ({f"{arm} (this run)": own} if own else {})
@@ -210,6 +211,6 @@ def summarise_weights(run: Run, weights: pd.DataFrame) -> pd.DataFrame:
 
 def _idea(schemes: Schemes) -> str:
     """First lines of the schemes' docstrings."""
-    used = [SCHEMES[name] for name, _ in schemes] or [uniform]
+    used = [WEIGHTINGS[name] for name, _ in schemes] or [uniform]
     lines = [(scheme.__doc__ or "").strip().partition("\n")[0] for scheme in used]
     return "; ".join(line.rstrip(".") for line in lines)

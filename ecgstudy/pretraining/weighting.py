@@ -17,7 +17,6 @@ from ecgstudy.pretraining.contrast import Weighting
 from ecgstudy.pretraining.pairs import MASKED, Pairs, Weights
 from ecgstudy.registry import WEIGHTINGS
 
-SCHEMES = WEIGHTINGS
 scheme = WEIGHTINGS.register
 
 

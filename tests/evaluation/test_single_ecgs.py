@@ -9,7 +9,7 @@ from ecgstudy.attacks.api import Victim
 from ecgstudy.errors import StudyError
 from ecgstudy.evaluation import diagnostics, explore
 from ecgstudy.models.checkpoints import load_classifier
-from ecgstudy.pretraining.weighting import SCHEMES
+from ecgstudy.registry import WEIGHTINGS
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def weighed(done):
 
 
 def test_every_scheme_pulls_and_pushes_both_views_of_the_record(weighed):
-    alone = [name for name in SCHEMES if name != "shuffled"]
+    alone = [name for name in WEIGHTINGS if name != "shuffled"]
     assert list(weighed["scheme"].unique()) == [
         "uniform",
         *alone,

@@ -8,7 +8,6 @@ import pytest
 
 from ecgstudy.errors import StudyError
 from ecgstudy.pretraining import suffixes as factors
-from ecgstudy.pretraining import weighting
 from ecgstudy.pretraining.arms import (
     ARMS,
     HARD_NEGATIVES,
@@ -28,6 +27,7 @@ from ecgstudy.pretraining.suffixes import (
     factor_table,
     get_arm,
 )
+from ecgstudy.registry import WEIGHTINGS
 
 IP, RISK = (("inferior-positives", {"alpha": 0.2}),), (("clinical-risk", {}),)
 DESIGN = [
@@ -409,9 +409,7 @@ def test_selection_by_prediction_without_predictions_is_an_error():
 def test_an_arm_with_a_new_scheme_is_one_row(monkeypatch):
     row = Arm("adaptive", "", "", TWO_VIEWS, weighting=(("new", {}),))
     monkeypatch.setattr(factors, "ARMS", {**ARMS, "mine": row})
-    monkeypatch.setitem(
-        weighting.SCHEMES, "new", lambda similarity, pairs, weights: weights
-    )
+    monkeypatch.setitem(WEIGHTINGS, "new", lambda similarity, pairs, weights: weights)
     assert get_arm("mine").weighting == (("new", {}),)
     assert bool(factor_table(["mine"]).loc["mine", "new"])
 

@@ -25,8 +25,8 @@ def watched(name, monkeypatch, **options):
     if adversary.loss in OBJECTIVES:
         make_objective = OBJECTIVES[adversary.loss]
 
-        def watch(state, batch, adversary):
-            raised = make_objective(state, batch, adversary)
+        def watch(batch, adversary):
+            raised = make_objective(batch, adversary)
 
             def value(attacked):
                 values = raised(attacked)
@@ -40,9 +40,9 @@ def watched(name, monkeypatch, **options):
         monkeypatch.setitem(OBJECTIVES, adversary.loss, watch)
     inner, left = step.attack_views, {}
 
-    def around(state, batch, adversary):
+    def around(batch, adversary):
         before = {n: b.clone() for n, b in state.model.named_buffers()}
-        attacked = inner(state, batch, adversary)
+        attacked = inner(batch, adversary)
         left["changed"] = [
             n for n, b in state.model.named_buffers() if not torch.equal(b, before[n])
         ]
@@ -53,7 +53,7 @@ def watched(name, monkeypatch, **options):
         if seen:  # in the statistics of the attack, before the training pass moves them
             clean = {view: batch.signals[view[:-1]] for view in attacked}
             with evaluation_mode(state.model), torch.no_grad():
-                raised = make_objective(state, seen[0][3], adversary)
+                raised = make_objective(seen[0][3], adversary)
                 left["last"] = raised(attacked).sum().item()
                 left["unattacked"] = raised(clean).sum().item()
         return attacked
@@ -135,7 +135,7 @@ def both(state, data, views):
     """A batch of clean views in evaluation mode, and starred `views` attacked by noise."""
     with evaluation_mode(state.model), torch.no_grad():
         batch = draw_views(state, data, INDEX, {v.rstrip("*") for v in views})
-        state.embed_views(batch, [v for v in views if not v.endswith("*")], False)
+        batch.embed([v for v in views if not v.endswith("*")], False)
     noise = torch.Generator().manual_seed(0)
     attacked = {
         v: batch.signals[v[:-1]] + 0.02 * torch.randn(batch.signals[v[:-1]].shape, generator=noise)
@@ -170,7 +170,7 @@ def test_the_contrastive_attack_raises_the_plain_loss_of_its_views(name, adversa
     rows, labelled = batch.rows_of(views), adversary.loss == "labelled-contrast"
     pull, push = (label_pull, label_push) if labelled else (equal_pull, equal_push)
     with evaluation_mode(state.model):
-        value = OBJECTIVES[adversary.loss](state, batch, adversary)(attacked)
+        value = OBJECTIVES[adversary.loss](batch, adversary)(attacked)
         held = {
             v: state.embed(batch.signals[v], False).detach()
             for v in views
@@ -209,7 +209,7 @@ def test_attacks_on_predictions_raise_cross_entropy_or_kl_of_each_record(multila
         batch, attacked = both(state, data, ("1", "1*"))
         with evaluation_mode(state.model), torch.no_grad():
             adversary = state.arm.adversary
-            values = OBJECTIVES[adversary.loss](state, batch, adversary)(attacked)
+            values = OBJECTIVES[adversary.loss](batch, adversary)(attacked)
             clean, worse = (
                 state.logits(batch.signals["1"]),
                 state.logits(attacked["1*"]),
@@ -225,7 +225,7 @@ def test_the_attack_on_a_student_leaves_its_teacher():
     state, data = fresh("deacl")
     batch, attacked = both(state, data, ("0", "0*"))
     with evaluation_mode(state.model), torch.no_grad():
-        values = OBJECTIVES["teacher"](state, batch, state.arm.adversary)(attacked)
+        values = OBJECTIVES["teacher"](batch, state.arm.adversary)(attacked)
         student, teacher = (
             state.features(attacked["0*"], True),
             state.teacher(batch.signals["0"]),

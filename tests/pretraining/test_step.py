@@ -185,7 +185,7 @@ def shuffled_pushes(batches=40):
         index = torch.randperm(80, generator=stream)[:24]
         batch = draw_views(state, data, index, {"1", "2"})
         batch.features = dict.fromkeys(("1", "2", "1*"), torch.zeros(24, 1))
-        step._add_metadata(state, batch)
+        step._add_metadata(batch)
         rows = batch.rows_of(("1", "2", "1*"))
         z = torch.nn.functional.normalize(torch.randn(72, 8, generator=stream), dim=1)
         similarity, pairs = z @ z.T / 0.5, Pairs(rows, rows)

@@ -13,14 +13,13 @@ from ecgstudy.pretraining.contrast import (
 )
 from ecgstudy.pretraining.pairs import Pairs, Rows, Weights
 from ecgstudy.pretraining.weighting import (
-    SCHEMES,
     compose,
     pull_inferior_positives,
     push_by_clinical_risk,
     push_hard_negatives,
-    scheme,
     uniform,
 )
+from ecgstudy.registry import WEIGHTINGS
 
 RISK, MISSING = [0.02, 0.05, 0.30, 0.11], [0.0, 0.7, 0.3, 1.0]
 LABELS = [[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 0, 0]]
@@ -210,7 +209,7 @@ def test_schemes_chain_in_any_order():
 @settings(max_examples=30, deadline=None)
 @given(
     some.integers(0, 2**31),
-    some.lists(some.sampled_from(sorted(SCHEMES)), max_size=3, unique=True),
+    some.lists(some.sampled_from(WEIGHTINGS.names()), max_size=3, unique=True),
 )
 def test_every_scheme_keeps_the_promises_of_weights(seed, names):
     pairs = pairs_of(views=3, adversarial=True, patients=(0, 1, 1, 2))
@@ -327,9 +326,9 @@ def test_inferior_positives_take_the_alpha_of_each_row_when_it_adapts():
 
 
 def test_a_new_scheme_is_one_function(monkeypatch):
-    monkeypatch.setitem(SCHEMES, "far-negatives", None)  # taken away afterwards
+    monkeypatch.setitem(WEIGHTINGS, "far-negatives", None)  # taken away afterwards
 
-    @scheme("far-negatives")
+    @WEIGHTINGS.register("far-negatives")
     def push_far_negatives(similarity, pairs, weights, beta=1.0):
         return weights.with_push(-beta * similarity)
 

@@ -12,7 +12,7 @@ from bs4 import BeautifulSoup
 
 from ecgstudy.errors import StudyError
 from ecgstudy.pretraining.suffixes import CONTROLS, SINGLE_STEP, arm_names
-from ecgstudy.pretraining.weighting import SCHEMES
+from ecgstudy.registry import WEIGHTINGS
 from ecgstudy.running import cache, engine, workflow
 from ecgstudy.study import ROOT, Study, load_study
 
@@ -169,7 +169,7 @@ def test_the_explored_ecg_is_a_page_with_every_scheme_and_figures_in_words(tmp_p
     page = BeautifulSoup(
         (folder / "outputs/tiny/report/05_explore.html").read_text(), "html.parser"
     )
-    assert {name for name in SCHEMES if name != "shuffled"} <= {
+    assert {name for name in WEIGHTINGS if name != "shuffled"} <= {
         cell.get_text() for cell in page.find_all("td")
     }
     ecg, energy, weights = (image["alt"] for image in page.find_all("img"))
