@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from ecgstudy.errors import StudyError
+from ecgstudy.registry import PLUGIN, PLUGINS
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 METHODS = ("slf", "alf", "aff")
@@ -245,6 +246,30 @@ def split_leads(name: str) -> tuple[str, tuple[str, ...]]:
     return (match[1], tuple(match[2].split("+"))) if match else (name, ())
 
 
+def factory_module(factory: str) -> str:
+    """Name of the module of a pretrained encoder's factory, ``module:function``.
+
+    Nothing is imported here, and no other module ever is: a params file alone must not
+    run just any code.
+
+    Raises
+    ------
+    StudyError
+        For a module that is neither one of ours nor a loaded plugin.
+    """
+    module = factory.partition(":")[0]
+    if re.fullmatch(r"ecgstudy\.models\.released\.\w+", module):
+        return module
+    plugins = [p for p in PLUGINS if p.rpartition("_")[0] == f"{PLUGIN}{module}"]
+    if not plugins:
+        raise StudyError(
+            f"encoder.factory: {module!r} is neither a module of "
+            "ecgstudy.models.released nor a plugin; put a network of your own into a "
+            "plugin (docs/released_encoders.md)"
+        )
+    return plugins[-1]
+
+
 _RELEASED = ("factory", "weights", "sha256")
 """Keys of a pretrained encoder in a params file, beside its `options`."""
 
@@ -262,6 +287,7 @@ def spelled_out(content: object) -> object:
     section = content.get("encoder") if isinstance(content, dict) else None
     if not isinstance(section, dict) or "factory" not in section:
         return content
+    factory_module(str(section["factory"]))
     rest = {key: value for key, value in section.items() if key not in _RELEASED}
     own = {key: section[key] for key in _RELEASED if section.get(key) is not None}
     options = {

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from networks import noise
+from networks import NAMES, noise
 from test_foundation import needs_transformers
 from test_robustness import OPTIONS, records_with_sensitivity
 from toy import toy_records, toy_run
@@ -24,7 +24,7 @@ from ecgstudy.evaluation import diagnostics, embedding, explore
 from ecgstudy.evaluation.runner import evaluate, validation_curve
 from ecgstudy.files import ROOT
 from ecgstudy.models.checkpoints import load_encoder, load_tensors
-from ecgstudy.models.encoders import ENCODERS, Encoder, build_encoder
+from ecgstudy.models.encoders import Encoder, build_encoder
 from ecgstudy.models.released.adapter import Adapted
 from ecgstudy.models.released.hubert import hubert_ecg
 from ecgstudy.models.released.net1d import clef
@@ -180,7 +180,7 @@ def test_every_arm_has_the_same_loss_and_gradient_there(arm, multilabel, teacher
 
 @pytest.mark.parametrize("dual", [False, True])
 @pytest.mark.parametrize(
-    "build", [*[n for n in ENCODERS if n != "pretrained"], clef, HUBERT]
+    "build", [*NAMES, clef, HUBERT]
 )
 def test_every_encoder_has_the_same_features_and_gradients_there(build, dual):
     """Released networks too, behind their adaptation of leads, rate and band."""

@@ -1,13 +1,13 @@
-"""The networks of the study, along time: records in, one vector of features a record out.
+"""The networks of the study: an ECG in, one vector of features out.
 
-Convolutions are Conv2d of height 1 in channels-last memory: measured 1.3 to 1.9 times as fast as
-Conv1d on CPUs. Every network takes any number of leads and any length from 64 samples, and ends in a
-mean over time in float32. Its sizes are a table beside it: `small` trains on one CPU core, `base` is the
-literature's.
+Convolutions are Conv2d of height 1 in channels-last memory: on CPUs 1.3 to 1.9 times as
+fast as Conv1d (measured). Every network takes any number of leads and any length from
+64 samples, and ends in a mean over time in float32. Each has two sizes: ``small``
+trains on one CPU core, ``base`` is the literature's.
 """
 
 import math
-from itertools import pairwise
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -17,56 +17,68 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ecgstudy.errors import StudyError
 from ecgstudy.registry import ENCODERS
 
-encoder = ENCODERS.register
-"""Decorator of a factory (leads, dual, **options) of a backbone.
 
-A backbone maps (records, leads, 1, samples) and a flag `adversarial` to
-(records, features), and has an attribute `features`.
-"""
+def backbone(name: str, small: dict, base: dict) -> Callable[[type], type]:
+    """Register a network of two sizes as the encoder `name`.
 
-
-Sizes = dict[str, dict[str, int | tuple[int, ...]]]
-
-
-def settings(name: str, sizes: Sizes, size: str, options: dict[str, int]) -> dict:
-    """The options of a size, some replaced by `options`.
-
-    Raises
-    ------
-    StudyError
-        For an unknown size or option, or a value that is not a whole number above 0 (odd for `kernel`).
+    Parameters
+    ----------
+    name
+        What params files call it.
+    small, base
+        Keyword arguments of the network in each size; a params file may replace some.
     """
-    if size not in sizes:
-        raise StudyError(f"{name} has no size {size!r}; known: {', '.join(sizes)}")
+    sizes = {"small": small, "base": base}
+
+    def register(network: type[nn.Module]) -> type[nn.Module]:
+        @ENCODERS.register(name)
+        def build(leads: int, dual: bool, size: str = "small", **options) -> nn.Module:
+            if size not in sizes:
+                raise StudyError(f"{name} has no size {size!r}; known: small, base")
+            _check_options(name, options, small)
+            return network(leads, dual, **{**sizes[size], **options})
+
+        return network
+
+    return register
+
+
+def _check_options(name: str, options: dict, known: dict) -> None:
+    """Refuse unknown options, and values that are no whole number above 0."""
     for key, value in options.items():
-        if key not in sizes[size]:
+        if key not in known:
             raise StudyError(
-                f"{name} has no option {key!r}; known: size, {', '.join(sizes[size])}"
+                f"{name} has no option {key!r}; known: size, {', '.join(known)}"
             )
-        parts = value if isinstance(value, tuple) else (value,)
-        if any(
-            isinstance(part, bool) or not isinstance(part, int) or part < 1
-            for part in parts
-        ):
+        counts = value if isinstance(value, tuple) else (value,)
+        if not all(type(count) is int and count > 0 for count in counts):
             raise StudyError(
                 f"{name} takes a whole number above 0 as {key}, not {value!r}"
             )
         if key == "kernel" and value % 2 == 0:
-            raise StudyError(
-                f"{name} takes an odd kernel, so that it has a middle, not {value!r}"
-            )
-    return {**sizes[size], **options}
+            raise StudyError(f"{name} takes an odd kernel (with a middle), not {value}")
 
 
 class DualBatchNorm(nn.Module):
-    """Batch norm with separate statistics and affine parameters for clean and adversarial input.
+    """Batch norm with other statistics and weights for adversarial input.
 
-    As in AdvCL and ACL (Fan et al. 2021, Jiang et al. 2020). With ``dual=False`` both kinds of
-    input share one set.
+    As in AdvCL and ACL (Fan et al. 2021, Jiang et al. 2020).
+
+    Parameters
+    ----------
+    channels
+        Of the input.
+    dual
+        False: both kinds of input share one set.
+    norm
+        Makes a norm of so many channels.
     """
 
     def __init__(
-        self, channels: int, dual: bool, norm: type[nn.Module] = nn.BatchNorm2d
+        self,
+        channels: int,
+        dual: bool,
+        norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
     ):
         super().__init__()
         self.norms = nn.ModuleList(norm(channels) for _ in range(2 if dual else 1))
@@ -76,12 +88,23 @@ class DualBatchNorm(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """Convolution along time and batch norm; `folded` makes them one convolution."""
+    """Convolution along time and batch norm.
+
+    Parameters
+    ----------
+    inputs, outputs
+        Channels.
+    kernel, stride
+        In samples.
+    dual
+        Separate batch norm for adversarial input.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, dual: bool):
         super().__init__()
+        padding = (0, kernel // 2)
         self.conv = nn.Conv2d(
-            inputs, outputs, (1, kernel), (1, stride), (0, kernel // 2), bias=False
+            inputs, outputs, (1, kernel), (1, stride), padding, bias=False
         )
         self.norm: nn.Module | None = DualBatchNorm(outputs, dual)
 
@@ -90,8 +113,14 @@ class ConvNorm(nn.Module):
         return x if self.norm is None else self.norm(x, adversarial)
 
     def fold(self) -> None:
-        """Put the adversarial statistics into the convolution, for good."""
-        self.conv, self.norm = fuse_conv_bn_eval(self.conv, self.norm.norms[-1]), None
+        """Put the adversarial batch norm into the convolution, for good."""
+        self.conv = fuse_conv_bn_eval(self.conv, self.norm.norms[-1])
+        self.norm = None
+
+
+def _pool() -> nn.Module:
+    """Maxima of three samples at half the rate."""
+    return nn.MaxPool2d((1, 3), (1, 2), (0, 1))
 
 
 class _Block(nn.Module):
@@ -101,46 +130,53 @@ class _Block(nn.Module):
         super().__init__()
         self.first = ConvNorm(inputs, outputs, kernel, stride, dual)
         self.second = ConvNorm(outputs, outputs, kernel, 1, dual)
-        changes = stride > 1 or inputs != outputs
-        self.shortcut = ConvNorm(inputs, outputs, 1, stride, dual) if changes else None
+        self.shortcut = None
+        if stride > 1 or inputs != outputs:
+            self.shortcut = ConvNorm(inputs, outputs, 1, stride, dual)
 
     def forward(self, x: Tensor, adversarial: bool) -> Tensor:
-        y = self.second(torch.relu(self.first(x, adversarial)), adversarial)
-        return torch.relu(
-            y + (x if self.shortcut is None else self.shortcut(x, adversarial))
-        )
+        y = torch.relu(self.first(x, adversarial))
+        y = self.second(y, adversarial)
+        if self.shortcut is not None:
+            x = self.shortcut(x, adversarial)
+        return torch.relu(y + x)
 
 
+@backbone(
+    "resnet1d",
+    small={"width": 16, "depth": (1, 1, 1, 1), "kernel": 5},
+    base={"width": 64, "depth": (2, 2, 2, 2), "kernel": 5},
+)
 class ResNet1d(nn.Module):
-    """Residual network along time with global average pooling, so that any length goes in.
+    """Residual network along time (He et al. 2016); `base` is like a ResNet-18.
 
     Parameters
     ----------
     leads
         Input channels.
     dual
-        Separate batch-norm statistics for adversarial input.
+        Separate batch norms for adversarial input.
     width
-        Channels of the first stage; each further stage doubles them and halves the rate.
+        Channels of the first stage; each further one doubles them and halves the rate.
     depth
-        Blocks per stage; (2, 2, 2, 2) is ResNet-18.
+        Blocks of each stage.
     kernel
-        Taps of the block convolutions.
+        Samples of the blocks' convolutions.
     """
 
     def __init__(
         self, leads: int, dual: bool, width: int, depth: tuple[int, ...], kernel: int
     ):
         super().__init__()
-        self.stem = ConvNorm(leads, width, 7, 2, dual)
-        self.pool = nn.MaxPool2d((1, 3), (1, 2), (0, 1))
-        blocks, inputs = [], width
+        self.stem, self.pool = ConvNorm(leads, width, 7, 2, dual), _pool()
+        self.blocks, inputs = nn.ModuleList(), width
         for stage, count in enumerate(depth):
             for index in range(count):
+                outputs = width * 2**stage
                 stride = 2 if stage and index == 0 else 1
-                blocks.append(_Block(inputs, width * 2**stage, kernel, stride, dual))
-                inputs = width * 2**stage
-        self.blocks, self.features = nn.ModuleList(blocks), inputs
+                self.blocks.append(_Block(inputs, outputs, kernel, stride, dual))
+                inputs = outputs
+        self.features = inputs
 
     def forward(self, x: Tensor, adversarial: bool) -> Tensor:
         x = self.pool(torch.relu(self.stem(x, adversarial)))
@@ -149,52 +185,49 @@ class ResNet1d(nn.Module):
         return x.float().mean((2, 3))
 
 
-RESNET = {
-    "small": {"width": 16, "depth": (1, 1, 1, 1), "kernel": 5},
-    "base": {"width": 64, "depth": (2, 2, 2, 2), "kernel": 5},
-}
-"""`base` is the references' ResNet-18 style."""
-
-
-@encoder("resnet1d")
-def resnet1d(leads: int, dual: bool, size: str = "small", **options: int) -> ResNet1d:
-    """Residual network (He et al. 2016) in the sizes of `RESNET`."""
-    return ResNet1d(leads, dual, **settings("resnet1d", RESNET, size, options))
-
-
 class _Bottleneck(nn.Module):
-    """Narrow, convolve with the stride, widen fourfold; the shortcut averages before it widens.
+    """Narrow, convolve with the stride, widen fourfold; the shortcut averages first.
 
-    The last batch norm starts at zero, so that a fresh block is its shortcut (He et al. 2019).
+    The last batch norm starts at zero, so that a fresh block is its shortcut (He et al.
+    2019).
     """
 
     def __init__(self, inputs: int, width: int, kernel: int, stride: int, dual: bool):
         super().__init__()
+        outputs = 4 * width
         self.first = ConvNorm(inputs, width, 1, 1, dual)
         self.second = ConvNorm(width, width, kernel, stride, dual)
-        self.third = ConvNorm(width, 4 * width, 1, 1, dual)
+        self.third = ConvNorm(width, outputs, 1, 1, dual)
         for norm in self.third.norm.norms:
             nn.init.zeros_(norm.weight)
-        self.pool = (
-            nn.AvgPool2d((1, stride), ceil_mode=True) if stride > 1 else nn.Identity()
-        )
-        self.shortcut = (
-            ConvNorm(inputs, 4 * width, 1, 1, dual) if inputs != 4 * width else None
-        )
+        self.pool = nn.Identity()
+        if stride > 1:
+            self.pool = nn.AvgPool2d((1, stride), ceil_mode=True)
+        self.shortcut = None
+        if inputs != outputs:
+            self.shortcut = ConvNorm(inputs, outputs, 1, 1, dual)
 
     def forward(self, x: Tensor, adversarial: bool) -> Tensor:
-        y = torch.relu(self.second(torch.relu(self.first(x, adversarial)), adversarial))
-        y, x = self.third(y, adversarial), self.pool(x)
-        return torch.relu(
-            y + (x if self.shortcut is None else self.shortcut(x, adversarial))
-        )
+        y = torch.relu(self.first(x, adversarial))
+        y = torch.relu(self.second(y, adversarial))
+        y = self.third(y, adversarial)
+        x = self.pool(x)
+        if self.shortcut is not None:
+            x = self.shortcut(x, adversarial)
+        return torch.relu(y + x)
 
 
+@backbone(
+    "xresnet1d",
+    small={"width": 32, "depth": (1, 1, 1, 1), "kernel": 5},
+    base={"width": 64, "depth": (3, 4, 23, 3), "kernel": 5},
+)
 class XResNet1d(nn.Module):
-    """Bag-of-tricks residual network (He et al. 2019), as the PTB-XL benchmark has it along time.
+    """Bag-of-tricks residual network (He et al. 2019) as in the PTB-XL benchmark.
 
-    Three convolutions as stem, strides in the middle of a bottleneck, and as in the benchmark
-    (Strodthoff et al. 2021) the same `width` in every stage. Its end differs: the mean over time alone.
+    Three convolutions as stem, strides in the middle of bottlenecks, and the same width
+    in every stage (Strodthoff et al. 2021; `base` is their xresnet1d101). The end
+    differs: the mean over time alone.
 
     Parameters
     ----------
@@ -203,7 +236,7 @@ class XResNet1d(nn.Module):
     width
         Channels inside the bottlenecks; there are four times as many features.
     depth
-        Bottlenecks per stage; each stage but the first halves the rate.
+        Bottlenecks of each stage; each stage but the first halves the rate.
     """
 
     def __init__(
@@ -211,22 +244,20 @@ class XResNet1d(nn.Module):
     ):
         super().__init__()
         half = (width + 1) // 2
-        channels = [leads, half, half, width]
         self.stem = nn.ModuleList(
-            ConvNorm(channels[i], channels[i + 1], kernel, 1 if i else 2, dual)
-            for i in range(3)
+            [
+                ConvNorm(leads, half, kernel, 2, dual),
+                ConvNorm(half, half, kernel, 1, dual),
+                ConvNorm(half, width, kernel, 1, dual),
+            ]
         )
-        self.pool = nn.MaxPool2d((1, 3), (1, 2), (0, 1))
-        strides = [
-            2 if stage and not i else 1
-            for stage, count in enumerate(depth)
-            for i in range(count)
-        ]
-        self.blocks = nn.ModuleList(
-            _Bottleneck(4 * width if i else width, width, kernel, stride, dual)
-            for i, stride in enumerate(strides)
-        )
-        self.features = 4 * width
+        self.pool, self.features = _pool(), 4 * width
+        self.blocks, inputs = nn.ModuleList(), width
+        for stage, count in enumerate(depth):
+            for index in range(count):
+                stride = 2 if stage and index == 0 else 1
+                self.blocks.append(_Bottleneck(inputs, width, kernel, stride, dual))
+                inputs = self.features
 
     def forward(self, x: Tensor, adversarial: bool) -> Tensor:
         for part in self.stem:
@@ -237,24 +268,17 @@ class XResNet1d(nn.Module):
         return x.float().mean((2, 3))
 
 
-XRESNET = {
-    "small": {"width": 32, "depth": (1, 1, 1, 1), "kernel": 5},
-    "base": {"width": 64, "depth": (3, 4, 23, 3), "kernel": 5},
-}
-"""`base` is the benchmark's xresnet1d101."""
-
-
-@encoder("xresnet1d")
-def xresnet1d(leads: int, dual: bool, size: str = "small", **options: int) -> XResNet1d:
-    """Bag-of-tricks residual network in the sizes of `XRESNET`."""
-    return XResNet1d(leads, dual, **settings("xresnet1d", XRESNET, size, options))
-
-
+@backbone(
+    "cnn",
+    small={"width": 8, "depth": 5, "kernel": 7},
+    base={"width": 32, "depth": 5, "kernel": 7},
+)
 class Cnn1d(nn.Module):
-    """Plain convolutional network: convolution, batch norm, ReLU, pooling; then the mean over time.
+    """Plain network: stages of convolution, batch norm, ReLU and pooling.
 
-    The fully convolutional network of Wang et al. (2017) with pooling between its stages, which long
-    records need: each stage halves the rate and doubles the channels.
+    The fully convolutional network of Wang et al. (2017) with pooling between its
+    stages, which long records need: each stage halves the rate and doubles the
+    channels.
 
     Parameters
     ----------
@@ -268,12 +292,12 @@ class Cnn1d(nn.Module):
 
     def __init__(self, leads: int, dual: bool, width: int, depth: int, kernel: int):
         super().__init__()
-        channels = [leads, *(width * 2**stage for stage in range(depth))]
-        self.stages = nn.ModuleList(
-            ConvNorm(inputs, outputs, kernel, 1, dual)
-            for inputs, outputs in pairwise(channels)
-        )
-        self.pool, self.features = nn.MaxPool2d((1, 3), (1, 2), (0, 1)), channels[-1]
+        self.stages, inputs = nn.ModuleList(), leads
+        for stage in range(depth):
+            outputs = width * 2**stage
+            self.stages.append(ConvNorm(inputs, outputs, kernel, 1, dual))
+            inputs = outputs
+        self.pool, self.features = _pool(), inputs
 
     def forward(self, x: Tensor, adversarial: bool) -> Tensor:
         for stage in self.stages:
@@ -281,32 +305,26 @@ class Cnn1d(nn.Module):
         return x.float().mean((2, 3))
 
 
-CNN = {
-    "small": {"width": 8, "depth": 5, "kernel": 7},
-    "base": {"width": 32, "depth": 5, "kernel": 7},
-}
-
-
-@encoder("cnn")
-def cnn(leads: int, dual: bool, size: str = "small", **options: int) -> Cnn1d:
-    """Plain convolutional network in the sizes of `CNN`."""
-    return Cnn1d(leads, dual, **settings("cnn", CNN, size, options))
-
-
+@backbone(
+    "lstm",
+    small={"width": 64, "depth": 1, "kernel": 5},
+    base={"width": 256, "depth": 2, "kernel": 5},
+)
 class Lstm1d(nn.Module):
-    """Long short-term memory in both directions on an eighth of the rate; then the mean over time.
+    """LSTM (Hochreiter & Schmidhuber 1997) in both directions, on an eighth of the
+    rate.
 
-    Three strided convolutions with (dual) batch norm lower the rate: recurrence over every sample would
-    be slow and forget. The recurrence itself has no norm, hence nothing to double.
+    Three strided convolutions lower the rate: recurrence over every sample would be
+    slow and forget. The recurrence itself has no norm, hence nothing to double.
 
     Parameters
     ----------
     leads, dual, kernel
         As in `ResNet1d`.
     width
-        Channels of the convolutions and of each direction; there are twice as many features.
+        Channels of the convolutions and of each direction; twice as many features.
     depth
-        Recurrent layers (Hochreiter and Schmidhuber 1997).
+        Recurrent layers.
     """
 
     def __init__(self, leads: int, dual: bool, width: int, depth: int, kernel: int):
@@ -320,9 +338,9 @@ class Lstm1d(nn.Module):
         self.features = 2 * width
 
     def train(self, mode: bool = True) -> "Lstm1d":
-        """As in every module, but the recurrence stays in training mode.
+        """As of every module, but the recurrence stays in training mode.
 
-        In evaluation mode cuDNN keeps nothing for a backward pass and refuses one, so that no attack
+        In evaluation mode cuDNN keeps nothing for a backward pass, so that no attack
         would get a gradient on a GPU. Without dropout both modes are the same function.
         """
         super().train(mode)
@@ -332,70 +350,66 @@ class Lstm1d(nn.Module):
     def forward(self, x: Tensor, adversarial: bool) -> Tensor:
         for part in self.stem:
             x = torch.relu(part(x, adversarial))
-        return self.recurrent(x.squeeze(2).mT)[0].float().mean(1)
-
-
-LSTM = {
-    "small": {"width": 64, "depth": 1, "kernel": 5},
-    "base": {"width": 256, "depth": 2, "kernel": 5},
-}
-
-
-@encoder("lstm")
-def lstm(leads: int, dual: bool, size: str = "small", **options: int) -> Lstm1d:
-    """Recurrent network in the sizes of `LSTM`."""
-    return Lstm1d(leads, dual, **settings("lstm", LSTM, size, options))
+        steps, _ = self.recurrent(x.squeeze(2).mT)
+        return steps.float().mean(1)
 
 
 def positions(tokens: int, width: int, device: torch.device | None = None) -> Tensor:
-    """Sinusoids (tokens, width) that mark the place of tokens (Vaswani et al. 2017); any number goes."""
-    frequencies = torch.exp(
-        torch.arange(0, width, 2, device=device) * (-math.log(10_000) / width)
-    )
+    """Sinusoids that mark the places of tokens (Vaswani et al. 2017).
+
+    Parameters
+    ----------
+    tokens, width
+        Shape of the result; any number of tokens.
+    device
+        Where it is.
+    """
+    even = torch.arange(0, width, 2, device=device)
+    frequencies = torch.exp(even * (-math.log(10_000) / width))
     angles = torch.arange(tokens, device=device)[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :width]
 
 
 class _Transformer(nn.Module):
-    """Self-attention, then two linear layers, each on normalised input and added to it."""
+    """Self-attention and two linear layers, each on normalised input and added to
+    it."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.heads, self.norms = (
-            heads,
-            nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)]),
-        )
-        self.queries_keys_values, self.attended = (
-            nn.Linear(width, 3 * width),
-            nn.Linear(width, width),
-        )
-        self.wide, self.narrow = (
-            nn.Linear(width, 4 * width),
-            nn.Linear(4 * width, width),
-        )
+        self.heads = heads
+        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        self.queries_keys_values = nn.Linear(width, 3 * width)
+        self.attended = nn.Linear(width, width)
+        self.wide = nn.Linear(width, 4 * width)
+        self.narrow = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        split = self.queries_keys_values(self.norms[0](x)).unflatten(
-            2, (3, self.heads, -1)
-        )
-        attended = functional.scaled_dot_product_attention(
-            *split.permute(2, 0, 3, 1, 4)
-        )
+        mixed = self.queries_keys_values(self.norms[0](x))
+        # (records, tokens, 3 · width) → three of (records, heads, tokens, width of
+        # each)
+        split = mixed.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = functional.scaled_dot_product_attention(*split)
         x = x + self.attended(attended.transpose(1, 2).flatten(2))
         return x + self.narrow(functional.gelu(self.wide(self.norms[1](x))))
 
 
+@backbone(
+    "vit1d",
+    small={"width": 96, "depth": 4, "heads": 4, "patch": 25},
+    base={"width": 384, "depth": 12, "heads": 6, "patch": 25},
+)
 class Vit1d(nn.Module):
-    """Vision transformer (Dosovitskiy et al. 2021) along time: a token is a stretch of all leads.
+    """Vision transformer (Dosovitskiy et al. 2021) along time.
 
-    Zeros (each lead's mean) fill the last stretch, so that every sample counts. Layer norm sees one
-    record at a time and keeps no statistics, so clean and adversarial input have none to keep apart:
-    the flag `adversarial` changes nothing here.
+    A token is a stretch of all leads; zeros fill the last one, so that every sample
+    counts. Layer norm keeps no statistics, so clean and adversarial input have none to
+    keep apart, and `dual` and `adversarial` change nothing. `base` has the width, depth
+    and heads of ViT-S (Touvron et al. 2021).
 
     Parameters
     ----------
-    leads
-        Input channels.
+    leads, dual
+        As in `ResNet1d`.
     width
         Size of a token, and number of features.
     depth
@@ -406,34 +420,23 @@ class Vit1d(nn.Module):
         Samples of a token.
     """
 
-    def __init__(self, leads: int, width: int, depth: int, heads: int, patch: int):
+    def __init__(
+        self, leads: int, dual: bool, width: int, depth: int, heads: int, patch: int
+    ):
         super().__init__()
+        if width % heads:
+            raise StudyError(
+                f"vit1d takes heads that divide its width {width}, not {heads}"
+            )
         self.patch, self.features = patch, width
         self.embed = nn.Conv2d(leads, width, (1, patch), (1, patch))
         self.blocks = nn.ModuleList(_Transformer(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, adversarial: bool) -> Tensor:
-        x = self.embed(functional.pad(x, (0, -x.shape[3] % self.patch))).squeeze(2).mT
-        x = x + positions(*x.shape[1:], x.device)
+        missing = -x.shape[3] % self.patch
+        x = self.embed(functional.pad(x, (0, missing))).squeeze(2).mT
+        x = x + positions(x.shape[1], x.shape[2], x.device)
         for block in self.blocks:
             x = block(x)
         return self.norm(x).float().mean(1)
-
-
-VIT = {
-    "small": {"width": 96, "depth": 4, "heads": 4, "patch": 25},
-    "base": {"width": 384, "depth": 12, "heads": 6, "patch": 25},
-}
-"""`base` has the width, depth and heads of ViT-S (Touvron et al. 2021)."""
-
-
-@encoder("vit1d")
-def vit1d(leads: int, dual: bool, size: str = "small", **options: int) -> Vit1d:
-    """Vision transformer in the sizes of `VIT`; without batch norm, `dual` has nothing to double."""
-    chosen = settings("vit1d", VIT, size, options)
-    if chosen["width"] % chosen["heads"]:
-        raise StudyError(
-            f"vit1d takes heads that divide its width {chosen['width']}, not {chosen['heads']}"
-        )
-    return Vit1d(leads, **chosen)

@@ -1,7 +1,6 @@
-"""Weights and training state on disk: safetensors only, so that loading never runs code."""
+"""Weights and training state on disk, in safetensors: loading never runs code."""
 
 import json
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,95 +10,85 @@ from torch import Generator, Tensor, nn
 
 from ecgstudy.devices import pick_device
 from ecgstudy.errors import StudyError
-from ecgstudy.files import in_checkout, json_text, whole_file, whole_files
-from ecgstudy.models.encoders import Encoder, build_encoder
+from ecgstudy.files import check_sum, in_checkout, json_text, whole_file, write_result
+from ecgstudy.models.encoders import Encoder, build_encoder, load_state
 from ecgstudy.models.heads import Classifier
-from ecgstudy.models.released.adapter import without_weights
 from ecgstudy.params import method
-
-
-def save_tensors(
-    path: Path, tensors: dict[str, Tensor], note: dict | None = None
-) -> None:
-    """Write `tensors` and a JSON-serialisable `note` to a safetensors file, whole (see `whole_file`)."""
-    with whole_file(path) as partial:
-        write_tensors(partial, tensors, note)
 
 
 def write_tensors(
     path: Path, tensors: dict[str, Tensor], note: dict | None = None
 ) -> None:
-    """As `save_tensors`, for a path that `ecgstudy.files.whole_files` gave."""
-    plain = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()
-    }
+    """Write a safetensors file.
+
+    Parameters
+    ----------
+    path
+        Of the file, such as `ecgstudy.files.write_result` gives it.
+    tensors
+        By name.
+    note
+        What JSON can hold, kept beside them.
+    """
+    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     # Not safetensors' save_file: killed, it leaves a file of a name of its own.
     path.write_bytes(save(plain, metadata={"note": json.dumps(note or {})}))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Read what `save_tensors` wrote.
+    """Tensors and note of a safetensors file.
 
     Raises
     ------
     StudyError
-        When the file is missing or damaged, naming it.
+        When the file is missing or damaged.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        with safe_open(check_sum(path), framework="pt") as file:
+            names = list(file.keys())
+            tensors = {name: file.get_tensor(name) for name in names}
             return tensors, json.loads((file.metadata() or {}).get("note", "{}"))
     except FileNotFoundError:
-        raise StudyError(
-            f"{path}: no such file; run `make study STUDY=…`, which makes it"
-        ) from None
+        raise StudyError(f"{path}: no such file; `ecgstudy study` makes it") from None
     except (OSError, SafetensorError, ValueError) as error:
         raise StudyError(
-            f"{path}: not a readable safetensors file ({error}); delete it to make it anew"
+            f"{path}: not a readable safetensors file ({error}); delete it to make it "
+            "again"
         ) from error
 
 
 def to_float16(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights (2 and more dimensions) as float16; biases, batch-norm statistics and scales stay float32.
+    """Weights (2 and more dimensions) as float16; the rest stays as it is.
 
-    So do tensors with values beyond float16's 65,504, as a head on a feature that is almost always the same.
+    So do weights beyond float16's 65,504: a head on a feature that hardly varies.
     """
-    most = torch.finfo(torch.float16).max
-    weights = {
-        name: t for name, t in state.items() if t.is_floating_point() and t.ndim > 1
-    }
-    return state | {
-        name: t.half() for name, t in weights.items() if (t.abs() <= most).all()
-    }
+    largest = torch.finfo(torch.float16).max
+    rounded = dict(state)
+    for name, tensor in state.items():
+        weights = tensor.is_floating_point() and tensor.ndim > 1
+        if weights and tensor.abs().max() <= largest:
+            rounded[name] = tensor.half()
+    return rounded
 
 
-def load_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Load `state` into `module`, in the module's own precision.
-
-    Raises
-    ------
-    StudyError
-        When names or shapes do not match (a checkpoint of another encoder).
-    """
-    own = module.state_dict()
-    wrong = sorted(set(own) ^ set(state)) or [
-        name for name in own if own[name].shape != state[name].shape
-    ]
-    if wrong:
-        raise StudyError(
-            f"{path}: made for another encoder or head ({wrong[0]!r} does not match); "
-            "use the options in the encoder.json beside it"
-        )
-    module.load_state_dict(state)
+# ---- stored encoders and classifiers -------------------------------------------------
 
 
 def save_encoder(
     folder: Path, model: nn.ModuleDict, form: dict, history: str | None = None
 ) -> None:
-    """Write ``encoder.safetensors`` (float16 weights) and ``encoder.json``, which says how to build it.
+    """Store a trained model; the study evaluates it as stored, rounded to float16.
 
-    The study evaluates the encoder *as stored*. `model` holds it and what it was trained with: a projector,
-    or a supervised arm's head. `history`, if given, becomes ``history.jsonl``.
+    Parameters
+    ----------
+    folder
+        The run's.
+    model
+        The encoder and what it was trained with (projector, head, …).
+    form
+        What says how to build it: ``encoder.json``.
+    history
+        Content of ``history.jsonl``; None: there is none.
     """
     save_result(folder, to_float16(model.state_dict()), form, history)
 
@@ -107,109 +96,105 @@ def save_encoder(
 def save_result(
     folder: Path, tensors: dict[str, Tensor], form: dict, history: str | None
 ) -> None:
-    """Write a run's ``encoder.safetensors``, ``history.jsonl`` and ``encoder.json``: all or none.
+    """Write ``encoder.safetensors``, ``encoder.json`` and ``history.jsonl``, or none.
 
-    The last one says that the others are there, goes first and comes last.
+    Parameters
+    ----------
+    folder, form, history
+        As of `save_encoder`.
+    tensors
+        As they are stored.
     """
-    with whole_files() as new:
-        new(folder / "encoder.json").write_text(json_text(form), encoding="utf-8")
+    with write_result(folder) as new:
+        new("encoder.json").write_text(json_text(form), encoding="utf-8")
         if history is not None:
-            new(folder / "history.jsonl").write_text(history, encoding="utf-8")
-        write_tensors(new(folder / "encoder.safetensors"), tensors)
-        (folder / "encoder.json").unlink(missing_ok=True)
+            new("history.jsonl").write_text(history, encoding="utf-8")
+        write_tensors(new("encoder.safetensors"), tensors)
 
 
 def load_encoder(
     folder: str | Path, device: str = "cpu"
 ) -> tuple[Encoder, nn.Linear | None, dict]:
-    """The encoder that a run stored in `folder`, its head if it was trained with one, and its form.
+    """The stored encoder of a run, its head if it was trained with one, and its form.
 
-    A relative `folder` that is not there is looked for in the checkout.
-
-    Examples
-    --------
-    >>> encoder, head, form = load_encoder("outputs/mitdb/runs/mitdb/rocl/seed0")  # doctest: +SKIP
-    >>> features = encoder(signals_mv)  # (records, leads, samples) in mV  # doctest: +SKIP
+    Parameters
+    ----------
+    folder
+        Such as ``outputs/mitdb/runs/mitdb/rocl/seed0``; a relative one that is not
+        there is looked for in the checkout.
+    device
+        ``"cpu"``, ``"cuda"`` or ``"auto"``.
 
     Raises
     ------
     StudyError
         When a file is missing, damaged or made for another encoder.
     """
-    folder = in_checkout(folder)
+    folder, place = in_checkout(folder), pick_device(device)
     file, path = folder / "encoder.json", folder / "encoder.safetensors"
     try:
-        form = json.loads(file.read_text(encoding="utf-8"))
-        scale, classes = (
-            (torch.zeros(len(form["leads"])), torch.ones(())),
-            len(form["classes"]),
-        )
-        name, options, dual = (
-            form["encoder"]["name"],
-            form["encoder"]["options"],
-            form["dual"],
-        )
+        form = json.loads(check_sum(file).read_text(encoding="utf-8"))
+        name, options = form["encoder"]["name"], form["encoder"]["options"]
+        leads, classes, dual = len(form["leads"]), len(form["classes"]), form["dual"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudyError(
             f"{file}: missing or damaged ({error}); pretrain the run first"
         ) from error
-    encoder = build_encoder(name, without_weights(options), *scale, dual=dual)
+    mean_mv, std_mv = torch.zeros(leads), torch.ones(())  # the stored ones follow
+    if name == "pretrained":  # trained weights follow; the released ones may be gone
+        options = options | {"weights": None}
+    encoder = build_encoder(name, options, mean_mv, std_mv, dual)
     state, _ = load_tensors(path)
-    own = {
-        name.removeprefix("encoder."): t
-        for name, t in state.items()
-        if name.startswith("encoder.")
-    }
-    load_state(encoder, own, path)
-    head = None
-    if "head.weight" in state:
+    load_state(encoder, _part(state, "encoder."), path)
+    head, stored_head = None, _part(state, "head.")
+    if stored_head:
         head = nn.Linear(encoder.features, classes)
-        load_state(
-            head, {name: state[f"head.{name}"] for name in ("weight", "bias")}, path
-        )
-    place = pick_device(device)
-    encoder = encoder.to(place).eval().requires_grad_(False)
-    return encoder, head if head is None else head.to(place).requires_grad_(False), form
+        load_state(head, stored_head, path)
+        head = head.to(place).requires_grad_(False)
+    return encoder.to(place).eval().requires_grad_(False), head, form
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Tensors whose names begin with `prefix`, without it."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def load_classifier(folder: str | Path, device: str = "cpu") -> tuple[Classifier, dict]:
-    """Encoder and head of one evaluated run, ready to attack: signals in mV → logits.
+    """Encoder and head of an evaluated run, ready to attack: signals in mV → logits.
 
     Parameters
     ----------
     folder
-        A protocol folder, such as ``outputs/mitdb/runs/mitdb/rocl/seed0/slf``. The encoder is that of the
-        folder above, or after ``aff``, which trains all weights, the one inside. A relative one that is not
-        there is looked for in the checkout.
+        Of a protocol, such as ``outputs/mitdb/runs/mitdb/rocl/seed0/slf``. The encoder
+        is that of the run, or after ``aff``, which trains all weights, the one inside.
+    device
+        As of `load_encoder`.
 
     Returns
     -------
     model : Classifier
-        (records, leads, samples) in mV → logits (records, classes), in evaluation mode.
+        (records, leads, samples) in mV → logits (records, classes), frozen.
     form : dict
-        Leads, sampling rate in Hz, classes, whether multi-label (those tested on), and the encoder's options.
+        Leads, sampling rate in Hz, classes, whether multi-label, and more.
     """
     folder = in_checkout(folder)
-    state, note = load_tensors(folder / "head.safetensors")
-    home = folder if method(note.get("protocol", "slf")) == "aff" else folder.parent
-    encoder, _, form = load_encoder(home, device)
+    path = folder / "head.safetensors"
+    state, note = load_tensors(path)
+    fine_tuned = method(note.get("protocol", "slf")) == "aff"
+    encoder, _, form = load_encoder(folder if fine_tuned else folder.parent, device)
+    # After transfer, the classes are those of the data that were tested on.
     form |= {key: note[key] for key in ("classes", "multilabel") if key in note}
     head = nn.Linear(encoder.features, len(form["classes"]))
-    load_state(head, state, folder / "head.safetensors")
-    model = Classifier(encoder, head.to(device)).eval().requires_grad_(False)
-    model.register_forward_pre_hook(partial(_check_form, tuple(form["leads"])))
-    return model, form
+    load_state(head, state, path)
+    head.to(encoder.mean_mv.device)
+    return Classifier(encoder, head).eval().requires_grad_(False), form
 
 
-def _check_form(
-    leads: tuple[str, ...], _: nn.Module, given: tuple[Tensor, ...]
-) -> None:
-    """Fewer leads would be spread over all of them, and pass unseen."""
-    if given[0].ndim != 3 or given[0].shape[1] != len(leads):
-        raise StudyError(
-            f"signals of shape {tuple(given[0].shape)}; this model takes (records, {len(leads)}, samples):"
-            f" leads {', '.join(leads)}"
-        )
+# ---- interrupted training ------------------------------------------------------------
 
 
 def save_progress(
@@ -219,17 +204,25 @@ def save_progress(
     streams: dict[str, Generator],
     note: dict,
 ) -> None:
-    """Write everything that an exact continuation needs: weights, optimiser, random streams, `note`."""
+    """Write everything that an exact continuation needs.
+
+    Parameters
+    ----------
+    path
+        Of the checkpoint.
+    model, optimizer, streams
+        Weights, moments, and random streams by name.
+    note
+        What else is wanted, as JSON.
+    """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for index, values in optimizer.state_dict()["state"].items():
-        tensors |= {
-            f"optimizer.{index}.{name}": torch.as_tensor(value)
-            for name, value in values.items()
-        }
-    tensors |= {
-        f"stream.{name}": stream.get_state() for name, stream in streams.items()
-    }
-    save_tensors(path, tensors, note)
+    for index, moments in optimizer.state_dict()["state"].items():
+        for name, value in moments.items():
+            tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+    for name, stream in streams.items():
+        tensors[f"stream.{name}"] = stream.get_state()
+    with whole_file(path) as new:
+        write_tensors(new, tensors, note)
 
 
 def load_progress(
@@ -238,61 +231,40 @@ def load_progress(
     optimizer: torch.optim.Optimizer,
     streams: dict[str, Generator],
 ) -> dict:
-    """Restore what `save_progress` wrote and return its note.
+    """Restore what `save_progress` wrote, and return its note.
+
+    Parameters
+    ----------
+    path, model, optimizer, streams
+        As of `save_progress`.
 
     Raises
     ------
     StudyError
-        When the file is damaged, belongs to another model, or was begun on a GPU and is to go on on a CPU,
-        or the reverse: their random generators have states of different sizes. Nothing is restored then.
+        When the file is damaged, of another model, or begun on another kind of device,
+        whose random generators are others. Nothing is restored then.
     """
     tensors, note = load_tensors(path)
-    part = {prefix: {} for prefix in ("model", "optimizer", "stream")}
-    for name, tensor in tensors.items():
-        prefix, rest = name.split(".", 1)
-        part[prefix][rest] = tensor
-    _check_streams(path, part["stream"], streams)
-    load_state(model, part["model"], path)
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in part["optimizer"].items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = tensor
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for (
-        index,
-        values,
-    ) in (
-        state.items()
-    ):  # the fused optimiser walks memory: moments need their weight's layout
-        like = parameters[index]
-        state[index] = {
-            k: torch.empty_like(like).copy_(v) if v.shape == like.shape else v
-            for k, v in values.items()
-        }
-    optimizer.load_state_dict(
-        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
+    stored = _part(tensors, "stream.")
     for name, stream in streams.items():
-        stream.set_state(part["stream"][name])
-    return note
-
-
-def _check_streams(
-    path: Path, stored: dict[str, Tensor], streams: dict[str, Generator]
-) -> None:
-    for name, stream in streams.items():
-        found, ours = stored[name].numel(), stream.get_state().numel()
-        if found == ours:
-            continue
-        # Another `device` in the params file would be another run, which starts anew.
-        begun, here, way = "a GPU", "the CPU", "where torch finds a GPU"
-        if stream.device.type != "cpu":
-            begun, here, way = (
-                "the CPU",
-                "a GPU",
-                "by `CUDA_VISIBLE_DEVICES= make study PROFILE=local`",
+        if stored[name].shape != stream.get_state().shape:
+            begun = "the CPU" if stream.device.type == "cuda" else "a GPU"
+            raise StudyError(
+                f"{path}: begun on {begun}, whose random numbers cannot be continued "
+                f"here; go on on {begun}, or delete it to start anew"
             )
-        raise StudyError(
-            f"{path}: begun on {begun}, it cannot go on on {here}, whose random generators are others"
-            f" ({name!r} has {found:,} bytes, not {ours:,}); go on {way}, or delete it to start anew"
-        )
+    load_state(model, _part(tensors, "model."), path)
+    state = optimizer.state_dict()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, parameter in enumerate(parameters):
+        moments = _part(tensors, f"optimizer.{index}.")
+        for name, value in moments.items():
+            if value.shape == parameter.shape:
+                # The fused optimiser walks memory: moments need their weight's layout.
+                moments[name] = torch.empty_like(parameter).copy_(value)
+        if moments:
+            state["state"][index] = moments
+    optimizer.load_state_dict(state)
+    for name, stream in streams.items():
+        stream.set_state(stored[name])
+    return note

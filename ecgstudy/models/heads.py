@@ -1,21 +1,57 @@
-"""Objectives that learn from labels: the references that contrastive arms are held against."""
+"""Heads on features: class scores, the loss of labels, the classifier, linear
+probes."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 
-def label_loss(logits: Tensor, labels: Tensor, multilabel: bool) -> Tensor:
-    """Cross-entropy per record (records,): softmax, or the sum of binary cross-entropies.
+def class_scores(logits: Tensor, multilabel: bool) -> Tensor:
+    """Scores whose order gives each class's AUROC, from logits (records, classes).
 
-    `logits` and `labels` are (records, classes); labels are one-hot when not `multilabel`.
+    The logits themselves if `multilabel`, else log(p_c / (1 − p_c)) of the softmax in
+    log space: f_c − logsumexp_{k≠c} f_k.
+    """
+    if multilabel:
+        return logits
+    itself = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
+    others = logits[:, None, :].masked_fill(itself, -1e30)
+    return logits - torch.logsumexp(others, 2)
+
+
+def label_loss(logits: Tensor, labels: Tensor, multilabel: bool) -> Tensor:
+    """Cross-entropy of each record, (records,).
+
+    Parameters
+    ----------
+    logits, labels
+        (records, classes); labels are one-hot if not `multilabel`.
+    multilabel
+        Sum of binary cross-entropies instead of that of the softmax.
     """
     scores = class_scores(logits.float(), multilabel)
     return cross_entropy(scores, cross_entropy_targets(labels, multilabel))
 
 
+def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
+    """Summed binary cross-entropies of `scores` with `targets`, (records,).
+
+    Targets of NaN are left out. With the true class alone this is the cross-entropy of
+    the softmax, since the sigmoid of a softmax margin is the class's probability.
+    """
+    counted = ~targets.isnan()
+    targets = targets.nan_to_num()
+    loss = binary_cross_entropy_with_logits(scores, targets, reduction="none")
+    return (loss * counted).sum(1)
+
+
+def cross_entropy_targets(labels: Tensor, multilabel: bool) -> Tensor:
+    """Targets of `cross_entropy`: multi-hot labels, or the true class (others NaN)."""
+    return labels if multilabel else torch.where(labels > 0, labels, torch.nan)
+
+
 class Classifier(nn.Module):
-    """Signals in mV → logits: an encoder and a linear head, with adversarial statistics throughout."""
+    """Signals in mV → logits: an encoder, with adversarial statistics, and a head."""
 
     def __init__(self, encoder: nn.Module, head: nn.Linear):
         super().__init__()
@@ -23,14 +59,13 @@ class Classifier(nn.Module):
 
     def forward(self, signals: Tensor) -> Tensor:
         features = self.encoder(signals, adversarial=True).float()
-        with torch.autocast(
-            features.device.type, enabled=False
-        ):  # attacks may pass the encoder in bfloat16
+        # Attacks may pass the encoder in bfloat16, the head never.
+        with torch.autocast(features.device.type, enabled=False):
             return self.head(features)
 
 
 def zero_head(features: int, classes: int) -> nn.Linear:
-    """Linear head that starts at zero: every class equally likely."""
+    """A linear head that starts at zero: every class is equally likely."""
     head = nn.Linear(features, classes)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
@@ -48,17 +83,21 @@ def fit_linear_probe(
     weight_decay: float,
     generator: torch.Generator,
 ) -> nn.Linear:
-    """Linear head on frozen features: zero start, clean cross-entropy, no class weights, last epoch.
+    """A linear head on frozen features: zero start, clean cross-entropy, last epoch.
 
-    Features are standardised for the fit (AdamW, cosine decay) and the standardisation is folded
-    into the head, which thus takes raw features.
+    Features are standardised for the fit (AdamW, cosine decay, no class weights), and
+    the standardisation is folded into the head, which thus takes raw features.
 
     Parameters
     ----------
-    features
-        (records, features) of the training records.
-    labels
-        Multi-hot (records, classes).
+    features, labels
+        Of the training records, (records, features) and multi-hot (records, classes).
+    multilabel
+        Whether a record may have several classes or none.
+    epochs, batch_size, learning_rate, weight_decay
+        Of the optimisation; an incomplete batch is left out.
+    generator
+        Source of the order of records, on the features' device.
     """
     mean, std = features.mean(0), features.std(0).clamp(min=1e-6)
     standard = (features - mean) / std
@@ -82,35 +121,3 @@ def fit_linear_probe(
         head.weight /= std
         head.bias -= head.weight @ mean
     return head.requires_grad_(False)
-
-
-def class_scores(logits: Tensor, multilabel: bool) -> Tensor:
-    """Scores (records, classes) whose order gives each class's AUROC, from `logits` of the same shape.
-
-    If `multilabel` the logits themselves, else log(p_c / (1 − p_c)) of the softmax, in log space.
-    """
-    if multilabel:
-        return logits
-    classes = logits.shape[1]
-    itself = torch.eye(classes, dtype=torch.bool, device=logits.device)
-    others = logits[:, None, :].masked_fill(itself, -1e30)
-    return logits - torch.logsumexp(others, 2)
-
-
-def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of the true class (softmax), or summed binary cross-entropies (multi-label).
-
-    Both are the sum over true classes of softplus(−score) here: a softmax margin's sigmoid is the
-    class's probability. `targets` are multi-hot for multi-label and one-hot for single-label data;
-    NaN targets are left out of the sum.
-    """
-    counted = ~targets.isnan()
-    loss = binary_cross_entropy_with_logits(
-        scores, targets.nan_to_num(), reduction="none"
-    )
-    return (loss * counted).sum(1)
-
-
-def cross_entropy_targets(labels: Tensor, multilabel: bool) -> Tensor:
-    """Targets of `cross_entropy`: multi-hot labels, or the true class alone (others NaN)."""
-    return labels if multilabel else torch.where(labels > 0, labels, torch.nan)

@@ -1,4 +1,5 @@
-"""Each network against an independent one: of other layers of torch, or of plain loops."""
+"""Each network against an independent one: of other layers of torch, or of plain
+loops."""
 
 import pytest
 import torch
@@ -161,7 +162,7 @@ def test_lstm_reads_an_eighth_of_the_rate_in_both_directions_and_so_does_its_gra
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-7)
 
 
-def test_the_recurrence_of_lstm_stays_in_training_mode_for_the_sake_of_gradients_on_gpus():
+def test_the_recurrence_of_lstm_stays_in_training_mode_for_gradients_on_gpus():
     made = build(name="lstm")
     for fixed in (
         made.eval(),

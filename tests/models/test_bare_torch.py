@@ -1,4 +1,5 @@
-"""On a machine with torch and little else: training, attacks and benchmarks need no wfdb, no notebooks."""
+"""On a machine with torch and little else: training, attacks and benchmarks need no
+wfdb, no notebooks."""
 
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from ecgstudy.study import ROOT, Paths, load_study
 SCRIPT = """
 import sys
 
-ABSENT = {"wfdb", "neurokit2", "papermill", "snakemake", "jupytext", "nbconvert", "nbformat", "IPython"}
+ABSENT = {"wfdb", "neurokit2", "papermill", "snakemake", "jupytext", "nbconvert"}
+ABSENT |= {"nbformat", "IPython"}
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
@@ -26,7 +28,8 @@ from ecgstudy.evaluation.runner import evaluate
 from ecgstudy.study import ROOT, load_study
 from ecgstudy.pretraining.loop import pretrain
 
-study, prepared, folder = load_study(ROOT / "params/tiny.yaml"), sys.argv[1], Path(sys.argv[2])
+study = load_study(ROOT / "params/tiny.yaml")
+prepared, folder = sys.argv[1], Path(sys.argv[2])
 run, records = next(iter(study.runs())), load_records(prepared)
 pretrain(run, records, folder)
 scores = evaluate(run, records, folder / "slf", "slf")

@@ -1,6 +1,5 @@
 import json
 import pickle
-import re
 from pathlib import Path
 
 import pytest
@@ -11,14 +10,14 @@ from torch import nn
 from ecgstudy import files
 from ecgstudy.errors import StudyError
 from ecgstudy.models.checkpoints import (
-    to_float16,
     load_classifier,
     load_encoder,
     load_progress,
     load_tensors,
     save_encoder,
     save_progress,
-    save_tensors,
+    to_float16,
+    write_tensors,
 )
 from ecgstudy.models.encoders import build_encoder
 from ecgstudy.study import ROOT
@@ -57,7 +56,8 @@ def run_folder(tmp_path):
     model = nn.ModuleDict({"encoder": encoder(), "head": nn.Linear(64, 3)})
     assert model["encoder"].eval()(X).std(0).mean() > 0.05, "features must vary"
     save_encoder(tmp_path, model, FORM)
-    save_tensors(tmp_path / "slf" / "head.safetensors", nn.Linear(64, 3).state_dict())
+    (tmp_path / "slf").mkdir()
+    write_tensors(tmp_path / "slf" / "head.safetensors", nn.Linear(64, 3).state_dict())
     return tmp_path, model
 
 
@@ -128,17 +128,6 @@ def test_a_classifier_is_encoder_then_head_with_adversarial_statistics(run_folde
     assert not model.training
 
 
-@pytest.mark.parametrize("signals", [X[:, :1], X[0], X.unsqueeze(2)])
-def test_a_classifier_refuses_signals_of_another_form(run_folder, signals):
-    """One lead would be spread over all of them, and scored."""
-    model, form = load_classifier(run_folder[0] / "slf")
-    shape = re.escape(
-        f"signals of shape {tuple(signals.shape)}; this model takes (records, {X.shape[1]}, samples)"
-    )
-    with pytest.raises(StudyError, match=shape + f": leads {', '.join(form['leads'])}"):
-        model(signals)
-
-
 def test_a_relative_folder_means_the_same_where_jupyterlab_starts_its_kernels(
     run_folder, monkeypatch
 ):
@@ -197,8 +186,9 @@ def test_damaged_files_are_one_error_that_names_them_and_nothing_is_unpickled(
 )
 def test_a_form_of_other_content_is_an_error_that_names_it(content, run_folder):
     folder, _ = run_folder
-    (folder / "encoder.json").write_text(json.dumps(content))
-    with pytest.raises(StudyError, match=r"encoder\.json"):
+    with files.write_result(folder) as new:
+        new("encoder.json").write_text(json.dumps(content))
+    with pytest.raises(StudyError, match=r"encoder\.json: missing or damaged"):
         load_encoder(folder)
 
 
@@ -220,7 +210,8 @@ def test_weights_of_another_encoder_are_an_error_that_names_the_file(
     change, run_folder
 ):
     folder, _ = run_folder
-    (folder / "encoder.json").write_text(json.dumps({**FORM, **change}))
+    with files.write_result(folder) as new:
+        new("encoder.json").write_text(json.dumps({**FORM, **change}))
     with pytest.raises(
         StudyError, match=r"encoder\.safetensors: made for another encoder or head"
     ):
@@ -229,11 +220,25 @@ def test_weights_of_another_encoder_are_an_error_that_names_the_file(
 
 def test_a_head_of_another_encoder_is_an_error_that_names_the_file(run_folder):
     folder, _ = run_folder
-    save_tensors(folder / "slf" / "head.safetensors", nn.Linear(128, 3).state_dict())
+    write_tensors(folder / "slf" / "head.safetensors", nn.Linear(128, 3).state_dict())
     with pytest.raises(
         StudyError, match=r"head\.safetensors: made for another encoder or head"
     ):
         load_classifier(folder / "slf")
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["encoder.safetensors", "encoder.json"])
+def test_one_flipped_bit_is_found_by_its_checksum(name, run_folder):
+    folder, _ = run_folder
+    flip_a_bit(folder / name)
+    with pytest.raises(StudyError, match=rf"{name}: damaged, its SHA-256"):
+        load_encoder(folder)
 
 
 def test_tensors_and_note_come_back(tmp_path):
@@ -244,7 +249,7 @@ def test_tensors_and_note_come_back(tmp_path):
         "d": torch.randn(2, 2, requires_grad=True),
     }
     note = {"text": "ε", "numbers": [1, 0.1, None]}
-    save_tensors(tmp_path / "x.safetensors", tensors, note)
+    write_tensors(tmp_path / "x.safetensors", tensors, note)
     loaded, back = load_tensors(tmp_path / "x.safetensors")
     assert back == note
     assert set(loaded) == set(tensors)
@@ -255,7 +260,8 @@ def test_tensors_and_note_come_back(tmp_path):
 
 
 def training_state(seed):
-    """Channels-last convolution and its optimiser, whose moments follow the weights' memory layout."""
+    """Channels-last convolution and its optimiser, whose moments follow the weights'
+    memory layout."""
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Conv2d(3, 4, (1, 3)), nn.BatchNorm2d(4)).to(
         memory_format=torch.channels_last
@@ -311,16 +317,8 @@ class OnGpu:
 @pytest.mark.parametrize(
     ("begun", "here", "says"),
     [
-        (
-            OnGpu(),
-            torch.Generator(),
-            "begun on a GPU, .* 16 bytes, not 5,056.*; go on where torch finds a GPU,",
-        ),
-        (
-            torch.Generator(),
-            OnGpu(),
-            "begun on the CPU, .* 5,056 bytes, not 16.* by `CUDA_VISIBLE_DEVICES= make",
-        ),
+        (OnGpu(), torch.Generator(), "begun on a GPU"),
+        (torch.Generator(), OnGpu(), "begun on the CPU"),
     ],
 )
 def test_a_checkpoint_of_the_other_kind_of_device_is_an_error_and_changes_nothing(

@@ -1,4 +1,5 @@
-"""Adaptation of leads, rates, bands, scales and lengths against scipy; networks against their description."""
+"""Adaptation of leads, rates, bands, scales and lengths against scipy; networks against
+their description."""
 
 import importlib.util
 
@@ -10,11 +11,10 @@ from scipy import signal
 
 from ecgstudy.datasets.leads import DEFINITIONS
 from ecgstudy.errors import StudyError
+from ecgstudy.models.encoders import load_state
 from ecgstudy.models.released import Input, net1d, signals
-from ecgstudy.models.released.adapter import own_name
 from ecgstudy.models.released.hubert import hubert_ecg
 from ecgstudy.models.released.net1d import LEADS, clef, ecgfounder
-from ecgstudy.models.released.weights import fit_weights
 
 needs_transformers = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None,
@@ -29,8 +29,8 @@ def takes(**changed):
 
 
 def resampled(x, fs, to):
-    kernel, up, down = signals.resampler(fs, to)
-    return signals.resampled(x, kernel, up, down)
+    kernel, up, down = signals.design_resampler(fs, to)
+    return signals.resample(x, kernel, up, down)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_the_band_pass_is_filtfilt_with_a_butterworth_filter(order):
     x = noise(2, 2, 2500).double().cumsum(-1)
     band = signal.butter(order, (0.67, 40.0), "band", fs=500, output="sos")
     expected = signal.sosfiltfilt(band, x.numpy(), axis=-1, padlen=1500)
-    found = signals.filtered(x, takes(band_hz=(0.67, 40.0), band_order=order))
+    found = signals.apply_filters(x, takes(band_hz=(0.67, 40.0), band_order=order))
     np.testing.assert_allclose(
         found, expected, atol=0.06 * expected.std()
     )  # at its ends
@@ -82,11 +82,11 @@ def test_the_notch_is_that_of_scipy_and_the_median_too():
     x = noise(1, 2, 2000).double()
     expected = signal.filtfilt(*signal.iirnotch(50, 30, 500), x.numpy(), padlen=1500)
     np.testing.assert_allclose(
-        signals.filtered(x, takes(notch_hz=50.0)), expected, atol=0.01
+        signals.apply_filters(x, takes(notch_hz=50.0)), expected, atol=0.01
     )
     baseline = np.stack([signal.medfilt(lead, 201) for lead in x[0].numpy()])
     np.testing.assert_allclose(
-        signals.less_median(x, takes(baseline_s=0.4))[0], x[0].numpy() - baseline
+        signals.subtract_median(x, takes(baseline_s=0.4))[0], x[0].numpy() - baseline
     )
 
 
@@ -135,37 +135,37 @@ def test_a_lead_that_cannot_be_had_is_named():
 def test_each_scale_is_what_it_says_and_does_not_see_the_unit():
     x = 3 * noise(4, 2, 300) + 1
     lead, record, span = (
-        signals.scaled(x, scale) for scale in ("lead", "record", "range")
+        signals.rescale(x, scale) for scale in ("lead", "record", "range")
     )
     torch.testing.assert_close(lead.mean(-1), torch.zeros(4, 2), rtol=0, atol=1e-5)
     torch.testing.assert_close(lead.std(-1, correction=0), torch.ones(4, 2))
     torch.testing.assert_close(record.std((1, 2), correction=0), torch.ones(4))
     torch.testing.assert_close(span.amin(-1), -torch.ones(4, 2))
     torch.testing.assert_close(span.amax(-1), torch.ones(4, 2))
-    assert signals.scaled(x, "mv") is x
+    assert signals.rescale(x, "mv") is x
     for scale, found in (("lead", lead), ("record", record), ("range", span)):
         torch.testing.assert_close(
-            signals.scaled(1000 * x, scale), found, rtol=1e-4, atol=1e-4
+            signals.rescale(1000 * x, scale), found, rtol=1e-4, atol=1e-4
         )
 
 
 @pytest.mark.parametrize("scale", ["lead", "record", "range"])
 def test_a_silent_lead_has_finite_values_and_gradients(scale):
     x = torch.zeros(2, 2, 60, requires_grad=True)
-    out = signals.scaled(x, scale)
+    out = signals.rescale(x, scale)
     out.sum().backward()
     assert torch.isfinite(out).all()
     assert torch.isfinite(x.grad).all()
 
 
-def test_a_long_record_is_covered_by_few_windows_and_a_short_one_padded_only_if_it_must_be():
+def test_a_long_record_is_covered_by_few_windows_and_a_short_one_may_be_padded():
     x = torch.arange(1.0, 1201)[None, None]
-    seen = signals.windows(x, takes(samples=500))
+    seen = signals.cut_windows(x, takes(samples=500))
     assert seen.shape == (1, 3, 1, 500)
     assert set(seen.flatten().tolist()) == set(x.flatten().tolist())
-    assert torch.equal(signals.windows(x, takes(samples=1200))[:, 0], x)
-    assert torch.equal(signals.windows(x, takes(samples=1205))[:, 0], x)
-    padded = signals.windows(x, takes(samples=1205, exact=True))[0, 0, 0]
+    assert torch.equal(signals.cut_windows(x, takes(samples=1200))[:, 0], x)
+    assert torch.equal(signals.cut_windows(x, takes(samples=1205))[:, 0], x)
+    padded = signals.cut_windows(x, takes(samples=1205, exact=True))[0, 0, 0]
     assert torch.equal(padded[2:-3], x[0, 0])
     assert padded[:2].abs().sum() + padded[-3:].abs().sum() == 0
 
@@ -174,7 +174,8 @@ def test_a_long_record_is_covered_by_few_windows_and_a_short_one_padded_only_if_
 
 
 def published(leads, stem, widths, depths, ratio, group):
-    """Names and shapes of a released Net1D, counted out from its published configuration, norms included."""
+    """Names and shapes of a released Net1D, counted out from its published
+    configuration, norms included."""
 
     def conv(name, outputs, inputs, kernel):
         return {
@@ -232,7 +233,7 @@ def test_the_described_shapes_have_the_published_numbers_of_parameters(
 def test_every_size_of_clef_takes_exactly_the_described_shapes(size):
     with torch.device("meta"):
         made = clef(size)
-    shapes, rename = published(1, **net1d.SIZES[size]), own_name(made)
+    shapes, rename = published(1, **net1d.SIZES[size]), made.rename
     kept = {
         name: shape
         for name, shape in shapes.items()
@@ -249,7 +250,7 @@ def test_every_size_of_clef_takes_exactly_the_described_shapes(size):
     }
 
 
-def test_ecgfounder_takes_the_medium_shapes_with_one_lead_or_twelve_and_drops_the_classifier():
+def test_ecgfounder_takes_the_medium_shapes_with_one_lead_or_twelve():
     for single, leads in ((True, 1), (False, 12)):
         with torch.device("meta"):
             made = ecgfounder(single)
@@ -258,7 +259,7 @@ def test_ecgfounder_takes_the_medium_shapes_with_one_lead_or_twelve_and_drops_th
         kept = {
             name: shape
             for name, shape in shapes.items()
-            if own_name(made)(name) is not None
+            if made.rename(name) is not None
         }
         assert kept == {
             name: tuple(t.shape) for name, t in made.weights.state_dict().items()
@@ -269,7 +270,9 @@ def test_ecgfounder_takes_the_medium_shapes_with_one_lead_or_twelve_and_drops_th
 def test_a_state_dict_of_the_published_shapes_loads_and_is_used():
     shapes, made = published(1, **net1d.SIZES["small"]), clef()
     state = {f"backbone.{name}": 0.1 * noise(*shape) for name, shape in shapes.items()}
-    fit_weights(made.weights, state, own_name(made), "clef_small.ckpt")
+    named = {made.rename(name): tensor for name, tensor in state.items()}
+    del named[None]
+    load_state(made.weights, named, "clef_small.ckpt")
     assert torch.equal(
         made.net.first_conv.conv.weight, state["backbone.first_conv.conv.weight"]
     )
@@ -292,7 +295,7 @@ def test_a_same_convolution_sums_what_lies_around_each_stride(samples, stride):
     torch.testing.assert_close(conv(x)[0, 0], torch.stack(sums))
 
 
-def test_a_block_without_weights_passes_on_the_larger_of_two_samples_between_zero_channels():
+def test_a_block_without_weights_passes_on_the_larger_of_two_samples():
     block, x = net1d.Block(2, 5, 4, 2, 2, first=False), noise(1, 2, 6)
     for parameter in block.parameters():
         torch.nn.init.zeros_(parameter)
@@ -363,7 +366,7 @@ def test_hubert_ecg_takes_exactly_the_described_shapes(size, form):
     }
     for names in (shapes | heads, older):
         assert {
-            own for name in names if (own := own_name(made)(name)) is not None
+            own for name in names if (own := made.rename(name)) is not None
         } == shapes.keys()
     assert shapes == {
         name: tuple(t.shape) for name, t in made.weights.state_dict().items()
@@ -371,7 +374,7 @@ def test_hubert_ecg_takes_exactly_the_described_shapes(size, form):
 
 
 @needs_transformers
-def test_hubert_ecg_gives_one_vector_a_record_the_same_in_training_and_a_gradient_to_every_lead():
+def test_hubert_ecg_gives_one_vector_a_record_and_a_gradient_to_every_lead():
     made, x = hubert_ecg("small"), noise(2, 12, 500).requires_grad_()
     features = made.net.train()(x)
     assert features.shape == (2, 512)

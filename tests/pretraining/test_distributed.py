@@ -6,7 +6,6 @@ import pytest
 import torch
 from toy import toy_records, toy_run
 
-from ecgstudy.models.backbones import ENCODERS
 from ecgstudy.pretraining import contrast
 from ecgstudy.pretraining.arm_type import WHOLE_BATCH
 from ecgstudy.pretraining.distributed import broadcast_first, parallel
@@ -14,6 +13,7 @@ from ecgstudy.pretraining.loop import pretrain, train_step
 from ecgstudy.pretraining.setup import prepare_training
 from ecgstudy.pretraining.step import arm_loss
 from ecgstudy.pretraining.suffixes import arm_names, get_arm
+from ecgstudy.registry import ENCODERS
 
 RECORDS, STEPS = toy_records(), 2
 ARMS = [name for name in arm_names() if get_arm(name).losses and "dclw" not in name]

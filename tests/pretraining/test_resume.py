@@ -13,7 +13,7 @@ from toy import toy_records, toy_run
 
 from ecgstudy.errors import StudyError
 from ecgstudy.files import write_json
-from ecgstudy.models.checkpoints import load_tensors, save_tensors
+from ecgstudy.models.checkpoints import load_tensors, write_tensors
 from ecgstudy.pretraining import loop as training
 from ecgstudy.pretraining.loop import pretrain
 
@@ -168,7 +168,7 @@ def pickled(path):
 def of_another_model(path):
     tensors, note = load_tensors(path)
     del tensors["model.projector.out.bias"]
-    save_tensors(path, tensors, note)
+    write_tensors(path, tensors, note)
 
 
 def of_a_gpu(path):
@@ -179,7 +179,7 @@ def of_a_gpu(path):
         for name, tensor in tensors.items()
         if name.startswith("stream.")
     }
-    save_tensors(path, tensors | streams, note)
+    write_tensors(path, tensors | streams, note)
 
 
 @pytest.mark.parametrize(

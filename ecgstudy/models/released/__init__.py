@@ -1,5 +1,6 @@
-"""Released ECG networks: what each takes, and the form in which `ecgstudy.models.released.adapter` wraps it."""
+"""Released ECG networks: what each takes, and how its weights are named."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,7 +9,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Input:
-    """What a released network was trained on; ECGs are brought to it inside the model.
+    """What a released network was trained on; ECGs are brought to it in the model.
 
     Attributes
     ----------
@@ -17,18 +18,21 @@ class Input:
     fs
         Sampling rate in Hz.
     samples
-        Length. Longer records are seen in as few windows as cover them, whose features are averaged.
+        Length. Longer records are seen in as few windows as cover them, whose features
+        are averaged.
     scale
-        ``mv``: as it is; ``lead``: mean 0, standard deviation 1 in each lead; ``record``: the same over all
-        leads together; ``range``: from −1 to 1 in each lead.
+        ``mv``: as it is; ``lead``: mean 0, standard deviation 1 in each lead;
+        ``record``: the same over all leads together; ``range``: from −1 to 1 in each
+        lead.
     band_hz, band_order
         Butterworth band-pass forwards and backwards (``filtfilt``); None: none.
     notch_hz
         Notch of quality 30, forwards and backwards; None: none.
     baseline_s
-        Width in s of the median filter whose output is taken away; None: none.
+        Width in s of the median filter whose output is subtracted; None: none.
     exact
-        Shorter records are padded with zeros on both sides, after scaling; False: they go in as they are.
+        Shorter records are padded with zeros on both sides, after scaling; False: they
+        go in as they are.
     """
 
     leads: tuple[str, ...]
@@ -44,7 +48,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Released:
-    """A network with fresh weights, and how those that its authors released fit into it.
+    """A network with fresh weights, and how those that its authors released fit.
 
     Attributes
     ----------
@@ -71,3 +75,10 @@ class Released:
     prefix: str = ""
     aliases: tuple[tuple[str, str], ...] = ()
     unused: str = "(?!)"
+
+    def rename(self, released_name: str) -> str | None:
+        """What a released weight is called in `weights`; None if it has no use."""
+        name = released_name.removeprefix(self.prefix)
+        for theirs, ours in self.aliases:
+            name = name.replace(theirs, ours)
+        return None if re.fullmatch(self.unused, name) else name
