@@ -33,7 +33,7 @@ _HOMES = {
     "from_wfdb": "datasets.custom",
     "load_encoder": "models.checkpoints",
     "load_classifier": "models.checkpoints",
-    "ConvNorm": "models.backbones",
+    "ConvNorm": "models.layers",
     "scores_problem": "attacks.named",
     "get_arm": "pretraining.suffixes",
     "Adversary": "pretraining.arms",

@@ -14,7 +14,6 @@ from ecgstudy.attacks.ball import Ball, ascend
 from ecgstudy.devices import pick_precision, resident
 from ecgstudy.errors import StudyError
 from ecgstudy.files import read_json, short_hash
-from ecgstudy.models.backbones import DualBatchNorm
 from ecgstudy.models.checkpoints import (
     load_encoder,
     load_progress,
@@ -24,6 +23,7 @@ from ecgstudy.models.checkpoints import (
 )
 from ecgstudy.models.encoders import Encoder, count_parameters, fold_batch_norms
 from ecgstudy.models.heads import Classifier, label_loss
+from ecgstudy.models.layers import DualBatchNorm
 from ecgstudy.params import AffOptions, AlfOptions, method
 from ecgstudy.pretraining.losses import divergence
 from ecgstudy.pretraining.state import evaluation_mode

@@ -12,9 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ecgstudy.errors import StudyError
+from ecgstudy.models.layers import ConvNorm, make_pool
 from ecgstudy.registry import ENCODERS
 
 
@@ -57,70 +57,6 @@ def _check_options(name: str, options: dict, known: dict) -> None:
             )
         if key == "kernel" and value % 2 == 0:
             raise StudyError(f"{name} takes an odd kernel (with a middle), not {value}")
-
-
-class DualBatchNorm(nn.Module):
-    """Batch norm with other statistics and weights for adversarial input.
-
-    As in AdvCL and ACL (Fan et al. 2021, Jiang et al. 2020).
-
-    Parameters
-    ----------
-    channels
-        Of the input.
-    dual
-        False: both kinds of input share one set.
-    norm
-        Makes a norm of so many channels.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        dual: bool,
-        norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
-    ):
-        super().__init__()
-        self.norms = nn.ModuleList(norm(channels) for _ in range(2 if dual else 1))
-
-    def forward(self, x: Tensor, adversarial: bool) -> Tensor:
-        return self.norms[-1 if adversarial else 0](x)
-
-
-class ConvNorm(nn.Module):
-    """Convolution along time and batch norm.
-
-    Parameters
-    ----------
-    inputs, outputs
-        Channels.
-    kernel, stride
-        In samples.
-    dual
-        Separate batch norm for adversarial input.
-    """
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, dual: bool):
-        super().__init__()
-        padding = (0, kernel // 2)
-        self.conv = nn.Conv2d(
-            inputs, outputs, (1, kernel), (1, stride), padding, bias=False
-        )
-        self.norm: nn.Module | None = DualBatchNorm(outputs, dual)
-
-    def forward(self, x: Tensor, adversarial: bool) -> Tensor:
-        x = self.conv(x)
-        return x if self.norm is None else self.norm(x, adversarial)
-
-    def fold(self) -> None:
-        """Put the adversarial batch norm into the convolution, for good."""
-        self.conv = fuse_conv_bn_eval(self.conv, self.norm.norms[-1])
-        self.norm = None
-
-
-def _pool() -> nn.Module:
-    """Maxima of three samples at half the rate."""
-    return nn.MaxPool2d((1, 3), (1, 2), (0, 1))
 
 
 class _Block(nn.Module):
@@ -168,7 +104,7 @@ class ResNet1d(nn.Module):
         self, leads: int, dual: bool, width: int, depth: tuple[int, ...], kernel: int
     ):
         super().__init__()
-        self.stem, self.pool = ConvNorm(leads, width, 7, 2, dual), _pool()
+        self.stem, self.pool = ConvNorm(leads, width, 7, 2, dual), make_pool()
         self.blocks, inputs = nn.ModuleList(), width
         for stage, count in enumerate(depth):
             for index in range(count):
@@ -251,7 +187,7 @@ class XResNet1d(nn.Module):
                 ConvNorm(half, width, kernel, 1, dual),
             ]
         )
-        self.pool, self.features = _pool(), 4 * width
+        self.pool, self.features = make_pool(), 4 * width
         self.blocks, inputs = nn.ModuleList(), width
         for stage, count in enumerate(depth):
             for index in range(count):
@@ -297,7 +233,7 @@ class Cnn1d(nn.Module):
             outputs = width * 2**stage
             self.stages.append(ConvNorm(inputs, outputs, kernel, 1, dual))
             inputs = outputs
-        self.pool, self.features = _pool(), inputs
+        self.pool, self.features = make_pool(), inputs
 
     def forward(self, x: Tensor, adversarial: bool) -> Tensor:
         for stage in self.stages:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ecgstudy.errors import StudyError
-from ecgstudy.models.backbones import ConvNorm, DualBatchNorm
+from ecgstudy.models.layers import ConvNorm, DualBatchNorm
 from ecgstudy.registry import ENCODERS
 
 

@@ -8,7 +8,6 @@ from torch.nn import functional
 
 from ecgstudy.devices import pick_device
 from ecgstudy.errors import StudyError
-from ecgstudy.models.backbones import DualBatchNorm
 from ecgstudy.models.checkpoints import load_encoder, save_encoder
 from ecgstudy.models.encoders import (
     Projector,
@@ -17,6 +16,7 @@ from ecgstudy.models.encoders import (
     fold_batch_norms,
     load_state,
 )
+from ecgstudy.models.layers import DualBatchNorm
 from ecgstudy.registry import ENCODERS
 
 every_encoder = pytest.mark.parametrize("name", NAMES)

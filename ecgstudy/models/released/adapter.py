@@ -15,8 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from ecgstudy.errors import StudyError
-from ecgstudy.models.backbones import DualBatchNorm
 from ecgstudy.models.encoders import load_state
+from ecgstudy.models.layers import DualBatchNorm
 from ecgstudy.models.released import Released, signals
 from ecgstudy.models.released.weights import read_weights
 from ecgstudy.params import factory_module
