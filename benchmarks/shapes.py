@@ -12,8 +12,8 @@ from ecgstudy.datasets.prepare import prepare
 from ecgstudy.files import ROOT
 from ecgstudy.models.encoders import build_encoder, fold_batch_norms
 from ecgstudy.models.heads import Classifier
-from ecgstudy.pretraining.state import Data, State
 from ecgstudy.pretraining.setup import prepare_training
+from ecgstudy.pretraining.state import Data, State
 from ecgstudy.records import EcgRecords
 from ecgstudy.study import DatasetOptions, Run, Study, load_study
 
