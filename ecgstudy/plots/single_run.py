@@ -162,7 +162,7 @@ def push_weights(pairs: pd.DataFrame) -> Figure:
     """Push weight of negatives against their similarity; 1 (dashed) is uniform.
 
     `pairs` is of `ecgstudy.evaluation.diagnostics.inspect_batch`, or of
-    `ecgstudy.evaluation.explore.weigh_record`, where each scheme has a panel.
+    `ecgstudy.evaluation.diagnostics.weigh_record`, where each scheme has a panel.
     """
     if "role" in pairs:
         pairs = pairs.query("role == 'push' and anchor == 'clean view'")
@@ -188,7 +188,7 @@ def push_weights(pairs: pd.DataFrame) -> Figure:
 def pull_weights(weights: pd.DataFrame) -> Figure:
     """What pulls each view of one ECG, of each weighting scheme.
 
-    `weights` is of `ecgstudy.evaluation.explore.weigh_record`.
+    `weights` is of `ecgstudy.evaluation.diagnostics.weigh_record`.
     """
     height = 1.1 + 0.28 * weights["scheme"].nunique()
     grid = sns.displot(
