@@ -14,7 +14,7 @@ ifneq ($(filter %.yaml %.yml,$(MAKECMDGOALS)),)
 $(error a study is named by STUDY=: make study STUDY=$(basename $(notdir $(firstword $(filter %.yaml %.yml,$(MAKECMDGOALS))))))
 endif
 
-.PHONY: help study figures report explore headline power bench doctor lab test test-slow lint
+.PHONY: help study figures report explore headline power bench doctor lab test test-fast test-slow lint
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -53,6 +53,9 @@ doctor:  ## check versions, device, data, disk: what is missing, and the command
 lab: $(ENV)  ## open the notebooks in JupyterLab
 	$(PY) -m jupyter lab --notebook-dir=.
 
+test-fast: $(ENV)  ## the tests to run after each edit (under a minute)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) -m "not slow and not medium"
+
 test: $(ENV)  ## the tests (minutes)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS)
 
@@ -61,4 +64,5 @@ test-slow: $(ENV)  ## the tests that take longer
 
 lint: $(ENV)  ## style and types
 	$(PY) -m ruff check .
-	$(PY) -m ruff format --check ecgstudy tests benchmarks
+	$(PY) -m ruff format --check ecgstudy tests benchmarks tools
+	$(PY) -m mypy

@@ -179,9 +179,7 @@ def test_every_arm_has_the_same_loss_and_gradient_there(arm, multilabel, teacher
 
 
 @pytest.mark.parametrize("dual", [False, True])
-@pytest.mark.parametrize(
-    "build", [*NAMES, clef, HUBERT]
-)
+@pytest.mark.parametrize("build", [*NAMES, clef, HUBERT])
 def test_every_encoder_has_the_same_features_and_gradients_there(build, dual):
     """Released networks too, behind their adaptation of leads, rate and band."""
     torch.manual_seed(0)

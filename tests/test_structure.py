@@ -17,10 +17,11 @@ ORDER = (
     {"evaluation"},
     {"analysis"},
     {"plots", "running"},
-    {"api", "__init__"},
+    {"api", "__init__", "__main__"},
 )
-"""Rooms from the lowest to the highest; files at the top of the package are lower still.
-A room imports itself and rooms below it; rooms of one line do not import each other."""
+"""Rooms from the lowest to the highest; files at the top of the package are lower
+still. A room imports itself and rooms below it; rooms of one line do not import each
+other."""
 MOST_NODES = 98_000
 FILES = sorted(PACKAGE.rglob("*.py"))
 

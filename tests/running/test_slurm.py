@@ -124,8 +124,6 @@ def test_a_plugin_and_data_of_ones_own_reach_every_job(run_on_slurm, tmp_path):
     assert robust["auroc_shared"].between(0, 1).all()
     # Jobs and the waiting process see the same files, and so make the same keys.
     data = folder / "outputs/tiny/data/ward7"
-    assert (
-        read_json(data / "card.json")["key"] == read_json(data / "run.json")["key"]
-    )
+    assert read_json(data / "card.json")["key"] == read_json(data / "run.json")["key"]
     assert run_on_slurm(folder, ECGSTUDY_PLUGINS=str(plugin)) == 0
     assert len(jobs(folder)) == 6
