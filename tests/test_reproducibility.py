@@ -27,7 +27,7 @@ def test_tables_from_the_committed_scores_are_the_committed_ones_to_the_byte(tmp
     committed = {
         file.name: file.read_bytes() for file in (HOME / "tables").glob("*.csv")
     }
-    assert {file.name for file in paths.tables.iterdir()} == committed.keys()
+    assert {file.name for file in paths.tables.glob("*.csv")} == committed.keys()
     assert [
         name
         for name, text in committed.items()
