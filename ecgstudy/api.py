@@ -156,7 +156,8 @@ class Run(studies.Run):
         from ecgstudy.evaluation.explore import attack_record
 
         folder = self.folder / "slf"
-        return attack_record(self, self.records(), folder, record, attack, epsilon_mv)
+        records, attacks = self.records(), [attack]
+        return attack_record(self, records, folder, record, attacks, epsilon_mv)
 
     def perturbation_energy(self, ecg: "AttackedEcg") -> pd.DataFrame:
         """Where the energy of an attacked ECG's perturbation lies."""

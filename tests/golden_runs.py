@@ -35,10 +35,10 @@ from toy import toy_records
 from ecgstudy.analysis.tables import write_tables
 from ecgstudy.attacks.api import Budget, Victim
 from ecgstudy.attacks.corruptions import Recording, explain_skip
+from ecgstudy.evaluation.attack_run import AttackRun
 from ecgstudy.evaluation.embedding import compare_embeddings
 from ecgstudy.evaluation.energy import find_r_peaks, profile_energy
 from ecgstudy.evaluation.runner import evaluate
-from ecgstudy.evaluation.sample import AttackRun
 from ecgstudy.models.checkpoints import load_tensors
 from ecgstudy.models.encoders import build_encoder
 from ecgstudy.params import AttackOptions, ViewOptions

@@ -21,7 +21,7 @@ from ecgstudy.attacks import named as attacks
 from ecgstudy.attacks.api import Budget
 from ecgstudy.datasets import prepare as datasets
 from ecgstudy.errors import StudyError
-from ecgstudy.evaluation.sample import check_inside
+from ecgstudy.evaluation.attack_run import check_inside
 from ecgstudy.models import backbones
 from ecgstudy.models.checkpoints import load_classifier
 from ecgstudy.models.encoders import build_encoder, fold_batch_norms

@@ -7,7 +7,8 @@ from toy import toy_records
 
 from ecgstudy.attacks import named as attacks
 from ecgstudy.attacks.api import Budget, Victim
-from ecgstudy.evaluation.sample import AttackRun, macro_auroc
+from ecgstudy.evaluation.attack_run import AttackRun
+from ecgstudy.evaluation.sample import macro_auroc
 from ecgstudy.records import EcgRecords
 
 

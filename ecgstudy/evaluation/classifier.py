@@ -83,10 +83,7 @@ def fit_victim(
             tuned = fine_tune(run, train, start, features, form, folder / protocol)
             encoder, head, form = tuned
     load_state(head, to_float16(head.state_dict()), folder)
-    model = Classifier(fold_batch_norms(encoder), head).eval().requires_grad_(False)
-    gradients = run.study.evaluation.gradients
-    victim = Victim(model, records.multilabel, model.encoder, records.fs, gradients)
-    return victim, form
+    return _freeze(run, records, Classifier(encoder, head)), form
 
 
 def _describe(form: dict) -> str:
@@ -111,6 +108,13 @@ def load_source(
     if method(protocol) == "slf":
         return fit_victim(run, records, folder, protocol)[0]
     model, _ = load_classifier(folder / protocol, str(pick_device(run.study.device)))
-    model = Classifier(fold_batch_norms(model.encoder), model.head).eval()
-    gradients = run.study.evaluation.gradients
+    return _freeze(run, records, model)
+
+
+def _freeze(run: Run, records: EcgRecords, model: Classifier) -> Victim:
+    model = Classifier(fold_batch_norms(model.encoder), model.head)
+    model, gradients = (
+        model.eval().requires_grad_(False),
+        run.study.evaluation.gradients,
+    )
     return Victim(model, records.multilabel, model.encoder, records.fs, gradients)

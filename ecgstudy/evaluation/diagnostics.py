@@ -81,9 +81,9 @@ def _pairs_of(state: State, batch: Batch) -> Pairs:
 
 @torch.no_grad()
 def _tabulate(
-    schemes: Schemes, batch: Batch, pairs: Pairs, shown: Tensor
+    schemes: Schemes, batch: Batch, pairs: Pairs, shown: Tensor | int
 ) -> pd.DataFrame:
-    """Similarities and weights of the pairs `shown` (views, views), one a row.
+    """Similarities and weights of pairs, one a row: those `shown`, or of one anchor.
 
     `pull` is P ω, `push` is W with a row mean of 1 on the negatives, NaN elsewhere.
     """
@@ -103,7 +103,7 @@ def _tabulate(
         "same_record": pairs.match("record"),
         "same_class": labels @ labels.T > 0,
         "mixed": ~pairs.match("adversarial"),
-        "attacked": pairs.candidates.adversarial.expand_as(shown),
+        "attacked": pairs.candidates.adversarial.expand_as(cosine),
     }
     return pd.DataFrame({name: x[shown].cpu() for name, x in columns.items()})
 
@@ -159,23 +159,21 @@ def weigh_record(
         known["predictions"] = predicted_labels(logits, data.multilabel).to(
             index.device
         )
-    pairs, n = _pairs_of(state, batch), len(index)
-    shown = torch.zeros_like(pairs.itself())
-    shown[[0, VIEWS.index("1*") * n]] = True
-    anchors = np.repeat(["clean view", "attacked view"], len(VIEWS) * n)
-    parts = []
+    pairs, parts = _pairs_of(state, batch), []
+    anchors = {"clean view": 0, "attacked view": VIEWS.index("1*") * len(index)}
     for name, schemes in (weightings or known_weightings(run.arm)).items():
-        part = _tabulate(schemes, batch, pairs, shown)
-        part = part.assign(scheme=name, anchor=anchors)
-        known = part.columns.difference(["pull", "push"])
-        parts.append(part.melt(known, ["pull", "push"], "role", "weight"))
-    table = pd.concat(parts, ignore_index=True).dropna()
+        for anchor, row in anchors.items():
+            part = _tabulate(schemes, batch, pairs, row)
+            known = part.columns.difference(["pull", "push"])
+            part = part.melt(known, ["pull", "push"], "role", "weight").dropna()
+            parts.append(part.assign(scheme=name, anchor=anchor))
+    table = pd.concat(parts, ignore_index=True)
     own = np.where(table["attacked"], "its attacked view", "its clean views")
     pulled = np.where(table["same_record"], own, "other ECGs")
     pushed = np.where(table["same_class"], "same class", "other class")
     table["kind"] = np.where(table["role"] == "pull", pulled, pushed)
     columns = ["scheme", "anchor", "role", "kind", "similarity", "weight"]
-    return table[columns].reset_index(drop=True)
+    return table[columns]
 
 
 def _draw_batch(run: Run, records: EcgRecords, record: str, size: int) -> EcgRecords:

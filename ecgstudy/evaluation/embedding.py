@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ecgstudy.devices import pick_device
-from ecgstudy.evaluation.sample import AttackRun, apply_in_batches, select_attacked
+from ecgstudy.evaluation.attack_run import AttackRun
+from ecgstudy.evaluation.sample import apply_in_batches, select_attacked
 from ecgstudy.models.checkpoints import load_encoder
 from ecgstudy.records import EcgRecords
 

@@ -1,23 +1,23 @@
 """Single ECGs before and after attacks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Generator, Tensor
 
 from ecgstudy.attacks.api import Victim
-from ecgstudy.attacks.named import get_attack
 from ecgstudy.devices import pick_device
 from ecgstudy.errors import StudyError
+from ecgstudy.evaluation.attack_run import AttackRun
 from ecgstudy.evaluation.energy import find_r_peaks, profile_energy
-from ecgstudy.evaluation.sample import AttackRun, pick_evenly, select_attacked
+from ecgstudy.evaluation.sample import pick_evenly, select_attacked
 from ecgstudy.models.checkpoints import load_classifier
 from ecgstudy.params import ENSEMBLE
 from ecgstudy.records import EcgRecords
-from ecgstudy.study import Run, derived_seed
+from ecgstudy.study import Run
 
 BESIDE = 15
 """Records attacked together with the one that is shown: margins and universal attacks
@@ -52,21 +52,23 @@ def attack_record(
     records: EcgRecords,
     folder: Path,
     record: str,
-    attack: str,
+    attacks: Sequence[str],
     epsilon_mv: float,
 ) -> AttackedEcg:
     """Attack one test ECG, together with others (margins refer to a sample).
 
+    Of several attacks the ensemble is made, too.
+
     Parameters
     ----------
     run, records
-        An evaluated run, and all records of its data set.
+        An evaluated run, and all records of the data set that it was tested on.
     folder
         The protocol folder of the run, which holds ``head.safetensors``.
     record
         Id of one of the attacked test records.
-    attack
-        Name of an attack, on some leads only as in ``"pgd-ce[II]"``.
+    attacks
+        Names of attacks, on some leads only as in ``"pgd-ce[II]"``.
     epsilon_mv
         Largest change of a sample, in mV.
 
@@ -75,56 +77,30 @@ def attack_record(
     StudyError
         For an unknown record, attack or lead, or a run that is not evaluated yet.
     """
-    attack_run, place = _start(run, records, folder, record, "cpu")
-    budget = attack_run.budget(epsilon_mv, attack)
-    seed = derived_seed(run.dataset, run.seed, "explore", attack)
-    stream, victim = Generator().manual_seed(seed), attack_run.victim
-    delta = get_attack(attack)(
-        victim, attack_run.signals, attack_run.labels, budget, stream
-    )
-    return _before_and_after(attack_run, place, {attack: delta})
-
-
-def most_fragile(
-    run: Run, records: EcgRecords, folder: Path, scores: pd.DataFrame
-) -> AttackedEcg:
-    """The test ECG whose true classes lose most under the headline attack.
-
-    It is one that the model gets right without attack. Every attack of the study at the
-    headline ε but ``transfer`` is made again on it and others.
-
-    Parameters
-    ----------
-    run, records
-        An evaluated run, and all records of the data set that it was tested on.
-    folder
-        The protocol folder of the run.
-    scores
-        What ``scores.parquet`` holds.
-    """
-    epsilon_mv = run.headline_epsilon_mv
-    record = _find_fragile(scores, epsilon_mv, records.classes)
-    attack_run, place = _start(run, records, folder, record, run.study.device)
-    names = attack_run.names(further=True)
-    deltas = {name: attack_run.attack(name, epsilon_mv) for name in names}
-    deltas[ENSEMBLE] = attack_run.combine(deltas, epsilon_mv)
-    return _before_and_after(attack_run, place, deltas)
-
-
-def _start(
-    run: Run, records: EcgRecords, folder: Path, record: str, device: str
-) -> tuple[AttackRun, int]:
-    """The evaluated model with the record and some others, and the record's place."""
-    options, place = run.study.evaluation, pick_device(device)
+    options, device = run.study.evaluation, pick_device(run.study.device)
     test = select_attacked(records, "test", options.max_records)
     row = find_row(test, record)
     few = pick_evenly(torch.tensor(test.multi_hot()), BESIDE).tolist()
     test = test.select(np.isin(np.arange(len(test)), [*few, row]))
-    model, _ = load_classifier(folder, str(place))
+    model, _ = load_classifier(folder, str(device))
     victim = Victim(model, test.multilabel, model.encoder, test.fs)
     options = options.model_copy(update={"query_records": None})
     key = run.dataset, run.seed, "most fragile"
-    return AttackRun(victim, test, options, key, place), find_row(test, record)
+    attack_run = AttackRun(victim, test, options, key, device)
+    deltas = {name: attack_run.attack(name, epsilon_mv) for name in attacks}
+    if len(deltas) > 1:
+        deltas[ENSEMBLE] = attack_run.combine(deltas, epsilon_mv)
+    row = find_row(test, record)
+    deltas = {name: delta[row] for name, delta in deltas.items()}
+    signal, last = attack_run.signals[row], list(deltas.values())[-1]
+    before, after = attack_run.score(torch.stack([signal, signal + last])).cpu().numpy()
+    true, classes = test.multi_hot()[row] > 0, pd.Index(test.classes, name="class")
+    return AttackedEcg(
+        record,
+        signal.cpu().numpy(),
+        {name: delta.cpu().numpy() for name, delta in deltas.items()},
+        pd.DataFrame({"true": true, "before": before, "after": after}, classes),
+    )
 
 
 def find_row(records: EcgRecords, record: str) -> int:
@@ -138,39 +114,33 @@ def find_row(records: EcgRecords, record: str) -> int:
     return ids.index(record)
 
 
-@torch.no_grad()
-def _before_and_after(
-    attack_run: AttackRun, place: int, deltas: dict[str, Tensor]
+def most_fragile(
+    run: Run, records: EcgRecords, folder: Path, scores: pd.DataFrame
 ) -> AttackedEcg:
-    """The record at `place`, scored without and with the last of its perturbations."""
-    signal = attack_run.signals[place]
-    deltas = {name: delta[place] for name, delta in deltas.items()}
-    both = torch.stack([signal, signal + list(deltas.values())[-1]])
-    before, after = attack_run.victim.scores(both).cpu().numpy()
-    true = attack_run.labels[place].cpu().numpy() > 0
-    classes = pd.Index(attack_run.records.classes, name="class")
-    columns = {"true": true, "before": before, "after": after}
-    return AttackedEcg(
-        attack_run.records.table["record"].iloc[place],
-        signal.cpu().numpy(),
-        {name: delta.cpu().numpy() for name, delta in deltas.items()},
-        pd.DataFrame(columns, classes),
-    )
+    """The test ECG whose true classes lose most under the headline attack.
 
+    It is one that the model gets right without attack. Every attack of the study at the
+    headline ε but ``transfer`` is made again on it and others.
 
-def _find_fragile(
-    scores: pd.DataFrame, epsilon_mv: float, classes: tuple[str, ...]
-) -> str:
-    """The record whose true classes' scores fall most, of those that score well."""
-    rows = scores[(scores["view"] == "shared") & (scores["split"] == "test")]
-    clean = rows[rows["attack"] == "none"]
-    worst = rows[(rows["attack"] == ENSEMBLE) & (rows["epsilon_mv"] == epsilon_mv)]
-    names = [f"score_{c}" for c in classes]
-    true = clean[[f"y_{c}" for c in classes]].to_numpy() > 0
+    Parameters
+    ----------
+    run, records, folder
+        As for `attack_record`.
+    scores
+        What ``scores.parquet`` holds.
+    """
+    options, epsilon_mv = run.study.evaluation, run.headline_epsilon_mv
+    names = [f"score_{c}" for c in records.classes]
+    rows = scores.query("view == 'shared' and split == 'test'")
+    clean = rows.query("attack == 'none'").reset_index(drop=True)
+    worst = rows.query("attack == @ENSEMBLE and epsilon_mv == @epsilon_mv")
+    true = clean[[f"y_{c}" for c in records.classes]].to_numpy() > 0
     lowest_rank = clean[names].rank(pct=True).where(true).min(axis=1)
-    loss = np.where(true, clean[names].to_numpy() - worst[names].to_numpy(), 0).sum(1)
-    loss[(lowest_rank.fillna(0) < 0.5).to_numpy()] = -np.inf
-    return clean["record"].iloc[loss.argmax()]
+    loss = (clean[names] - worst[names].to_numpy()).where(true, 0).sum(axis=1)
+    record = clean["record"][loss.where(lowest_rank >= 0.5, -np.inf).argmax()]
+    attacks = dict.fromkeys([*options.ensemble, *options.attacks])
+    attacks.pop("transfer", None)
+    return attack_record(run, records, folder, record, list(attacks), epsilon_mv)
 
 
 def perturbation_energy(ecg: AttackedEcg, records: EcgRecords) -> pd.DataFrame:

@@ -15,16 +15,10 @@ from torch import Generator, Tensor
 
 from ecgstudy.attacks.api import Budget
 from ecgstudy.attacks.ball import Ball
-from ecgstudy.attacks.ensemble import combine
 from ecgstudy.attacks.named import get_attack
 from ecgstudy.attacks.objectives import auroc_targets, signed_scores
-from ecgstudy.evaluation.sample import (
-    AttackRun,
-    is_l2,
-    macro_auroc,
-    pick_evenly,
-    take_worst,
-)
+from ecgstudy.evaluation.attack_run import AttackRun, is_l2, take_worst
+from ecgstudy.evaluation.sample import macro_auroc, pick_evenly
 from ecgstudy.params import BLACK_BOX, ENSEMBLE, split_leads
 
 EXTREME_MV = 1.0
@@ -80,11 +74,7 @@ def _measure(
     clean = attack_run.scores("none", 0.0)
     curve = [macro_auroc(labels, clean)]
     for epsilon_mv in sorted(options.epsilons_mv):
-        members = [attack_run.scores(name, epsilon_mv) for name in options.ensemble]
-        scores = torch.stack(members)
-        worst = scores[
-            combine(scores, labels), torch.arange(len(labels), device=device)
-        ]
+        _, worst = attack_run.choose_worst(options.ensemble, epsilon_mv)
         curve.append(macro_auroc(labels, worst))
     yield "largest rise of AUROC with ε", max(*np.diff(curve), 0.0), 0.005
 

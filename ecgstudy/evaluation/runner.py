@@ -11,16 +11,12 @@ import torch
 from tqdm.auto import tqdm
 
 from ecgstudy.devices import pick_device
+from ecgstudy.evaluation.attack_run import AttackRun
 from ecgstudy.evaluation.classifier import fit_victim, load_source
 from ecgstudy.evaluation.embedding import measure_geometry
 from ecgstudy.evaluation.energy import profile_attacks
 from ecgstudy.evaluation.masking import NOT_APPLICABLE, check_masking
-from ecgstudy.evaluation.sample import (
-    AttackRun,
-    clean_auroc,
-    macro_auroc,
-    select_attacked,
-)
+from ecgstudy.evaluation.sample import clean_auroc, macro_auroc, select_attacked
 from ecgstudy.files import json_text, write_result
 from ecgstudy.models.checkpoints import to_float16, write_tensors
 from ecgstudy.params import ENSEMBLE, AttackOptions
@@ -54,54 +50,63 @@ def evaluate(
     DataFrame
         What ``scores.parquet`` holds: one row a record, attack, view and ε.
     """
+    # The model, as it is stored.
     started, run = time.perf_counter(), run.tested_on(protocol)
     arm, device = get_arm(run.arm), pick_device(run.study.device)
     options, headline_mv = run.study.evaluation, run.headline_epsilon_mv
-    splits = ["test"] if arm.features else ["test", "sensitivity"]
-    if arm.features:
+    gradient = arm.features is None
+    if gradient:
+        victim, form = fit_victim(run, records, folder.parent, protocol)
+        head, splits = (
+            to_float16(victim.model.head.state_dict()),
+            ["test", "sensitivity"],
+        )
+    else:
         from ecgstudy.evaluation.blackbox import fit_features  # loads scikit-learn
         from ecgstudy.models.feature_models import FeatureVictim
 
-        fitted, form = fit_features(run, folder.parent)
-        victim = FeatureVictim(fitted, records.fs, records.leads, records.centre)
-        options, head = _without_gradient(options), {}
-    else:
-        victim, form = fit_victim(run, records, folder.parent, protocol)
-        head = to_float16(victim.model.head.state_dict())
-    if arm.sets_headline:
-        splits.append("validation")
-    source = load_source(run, records, folder.parent, protocol)
-    ready, attack_runs = time.perf_counter(), {}
-    for split in splits:
+        model, form = fit_features(run, folder.parent)
+        victim = FeatureVictim(model, records.fs, records.leads, records.centre)
+        head, splits, options = {}, ["test"], _without_gradient(options)
+    source, fitted = (
+        load_source(run, records, folder.parent, protocol),
+        time.perf_counter(),
+    )
+
+    # The records that are attacked, and their scores.
+    attack_runs = {}
+    for split in [*splits, "validation"] if arm.sets_headline else splits:
         chosen = select_attacked(records, split, options.max_records)
         if len(chosen):
             spent = _for_validation(options) if split == "validation" else options
             key = run.dataset, run.seed, "evaluation", split
-            attack_run = AttackRun(victim, chosen, spent, key, device, protocol, source)
-            attack_runs[split] = attack_run
-    embedding = attack_all(attack_runs, headline_mv, gradient=not arm.features)
-    scores = pd.concat([s.table() for s in attack_runs.values()], ignore_index=True)
-    checks, speed, masking_ok = [NOT_APPLICABLE], None, None
-    if not arm.features:
+            attack_runs[split] = AttackRun(
+                victim, chosen, spent, key, device, protocol, source
+            )
+    embedding = attack_all(attack_runs, headline_mv, gradient=gradient)
+    scores = [attack_run.table() for attack_run in attack_runs.values()]
+    scores, test = pd.concat(scores, ignore_index=True), attack_runs["test"]
+
+    # Whether the model only hides its gradients, and what all this cost.
+    checks = [NOT_APPLICABLE]
+    if gradient:
         seed = derived_seed(run.dataset, run.seed, "checks")
-        checks = check_masking(attack_runs["test"], headline_mv, seed)
-        masking_ok = all(check["verdict"] != "fail" for check in checks)
-        steps = sum(attack_run.steps for attack_run in attack_runs.values())
-        speed = steps / sum(attack_run.seconds for attack_run in attack_runs.values())
+        checks = check_masking(test, headline_mv, seed)
+    sound = all(check["verdict"] != "fail" for check in checks)
     summary = {
-        "masking_ok": masking_ok,
+        "masking_ok": sound if gradient else None,
         "checks": checks,
         "clean_all": clean_auroc(victim, records, device),
         "seconds": {
-            "probe": ready - started,
-            "attacks": time.perf_counter() - ready,
+            "probe": fitted - started,
+            "attacks": time.perf_counter() - fitted,
         },
-        "attack_steps_per_second": speed,
+        "attack_steps_per_second": test.steps / test.seconds if gradient else None,
         "peak_memory_mb": _peak_memory_mb(device),
         "parameters": form["parameters"],
         **_training_cost(folder.parent),
         "precision": form["precision"],
-        "skipped": attack_runs["test"].skipped,
+        "skipped": test.skipped,
         **embedding,
     }
     classes, multilabel = list(records.classes), records.multilabel

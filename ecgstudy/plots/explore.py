@@ -40,7 +40,7 @@ def show_controls(
     def show(arm: str, record: str, attack: str, epsilon_mv: float) -> None:
         chosen = Run(run.study, run.dataset, arm, run.seed)
         place = chosen, records, paths.protocol(run.dataset, arm, run.seed, "slf")
-        ecg = attack_record(*place, record, attack, epsilon_mv)
+        ecg = attack_record(*place, record, [attack], epsilon_mv)
         title = f"record {record}, {arm}, {attack}, ε = {1000 * epsilon_mv:g} µV"
         delta = ecg.deltas[attack]
         display(draw_ecg(ecg.signal, records.fs, records.leads, delta, title))

@@ -19,6 +19,7 @@ from victims import as_records, attack_run
 from ecgstudy.attacks.api import Budget, Victim
 from ecgstudy.attacks.named import get_attack
 from ecgstudy.evaluation import runner as robustness
+from ecgstudy.evaluation.attack_run import take_worst
 from ecgstudy.evaluation.classifier import fit_victim
 from ecgstudy.evaluation.runner import evaluate, validation_curve
 from ecgstudy.evaluation.sample import (
@@ -26,7 +27,6 @@ from ecgstudy.evaluation.sample import (
     macro_auroc,
     pick_evenly,
     select_attacked,
-    take_worst,
 )
 from ecgstudy.models.checkpoints import load_classifier, load_encoder
 from ecgstudy.running.launch import pretrain

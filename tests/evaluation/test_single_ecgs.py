@@ -20,7 +20,7 @@ def done(tmp_path_factory):
 def attacked(done, row, attack="apgd-margin"):
     record = done.test.table["record"].iloc[row]
     return explore.attack_record(
-        done.run, done.records, done.folder, record, attack, 0.02
+        done.run, done.records, done.folder, record, [attack], 0.02
     )
 
 
@@ -118,7 +118,7 @@ def test_an_unknown_record_is_named_with_some_that_there_are(done):
         StudyError, match=r"'nobody' is none of the \d+ records, such as"
     ):
         explore.attack_record(
-            done.run, done.records, done.folder, "nobody", "fgsm", 0.02
+            done.run, done.records, done.folder, "nobody", ["fgsm"], 0.02
         )
 
 
@@ -126,5 +126,5 @@ def test_a_run_that_is_not_evaluated_is_named(done, tmp_path):
     record = done.test.table["record"].iloc[0]
     with pytest.raises(StudyError, match=r"slf/head\.safetensors: no such file"):
         explore.attack_record(
-            done.run, done.records, tmp_path / "slf", record, "fgsm", 0.02
+            done.run, done.records, tmp_path / "slf", record, ["fgsm"], 0.02
         )
