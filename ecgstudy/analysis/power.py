@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import chi2, norm
+from scipy.stats import chi2, nct
 
 from ecgstudy.analysis import statistics as st
 
@@ -15,7 +15,6 @@ FAMILY = 8
 PLANNED = 10
 """Seeds of the study for which the number of patients is asked."""
 MOST = 1_000_000
-NODES, NODE_WEIGHTS = np.polynomial.legendre.leggauss(400)
 
 
 @dataclass(frozen=True)
@@ -94,24 +93,11 @@ def power(
     df = min(variance**2 / max(spread, 1e-300), 1e6)
     share = (of_seeds + models) / (variance + models)
     t = st.MixedT(df, st.HEAVY * share * (1 - share), seeds)
-    return outside(t.critical(1 - alpha), df, effect / np.sqrt(variance))
-
-
-def outside(critical: float, df: float, shift: float) -> float:
-    """Probability that |t| > `critical` for noncentral t.
-
-    By quadrature over the quantiles of χ²: `scipy.stats.nct` gives NaN where one of the
-    tails underflows.
-
-    Parameters
-    ----------
-    critical, df, shift : float
-        Critical value, degrees of freedom, noncentrality.
-    """
-    scale = np.sqrt(chi2.ppf((NODES + 1) / 2, df) / df)
-    above = norm.sf(critical * scale - shift)
-    below = norm.cdf(-critical * scale - shift)
-    return float(NODE_WEIGHTS @ (above + below) / 2)
+    critical, shift = t.critical(1 - alpha), effect / np.sqrt(variance)
+    above = nct.sf(critical, df, shift)
+    # NaN where the tail on the other side underflows.
+    below = np.nan_to_num(nct.cdf(-critical, df, shift))
+    return float(above + below)
 
 
 def seeds_needed(found: Components, effect: float, alpha: float = ALPHA) -> float:
