@@ -129,8 +129,8 @@ def load_plugins(files: str) -> None:
     ----------
     files
         Paths separated by the system's path separator (``:``). They come from the
-        command line (``--plugins``, or `ECGSTUDY_PLUGINS` in the environment), never
-        from a params file.
+        command line (``--plugin``, or `ECGSTUDY_PLUGINS` in the environment), or lie
+        beside a params file under its name; a params file names none.
 
     Raises
     ------

@@ -335,7 +335,7 @@ class Paths:
 
 
 def load_study(path: str | Path, kind: type[Study] = Study) -> Study:
-    """Read and check a params file.
+    """Read and check a params file, after the plugin of the same name beside it.
 
     Parameters
     ----------
@@ -350,13 +350,15 @@ def load_study(path: str | Path, kind: type[Study] = Study) -> Study:
         Naming the file and each key that is unknown, missing, ill-typed or out of
         range.
     """
-    load_plugins(os.environ.get("ECGSTUDY_PLUGINS", ""))
     path = in_checkout(path)
     if not path.exists():
         known = sorted(p.stem for p in in_checkout(path.parent).glob("*.yaml"))
         raise StudyError(
             f"{path}: no such params file (studies there: {', '.join(known) or 'none'})"
         )
+    load_plugins(os.environ.get("ECGSTUDY_PLUGINS", ""))
+    if path.with_suffix(".py").exists():
+        load_plugins(str(path.with_suffix(".py")))
     try:
         study = kind.model_validate(read_yaml(path.read_text(encoding="utf-8")))
         for name in study.datasets:

@@ -69,7 +69,9 @@ def parser() -> argparse.ArgumentParser:
     for run in (study, plan, figures, report, explore, headline):
         added = command(run)
         added.add_argument("params", type=Path, help="such as params/quick.yaml")
-        added.add_argument("--plugins", nargs="+", default=[], help="your Python files")
+        added.add_argument(
+            "--plugin", action="append", default=[], help="a Python file of yours"
+        )
         if run in (study, plan):
             added.add_argument(
                 "--verify", action="store_true", help="read every result again"
@@ -163,7 +165,9 @@ def new(chosen: argparse.Namespace) -> None:
     """Write a params file and a plugin to start a study of your own from."""
     from ecgstudy.running.new import write_templates
 
-    write_templates(Path(chosen.name))
+    params = write_templates(Path(chosen.name))
+    print(f"written: {params} and {params.with_suffix('.py')}")
+    print(f"to run it: ecgstudy study {params}")
 
 
 def job(chosen: argparse.Namespace) -> None:
@@ -191,7 +195,7 @@ def _study(chosen: argparse.Namespace) -> Study:
 
     use_this_checkout()
     given = os.environ.get("ECGSTUDY_PLUGINS", "").split(os.pathsep)
-    plugins = [os.path.abspath(file) for file in [*given, *chosen.plugins] if file]
+    plugins = [os.path.abspath(file) for file in [*given, *chosen.plugin] if file]
     os.environ["ECGSTUDY_PLUGINS"] = os.pathsep.join(plugins)
     return load_study(chosen.params)
 

@@ -26,7 +26,7 @@ from ecgstudy.files import ROOT, write_json
 from ecgstudy.pretraining import loop
 from ecgstudy.pretraining.distributed import join
 from ecgstudy.records import EcgRecords, load_records, save_records
-from ecgstudy.registry import ARMS, load_plugins
+from ecgstudy.registry import ARMS, PLUGINS, load_plugins
 from ecgstudy.running.processes import use_this_checkout
 from ecgstudy.study import Run, Study
 
@@ -87,6 +87,7 @@ def pretrain_in_processes(run: Run, records: EcgRecords, folder: Path) -> None:
     call += [f"--nproc-per-node={run.processes}", "--local-ranks-filter=0"]
     with tempfile.TemporaryDirectory() as job:
         asked = {
+            "plugins": [sys.modules[n].__file__ for n in PLUGINS if n in sys.modules],
             "study": run.study.model_dump(mode="json"),
             "run": [run.dataset, run.arm, run.seed],
             "records": str(prepared_folder(records, Path(job))),
@@ -143,8 +144,9 @@ def _end_with_starter() -> None:
 
 
 def _pretrain(job: Path) -> None:
-    load_plugins(os.environ.get("ECGSTUDY_PLUGINS", ""))
     asked = json.loads((job / "job.json").read_text(encoding="utf-8"))
+    given = os.environ.get("ECGSTUDY_PLUGINS", "")
+    load_plugins(os.pathsep.join([given, *asked["plugins"]]))
     study = Study.model_validate(asked["study"])
     join(pick_device(study.device))
     run, records = Run(study, *asked["run"]), load_records(asked["records"])
