@@ -52,16 +52,6 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         raise unwritable(path, error) from error
 
 
-@contextmanager
-def whole_files() -> Iterator[Callable[[str | Path], Path]]:
-    """Yield `whole_file` for files of one result: all take their places once all are written, or none does.
-
-    The first one comes last: it is the one whose presence tells that the others are there.
-    """
-    with ExitStack() as files:
-        yield lambda path: files.enter_context(whole_file(path))
-
-
 def unwritable(path: str | Path, error: OSError) -> StudyError:
     """What to raise when the file system refused to write `path`."""
     why = error.strerror or error

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +81,8 @@ def fine_tune(
     }
     key, progress = short_hash(decides), folder / "checkpoint.safetensors"
     if how == "aff" and read_json(folder / "encoder.json").get("fine_tuned") == key:
-        return load_encoder(folder, str(device))
+        with suppress(StudyError):  # damaged: fine-tune it again
+            return load_encoder(folder, str(device))
     streams = {}
     for name in ("batches", "attack"):
         seed = derived_seed(run.dataset, run.seed, "fine-tuning", name)

@@ -69,8 +69,6 @@ FILES = {
         "verdicts.csv",
     ),
 }
-"""What a step leaves in its folder, beside the executed notebook."""
-
 DOWNLOADS = ROOT / "outputs" / "downloads"
 
 
@@ -99,6 +97,13 @@ class Step:
     def content(self) -> dict:
         """What ``run.json`` says."""
         return {"key": self.key, **self.parameters}
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What the step leaves in its folder, beside the executed notebook."""
+        if method(str(self.arguments.get("protocol"))) == "aff":
+            return (*FILES[self.name], "encoder.json", "encoder.safetensors")
+        return FILES[self.name]
 
     @property
     def marker(self) -> Path:

@@ -17,7 +17,6 @@ from ecgstudy.records import EcgRecords, load_records, save_records
 from ecgstudy.running import engine
 from ecgstudy.running.cache import (
     DOWNLOADS,
-    FILES,
     Step,
     evaluate_step,
     figures_step,
@@ -93,7 +92,7 @@ def _changed(step: Step) -> str | None:
 def _damage(step: Step, home: Path, known: dict, checked: dict) -> str | None:
     """What is wrong with the files of a step; notes in `checked` what was looked at."""
     sums = read_sums(step.folder / SUMS)
-    for name in FILES[step.name]:
+    for name in step.files:
         path = step.folder / name
         if not path.exists():
             return f"{name} is missing"
@@ -102,7 +101,7 @@ def _damage(step: Step, home: Path, known: dict, checked: dict) -> str | None:
         before = known.get(place, [])
         digest = before[2] if before[:2] == looked else sha256(path)
         checked[place] = [*looked, digest]
-        if sums.get(name, digest) != digest:
+        if sums.get(name) != digest:
             return f"{name} is damaged"
     return None
 
