@@ -1,22 +1,23 @@
-"""Claims from the literature, judged on ECGs by one table: claim → contrasts, rule."""
+"""Claims from the literature, judged on ECGs: ``claims.yaml`` says what decides."""
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from operator import itemgetter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ecgstudy.analysis import statistics as st
 from ecgstudy.analysis.verdict import MARGIN
+from ecgstudy.plain_yaml import read_yaml
 
 AUROCS = ("robust", "clean")
 """Measures that are read from ``contrasts.csv``; others are columns of ``cost.csv``."""
 RATIOS = ("step_ms",)
 """Measures compared as a ratio, adaptive over standard, instead of as a difference."""
-NOT_RUN = {"verdict": "not tested", "decides": False}
 UNATTACKED = "unattacked"
-"""Stands for a measure's value without attack, where that is 0 by definition."""
+PAIR = ["adaptive", "standard"]
+ESTIMATE = [*PAIR, *"measure dataset protocol value se df heavy seeds".split()]
+ESTIMATE += ["seed_list", "beyond_seeds", "masking_ok"]
+"""What is known of a comparison before it is judged."""
 
 COLUMNS = (
     "number claim verdict effect ci_low ci_high measure evidence masking_ok".split()
@@ -27,127 +28,22 @@ EVIDENCE_COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class Part:
-    """One comparison of a claim: `adaptive` must lie on one side of `standard`.
-
-    `measure` is ``"robust"`` or ``"clean"`` (macro AUROC), or a column of the cost
-    table. The difference (or ratio) must be ``"above"`` or ``"below"`` `margin`, or it
-    ``"differs"``. `protocol` is that of the scores; ``"@"`` means every transfer.
-    """
-
-    adaptive: str
-    standard: str
-    measure: str = "robust"
-    side: str = "above"
-    margin: float = 0.0
-    protocol: str = "slf"
+def _read_parts() -> pd.DataFrame:
+    rows = [{"number": n, **part} for n in CLAIMS for part in CLAIMS[n]["parts"]]
+    defaults = {"side": "above", "margin": 0.0, "protocol": "slf"}
+    return pd.DataFrame(rows).fillna(defaults).rename_axis("part").reset_index()
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A sentence from the literature and what decides it.
-
-    Without `needs_all`, the parts at hand decide (a claim about "any base" is tested on
-    the bases run). `same_sign` asks for the same sign of all parts, one of them
-    supported and none contradicted.
-    """
-
-    text: str
-    parts: tuple[Part, ...]
-    needs_all: bool = True
-    same_sign: bool = False
-
-
-def _both(adaptive: str, standard: str) -> tuple[Part, ...]:
-    return tuple(Part(adaptive, standard, measure) for measure in AUROCS)
-
-
-def _robust_at_equal_clean(adaptive: str, *standards: str) -> tuple[Part, ...]:
-    robust = tuple(Part(adaptive, base) for base in standards)
-    clean = tuple(Part(adaptive, base, "clean", margin=-MARGIN) for base in standards)
-    return robust + clean
-
-
-CLAIMS = {
-    1: Claim(
-        "Inferior positives raise clean and robust AUROC over the same base",
-        _both("rocl-ip", "rocl") + _both("advcl-ip", "advcl"),
-        needs_all=False,
-    ),
-    2: Claim(
-        "Hard negatives raise clean and robust AUROC over RoCL",
-        _both("rocl-hn", "rocl"),
-    ),
-    3: Claim("Inferior positives beat AdvCL", (Part("advcl-ip", "advcl"),)),
-    4: Claim(
-        "Inferior positives with hard negatives beat each alone, and the base",
-        tuple(Part("rocl-ip-hn", base) for base in ("rocl-ip", "rocl-hn", "rocl")),
-    ),
-    5: Claim(
-        "Longer adversarial pretraining (2.5 times) overfits",
-        (Part("rocl", "rocl-long"),),
-    ),
-    6: Claim(
-        "Adaptive weights cost no extra time (step-time ratio at most 1.05)",
-        tuple(
-            Part(arm, "rocl", "step_ms", "below", 1.05)
-            for arm in ("rocl-ip", "rocl-hn", "rocl-ip-hn")
-        ),
-    ),
-    7: Claim(
-        "Replacing the loss is all that is needed, whatever the framework",
-        (Part("claf-ip-hn", "claf"), Part("acl-hn", "acl")),
-    ),
-    8: Claim(
-        "The gain has the same sign under SLF, ALF and AFF",
-        tuple(Part("rocl-ip-hn", "rocl", protocol=p) for p in ("slf", "alf", "aff")),
-        same_sign=True,
-    ),
-    9: Claim(
-        "The gain carries over to transfer", (Part("rocl-ip-hn", "rocl", protocol="@"),)
-    ),
-    10: Claim(
-        "Clinical weights (CLEF) raise clean AUROC over standard contrastive learning",
-        (Part("clef", "simclr", "clean"),),
-    ),
-    11: Claim(
-        "ANCHOR is more robust than adversarial training, AdvCL, ASCL and TRADES at"
-        " equal clean AUROC",
-        _robust_at_equal_clean("anchor", "pgd-at", "advcl", "ascl", "trades"),
-    ),
-    12: Claim(
-        "Label-free adversarial positives give robustness without clean loss, and how"
-        " they are made matters",
-        (
-            *_robust_at_equal_clean("adv-supcon", "supcon"),
-            Part("adv-supcon", "adv-supcon-labels", side="differs"),
-            Part("adv-supcon", "adv-supcon-noise", side="differs"),
-        ),
-    ),
-    13: Claim(
-        "CLAE's adversaries raise clean AUROC on SimCLR, SupCon and HCL",
-        (
-            Part("clae", "simclr", "clean"),
-            Part("clae-supcon", "supcon", "clean"),
-            Part("clae-hcl", "hcl", "clean"),
-        ),
-    ),
-    14: Claim(
-        "Adversaries cause identity confusion, and inferior positives reduce it",
-        (
-            Part("simclr", UNATTACKED, "identity_confusion"),
-            Part("rocl-ip", "rocl", "identity_confusion", "below"),
-        ),
-    ),
-}
+CLAIMS = read_yaml(Path(__file__).with_name("claims.yaml").read_text("utf-8"))
+"""Number → claim, its parts and its rule."""
+PARTS = _read_parts()
+"""A row a part of a claim."""
 
 
 def claimed_pairs() -> list[tuple[str, str]]:
     """Every (adaptive, standard) pair whose AUROC a claim compares."""
-    parts = [part for claim in CLAIMS.values() for part in claim.parts]
-    pairs = [(p.adaptive, p.standard) for p in parts if p.measure in AUROCS]
-    return list(dict.fromkeys(pairs))
+    pairs = PARTS[PARTS["measure"].isin(AUROCS)][PAIR].drop_duplicates()
+    return list(pairs.itertuples(index=False, name=None))
 
 
 def judge_claims(
@@ -170,157 +66,145 @@ def judge_claims(
         interval of the weakest comparison. ``claim_evidence.csv``, a row a comparison,
         those that were not run too.
     """
+    found = _estimate_parts(contrasts, cost)
+    sizes = found.groupby("number")["number"].transform("size")
+    found["level"] = 1 - (1 - confidence) / sizes
+    judged = [_judge_part(row) for row in found.itertuples()]
+    judged = pd.DataFrame(judged, columns=JUDGED, index=found.index)
+    found = found.drop(columns="value").join(judged).assign(decides=False)
     claims, evidence = [], []
     for number, claim in CLAIMS.items():
-        found = [row for p in claim.parts for row in _estimates(p, contrasts, cost)]
-        level = 1 - (1 - confidence) / max(1, len(found))
-        for row in found:
-            row |= {"number": number, "decides": False, **_judge_part(row, level)}
-        summary = {
-            "number": number,
-            "claim": claim.text,
-            "verdict": _verdict(claim, found),
-        }
-        if summary["verdict"] != "not tested":
-            weakest = min(found, key=itemgetter("room"))
-            weakest["decides"] = True
-            summary |= {"effect": weakest["value"], "evidence": _describe(weakest)}
-            summary |= {key: weakest[key] for key in ("ci_low", "ci_high", "measure")}
-            summary["masking_ok"] = False not in [row["masking_ok"] for row in found]
-        claims.append(summary)
-        missing = [{"number": number, **row} for row in _missing(claim, found)]
-        evidence += [*found, *missing]
+        rows = found[found["number"] == number].copy()
+        row = {"number": number, **claim, "verdict": _verdict(number, rows)}
+        if row["verdict"] != "not tested":
+            rows.loc[rows["room"].idxmin(), "decides"] = True
+            weakest = rows[rows["decides"]].iloc[0]
+            row |= weakest[["ci_low", "ci_high", "measure"]]
+            row |= {"effect": weakest["value"], "evidence": _describe(weakest)}
+            row["masking_ok"] = not rows["masking_ok"].eq(False).any()
+        claims.append(row)
+        for part in (rows, _missing(number, rows)):
+            evidence += part.to_dict("records")
     return (
         pd.DataFrame(claims, columns=COLUMNS),
         pd.DataFrame(evidence, columns=EVIDENCE_COLUMNS),
     )
 
 
-def _estimates(
-    part: Part, contrasts: pd.DataFrame, cost: pd.DataFrame
-) -> Iterator[dict]:
-    """The comparison on each data set where it was run, not yet judged."""
-    if part.measure not in AUROCS:
-        yield from _measured(part, cost)
-        return
-    rows = contrasts[_under(part, contrasts)]
-    main = rows["headline"] if part.measure == "robust" else rows["attack"] == "none"
-    rows = rows[main.astype(bool)]
-    same = (rows["adaptive"] == part.adaptive) & (rows["standard"] == part.standard)
-    for row in rows[same].to_dict("records"):
-        where = {"protocol": row["protocol"], "value": row["delta"], "part": part}
-        yield {**row, **asdict(part), **where}
+def _estimate_parts(contrasts: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
+    """Each part on each data set where it was run, not yet judged."""
+    robust = contrasts[contrasts["headline"].astype(bool)].assign(measure="robust")
+    clean = contrasts[contrasts["attack"] == "none"].assign(measure="clean")
+    rows = []
+    for table in (robust, clean):
+        rows += table.rename(columns={"delta": "value"}).to_dict("records")
+    for part in PARTS.itertuples():
+        if part.measure in cost:
+            rows += _measure_cost(part, cost)
+    known = pd.DataFrame(rows, columns=ESTIMATE)
+    transfer = known["protocol"].astype(str).str.contains("@")
+    known["asked"] = known["protocol"].mask(transfer, "@")
+    parts = PARTS.rename(columns={"protocol": "asked"})
+    return parts.merge(known, on=[*PAIR, "measure", "asked"])
 
 
-def _measured(part: Part, cost: pd.DataFrame) -> Iterator[dict]:
-    """The same of a column of the cost table, paired by seed: only seeds vary.
+def _measure_cost(part: tuple, cost: pd.DataFrame) -> list[dict]:
+    """A column of the cost table compared, paired by seed: only seeds vary.
 
     A ratio is a difference of logarithms until it is judged.
     """
-    if part.measure not in cost:
-        return
-    ratio = part.measure in RATIOS
-    rows = cost[_under(part, cost) & cost["arm"].isin([part.adaptive, part.standard])]
-    for (dataset, protocol), here in rows.groupby(["dataset", "protocol"], sort=False):
-        pairs = here.pivot(index="seed", columns="arm", values=part.measure)
-        if part.standard == UNATTACKED:
-            pairs[UNATTACKED] = 0.0
-        pairs = pairs.dropna().astype(float)
-        seeds = len(pairs)
-        if not seeds or len(pairs.columns) < 2:
+    pair, ratio, found = [part.adaptive, part.standard], part.measure in RATIOS, []
+    arms = cost[cost["arm"].isin(pair)]
+    for (dataset, protocol), rows in arms.groupby(["dataset", "protocol"], sort=False):
+        values = rows.pivot(index="seed", columns="arm", values=part.measure)
+        values = values.assign(**{UNATTACKED: 0.0}).reindex(columns=pair)
+        values = values.dropna().astype(float)
+        if values.empty:
             continue
-        pairs = np.log(pairs) if ratio else pairs
-        change = (pairs[part.adaptive] - pairs[part.standard]).to_numpy()
-        masked = not ratio and False in list(here.get("masking_ok", []))
-        yield {
-            **asdict(part),
-            "part": part,
+        values = np.log(values) if ratio else values
+        change = values[part.adaptive] - values[part.standard]
+        row = {
+            **part._asdict(),
             "dataset": dataset,
             "protocol": protocol,
             "value": change.mean(),
-            "se": change.std(ddof=1) / np.sqrt(seeds) if seeds > 1 else np.nan,
-            "df": seeds - 1,
+            "se": change.sem(),
+            "df": len(change) - 1,
             "heavy": 0.0,
-            "seeds": seeds,
-            "seed_list": " ".join(map(str, pairs.index)),
-            "beyond_seeds": seeds >= st.MIN_SEEDS,
-            "masking_ok": not masked,
+            "seeds": len(change),
+            "seed_list": " ".join(map(str, change.index)),
+            "beyond_seeds": len(change) >= st.MIN_SEEDS,
+            "masking_ok": ratio or not rows["masking_ok"].eq(False).any(),
         }
+        found.append(row)
+    return found
 
 
-def _under(part: Part, table: pd.DataFrame) -> pd.Series:
-    if part.protocol == "@":
-        return table["protocol"].str.contains("@").astype(bool)
-    return table["protocol"] == part.protocol
+JUDGED = ["value", "ci_low", "ci_high", "verdict", "room"]
+"""What `_judge_part` gives; `room`: how far the interval is on the right side."""
 
 
-def _judge_part(row: dict, level: float) -> dict:
-    """Interval at `level`, and verdict, of one comparison."""
-    t = st.MixedT(row["df"], row["heavy"], row["seeds"])
-    half = t.critical(level) * row["se"] if t.df > 0 else np.nan
-    ends = row["value"] + np.array([-half, half])
+def _judge_part(row: tuple) -> tuple:
+    """Estimate, interval and verdict of one comparison."""
+    t = st.MixedT(row.df, row.heavy, row.seeds)
+    half = t.critical(row.level) * row.se if t.df > 0 else np.nan
+    ends = row.value + np.array([-half, 0, half])
     # Differences of AUROCs and of shares lie between −1 and 1.
-    ratio = row["measure"] in RATIOS
-    low, high = np.exp(ends) if ratio else np.clip(ends, -1, 1)
-    value = np.exp(row["value"]) if ratio else row["value"]
-    # How far the interval lies on each side of the margin.
-    above, below = low - row["margin"], row["margin"] - high
-    sides = {"above": (above, below), "below": (below, above)}
-    right, wrong = sides.get(row["side"], (max(above, below), np.nan))
+    ratio = row.measure in RATIOS
+    low, value, high = np.exp(ends) if ratio else np.clip(ends, -1, 1)
+    right, wrong = low - row.margin, row.margin - high
+    if row.side == "below":
+        right, wrong = wrong, right
+    elif row.side == "differs":
+        right, wrong = max(right, wrong), np.nan
     verdict = "inconclusive"
-    if row["beyond_seeds"]:
+    if row.beyond_seeds:
         if right > 0:
             verdict = "supported"
         elif wrong > 0:
             verdict = "contradicted"
-        elif row["measure"] in AUROCS and row["margin"] == 0:
-            p = st.equivalence_p(value, row["se"], t, MARGIN)
-            verdict = "equivalent" if p <= 1 - level else verdict
-    return {
-        "value": value,
-        "ci_low": low,
-        "ci_high": high,
-        "verdict": verdict,
-        "room": -np.inf if np.isnan(right) else right,
-    }
+        elif row.measure in AUROCS and row.margin == 0:
+            p = st.equivalence_p(value, row.se, t, MARGIN)
+            verdict = "equivalent" if p <= 1 - row.level else verdict
+    return value, low, high, verdict, np.nan_to_num(right, nan=-np.inf)
 
 
-def _verdict(claim: Claim, found: list[dict]) -> str:
+def _verdict(number: int, found: pd.DataFrame) -> str:
     """Of all parts on all data sets.
 
     A claim that needs all its parts is tested where one data set has them all. It is
     contradicted by a part that is contradicted on every data set of the claim, and
     supported, or equivalent, where all that was run is.
     """
-    where = {p: {r["dataset"] for r in found if r["part"] == p} for p in claim.parts}
-    said = {p: {r["verdict"] for r in found if r["part"] == p} for p in claim.parts}
-    datasets = set().union(*where.values())
-    if not datasets or (claim.needs_all and not set.intersection(*where.values())):
+    claim, by_part = CLAIMS[number], found.groupby("part")
+    rule = claim.get("rule", "all")
+    most = found.groupby("dataset")["part"].nunique().max()
+    if found.empty or (rule != "any" and most < len(claim["parts"])):
         return "not tested"
-    for part in claim.parts:
-        if where[part] == datasets and said[part] == {"contradicted"}:
-            return "contradicted"
-    verdicts = set().union(*said.values())
-    if claim.same_sign:
-        gains = all(row["value"] > 0 for row in found)
-        verdicts = {"supported"} if gains and {"supported"} in said.values() else set()
+    everywhere = by_part["dataset"].nunique() == found["dataset"].nunique()
+    said = by_part["verdict"].agg(set)
+    if {"contradicted"} in list(said[everywhere]):
+        return "contradicted"
+    if rule == "same sign":
+        gains = (found["value"] > 0).all() and {"supported"} in list(said)
+        return "supported" if gains else "inconclusive"
+    verdicts = set(found["verdict"])
     if verdicts in ({"supported"}, {"equivalent"}):
         return verdicts.pop()
     return "inconclusive"
 
 
-def _missing(claim: Claim, found: list[dict]) -> Iterator[dict]:
+def _missing(number: int, found: pd.DataFrame) -> pd.DataFrame:
     """Parts that were not run, on each data set where others were."""
-    datasets = dict.fromkeys(row["dataset"] for row in found) or [None]
-    there = {(row["part"], row["dataset"]) for row in found}
-    for part in claim.parts:
-        for dataset in datasets:
-            if (part, dataset) not in there:
-                yield {**asdict(part), "dataset": dataset, **NOT_RUN}
+    datasets = found["dataset"].drop_duplicates()
+    datasets = pd.DataFrame({"dataset": datasets if len(datasets) else [None]})
+    parts = PARTS[PARTS["number"] == number].merge(datasets, how="cross")
+    there = pd.MultiIndex.from_frame(found[["part", "dataset"]])
+    run = pd.MultiIndex.from_frame(parts[["part", "dataset"]]).isin(there)
+    return parts[~run].assign(verdict="not tested", decides=False)
 
 
-def _describe(row: dict) -> str:
+def _describe(row: pd.Series) -> str:
     sign = "/" if row["measure"] in RATIOS else "−"
-    pair = f"{row['adaptive']} {sign} {row['standard']}, {row['measure']}"
-    protocol = "" if row["protocol"] == "slf" else f" {row['protocol']}"
-    return f"{pair}, {row['dataset']}{protocol}"
+    where = " ".join([row["dataset"], row["protocol"]]).removesuffix(" slf")
+    return f"{row['adaptive']} {sign} {row['standard']}, {row['measure']}, {where}"
