@@ -1,6 +1,5 @@
 """Pairs of one batch of training records, as weighting schemes see them."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,10 +120,9 @@ def weigh_record(
     records: EcgRecords,
     folder: Path,
     record: str,
-    weightings: Mapping[str, Schemes] | None = None,
     size: int = 128,
 ) -> pd.DataFrame:
-    """Pull and push weights of one ECG's pairs in a batch of training records.
+    """Pull and push weights of one ECG in a training batch, by `known_weightings`.
 
     The batch holds two random views of each record and an attacked one, embedded by the
     run's encoder. Schemes that ask for predictions get those of the evaluated head.
@@ -137,8 +135,6 @@ def weigh_record(
         The protocol folder of the run, which holds ``head.safetensors``.
     record
         Id of one of the records.
-    weightings
-        Name → schemes with their options, in order; None: all `known_weightings`.
     size
         Records in the batch.
 
@@ -161,7 +157,7 @@ def weigh_record(
         )
     pairs, parts = _pairs_of(state, batch), []
     anchors = {"clean view": 0, "attacked view": VIEWS.index("1*") * len(index)}
-    for name, schemes in (weightings or known_weightings(run.arm)).items():
+    for name, schemes in known_weightings(run.arm).items():
         for anchor, row in anchors.items():
             part = _tabulate(schemes, batch, pairs, row)
             known = part.columns.difference(["pull", "push"])

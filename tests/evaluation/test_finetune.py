@@ -268,6 +268,18 @@ def test_an_interrupted_fine_tuning_continues_exactly(trained, tmp_path, monkeyp
     assert files(folder)[name] != files(whole / "aff")[name]
 
 
+def test_a_damaged_encoder_is_trained_again(trained, tmp_path):
+    options = AffOptions(epochs=1, batch_size=16, attack_steps=1)
+    run, folder = with_options(trained.run, aff=options), tmp_path / "seed0"
+    shutil.copytree(trained.folder, folder)
+    fit_victim(run, trained.records, folder, "aff")
+    weights = folder / "aff" / "encoder.safetensors"
+    sound = weights.read_bytes()
+    weights.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    fit_victim(run, trained.records, folder, "aff")
+    assert weights.read_bytes() == sound
+
+
 def test_a_loss_that_is_not_finite_is_an_error(trained):
     options = AffOptions(epochs=1, batch_size=16, attack_steps=1, learning_rate=1e30)
     run = with_options(trained.run, aff=options)
