@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from ecgstudy.attacks.api import Victim
 from ecgstudy.devices import pick_device
@@ -57,8 +58,6 @@ def attack_record(
 ) -> AttackedEcg:
     """Attack one test ECG, together with others (margins refer to a sample).
 
-    Of several attacks the ensemble is made, too.
-
     Parameters
     ----------
     run, records
@@ -68,7 +67,8 @@ def attack_record(
     record
         Id of one of the attacked test records.
     attacks
-        Names of attacks, on some leads only as in ``"pgd-ce[II]"``.
+        Names of attacks, on some leads only as in ``"pgd-ce[II]"``; ``"ensemble"`` is
+        the worst of those before it.
     epsilon_mv
         Largest change of a sample, in mV.
 
@@ -87,9 +87,12 @@ def attack_record(
     options = options.model_copy(update={"query_records": None})
     key = run.dataset, run.seed, "most fragile"
     attack_run = AttackRun(victim, test, options, key, device)
-    deltas = {name: attack_run.attack(name, epsilon_mv) for name in attacks}
-    if len(deltas) > 1:
-        deltas[ENSEMBLE] = attack_run.combine(deltas, epsilon_mv)
+    deltas: dict[str, Tensor] = {}
+    for name in attacks:
+        if name == ENSEMBLE:
+            deltas[name] = attack_run.combine(deltas, epsilon_mv)
+        else:
+            deltas[name] = attack_run.attack(name, epsilon_mv)
     row = find_row(test, record)
     deltas = {name: delta[row] for name, delta in deltas.items()}
     signal, last = attack_run.signals[row], list(deltas.values())[-1]
@@ -140,7 +143,8 @@ def most_fragile(
     record = clean["record"][loss.where(lowest_rank >= 0.5, -np.inf).argmax()]
     attacks = dict.fromkeys([*options.ensemble, *options.attacks])
     attacks.pop("transfer", None)
-    return attack_record(run, records, folder, record, list(attacks), epsilon_mv)
+    names = [*attacks, ENSEMBLE]
+    return attack_record(run, records, folder, record, names, epsilon_mv)
 
 
 def perturbation_energy(ecg: AttackedEcg, records: EcgRecords) -> pd.DataFrame:
