@@ -55,13 +55,6 @@ class Victim:
         return class_scores(logits.float(), self.multilabel)
 
 
-def known_scores(victim: Victim, signals: Tensor) -> Tensor | None:
-    """Scores of `signals` if the victim holds those of this very tensor, else None."""
-    if victim.clean_scores is None or victim.clean_scores[0] is not signals:
-        return None
-    return victim.clean_scores[1]
-
-
 @dataclass(frozen=True)
 class Budget:
     """What an attack may do and spend.
@@ -152,8 +145,9 @@ class Problem:
         def value(perturbed: Tensor, rows: slice | Tensor) -> Tensor:
             return objective(victim.scores(perturbed), targets[rows])
 
-        scores = known_scores(victim, signals)
-        clean_values = None if scores is None else objective(scores, targets)
+        clean_values = None
+        if victim.clean_scores and victim.clean_scores[0] is signals:
+            clean_values = objective(victim.clean_scores[1], targets)
         exact = victim.gradients == "float32"
         return Problem(signals, value, start, exact, clean_values)
 

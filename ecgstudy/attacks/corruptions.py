@@ -6,9 +6,8 @@ definitions: where Einthoven's I + III = II held before, it holds after (but for
 leads).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import torch
@@ -304,11 +303,6 @@ def _interchanges(recording: Recording, severity: int) -> list[np.ndarray]:
     return matrices
 
 
-def get_corruption(name: str) -> Corruption:
-    """The corruption called `name`."""
-    return CORRUPTIONS.find(name)
-
-
 def explain_skip(name: str, severity: int, recording: Recording) -> str | None:
     """Why a corruption does not apply to such recordings; None where it does.
 
@@ -332,24 +326,3 @@ def explain_skip(name: str, severity: int, recording: Recording) -> str | None:
             f"{', '.join(recording.leads)}, or needs others"
         )
     return None
-
-
-def list_skipped(
-    names: Iterable[str], severities: Iterable[int], recording: Recording
-) -> list[dict]:
-    """What does not apply: `corruption`, `severity` and `reason` of each.
-
-    Parameters
-    ----------
-    names, severities
-        A study's corruptions.
-    recording
-        How its ECGs were recorded.
-    """
-    found = []
-    for name, severity in product(names, severities):
-        reason = explain_skip(name, severity, recording)
-        if reason is not None:
-            row = {"corruption": name, "severity": severity, "reason": reason}
-            found.append(row)
-    return found

@@ -94,20 +94,25 @@ def noise(
     return budget.ball.draw(signals, generator)
 
 
+SEARCHES = {
+    "pgd-ce": (pgd, "ce"),
+    "pgd-margin": (pgd, "margin"),
+    "apgd-ce": (apgd, "ce"),
+    "apgd-margin": (apgd, "margin"),
+    "apgd-bce": (apgd, "bce"),
+    "apgd-margin-even": (apgd, "margin-even"),
+    "apgd-dlr": (apgd, "dlr"),
+    "square": (square, "margin"),
+    "universal": (universal, "margin"),
+}
+"""Name → search, and the objective of the scores that it maximises."""
+for _name, _how in SEARCHES.items():
+    ATTACKS[_name] = on_scores(*_how)
+ATTACKS["pgd-l2"] = on_scores(pgd, "margin", norm="l2")
+ATTACKS["apgd-l2"] = on_scores(apgd, "margin", norm="l2")
 # One step of length ε along the sign of the gradient (Goodfellow et al. 2015).
 fgsm = partial(pgd, random_start=False)
 ATTACKS["fgsm"] = on_scores(fgsm, "ce", steps=1, restarts=1, step=1.0)
-ATTACKS["pgd-ce"] = on_scores(pgd, "ce")
-ATTACKS["pgd-margin"] = on_scores(pgd, "margin")
-ATTACKS["apgd-ce"] = on_scores(apgd, "ce")
-ATTACKS["apgd-margin"] = on_scores(apgd, "margin")
-ATTACKS["apgd-bce"] = on_scores(apgd, "bce")
-ATTACKS["apgd-margin-even"] = on_scores(apgd, "margin-even")
-ATTACKS["apgd-dlr"] = on_scores(apgd, "dlr")
-ATTACKS["pgd-l2"] = on_scores(pgd, "margin", norm="l2")
-ATTACKS["apgd-l2"] = on_scores(apgd, "margin", norm="l2")
-ATTACKS["square"] = on_scores(square, "margin")
-ATTACKS["universal"] = on_scores(universal, "margin")
 
 
 def get_attack(name: str) -> Attack:

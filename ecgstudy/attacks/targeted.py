@@ -4,7 +4,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import one_hot
 
-from ecgstudy.attacks.api import Budget, Problem, Victim, best_candidate, known_scores
+from ecgstudy.attacks.api import Budget, Problem, Victim, best_candidate
 from ecgstudy.attacks.gradient import apgd
 from ecgstudy.attacks.objectives import best_wrong_margin, check_classes, targeted_dlr
 from ecgstudy.registry import ATTACKS
@@ -36,11 +36,10 @@ def targeted(
     classes = labels.shape[1]
     check_classes("the targeted attack", classes, victim.multilabel, 4)
     margin = Problem.of(victim, signals, best_wrong_margin, labels)
-    best, scores = best_candidate(margin, budget), known_scores(victim, signals)
-    if scores is None:
-        with torch.no_grad():
-            batches = margin.batches(budget.batch_size)
-            scores = torch.cat([victim.scores(signals[rows]) for rows in batches])
+    best = best_candidate(margin, budget)
+    with torch.no_grad():
+        batches = margin.batches(budget.batch_size)
+        scores = torch.cat([victim.scores(signals[rows]) for rows in batches])
     wrong_first = scores.masked_fill(labels > 0, -torch.inf).argsort(1, descending=True)
     for target in wrong_first[:, :-1].unbind(1):
         towards = one_hot(target, classes) - labels

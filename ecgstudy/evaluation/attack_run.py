@@ -10,12 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from ecgstudy.attacks.api import Budget, Problem, Victim
-from ecgstudy.attacks.corruptions import (
-    Recording,
-    explain_skip,
-    get_corruption,
-    list_skipped,
-)
+from ecgstudy.attacks.corruptions import Recording, explain_skip
 from ecgstudy.attacks.ensemble import combine
 from ecgstudy.attacks.gradient import apgd
 from ecgstudy.attacks.named import get_attack
@@ -24,6 +19,7 @@ from ecgstudy.errors import StudyError
 from ecgstudy.evaluation.sample import pick_evenly
 from ecgstudy.params import BLACK_BOX, ENSEMBLE, AttackOptions, split_leads
 from ecgstudy.records import EcgRecords
+from ecgstudy.registry import CORRUPTIONS
 from ecgstudy.study import derived_seed
 
 RECORD_COLUMNS = ("record", "patient", "split", "age", "sex")
@@ -88,13 +84,16 @@ class AttackRun:
         """Keep scores under natural corruptions, drawn alike for all runs."""
         recording, options = Recording.of(self.records), self.options
         names, severities = options.corruptions, options.severities
-        self.skipped = list_skipped(names, severities, recording)
         for name, severity in product(names, severities):
-            if explain_skip(name, severity, recording) is None:
-                stream = self._stream(self.records.name, "corruption", name)
-                corrupt = get_corruption(name)
-                signals = corrupt(self.signals, recording, severity, stream)
-                self._keep(self.score(signals), name, 0.0, severity=severity)
+            reason = explain_skip(name, severity, recording)
+            if reason is not None:
+                row = {"corruption": name, "severity": severity, "reason": reason}
+                self.skipped.append(row)
+                continue
+            stream = self._stream(self.records.name, "corruption", name)
+            corrupt = CORRUPTIONS.find(name)
+            signals = corrupt(self.signals, recording, severity, stream)
+            self._keep(self.score(signals), name, 0.0, severity=severity)
 
     def attack(self, name: str, epsilon_mv: float) -> Tensor:
         """δ in mV of one attack, whose scores are kept; NaN for records not attacked.

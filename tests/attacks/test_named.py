@@ -460,7 +460,7 @@ def test_scores_are_float32_even_where_the_model_is_not():
 
 @pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"noise"}))
 @pytest.mark.parametrize("gradients", ["float32", "bfloat16"])
-def test_known_scores_of_the_unchanged_ecgs_change_no_attack(name, gradients):
+def test_known_scores_of_the_clean_ecgs_change_no_attack(name, gradients):
     victim, signals, labels = prey()
     victim = replace(victim, gradients=gradients, fs=100.0)
     budget = Budget(0.3, 3, restarts=2, queries=5)
