@@ -82,12 +82,13 @@ def _search(
         for rows in problem.batches(budget.batch_size):
             found = search_once(problem, rows, start[rows], budget)
             best.update(found.delta, found.values, rows)
-    if not problem.exact:
-        # Values of the search are approximate: value its result again, and take it
-        # only where it is truly better.
-        first.update(best.delta, problem.values(best.delta, budget.batch_size))
-        return first.delta
-    return best.delta
+    if problem.exact:
+        return best.delta
+    # Values of the search are approximate: value its result again, and keep it only
+    # where it is truly no worse.
+    values = problem.values(best.delta, budget.batch_size)
+    kept = (values >= first.values)[:, None, None]
+    return torch.where(kept, best.delta, first.delta)
 
 
 def _pgd_once(problem: Problem, rows: slice, start: Tensor, budget: Budget) -> Best:

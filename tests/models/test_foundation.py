@@ -28,9 +28,10 @@ def takes(**changed):
     )
 
 
-def resampled(x, fs, to):
-    kernel, up, down = signals.design_resampler(fs, to)
-    return signals.resample(x, kernel, up, down)
+def in_time(x, data_fs, **what):
+    """`x` at the network's rate and through its filters."""
+    form = x.shape[-1], float(data_fs), takes(samples=10**6, **what)
+    return x @ signals.time_matrix(*form, x.dtype, x.device).T
 
 
 @pytest.mark.parametrize(
@@ -38,30 +39,23 @@ def resampled(x, fs, to):
 )
 def test_resampling_is_that_of_scipy_and_leaves_constants_alone(fs, to):
     x = noise(2, 3, 4 * fs).double().cumsum(-1) / 10
-    ratio = np.gcd(fs, to)
-    expected = signal.resample_poly(
-        x.numpy(), to // ratio, fs // ratio, axis=2, padtype="edge"
-    )
-    found = resampled(x, fs, to)
+    up, down = to // np.gcd(fs, to), fs // np.gcd(fs, to)
+    expected = signal.resample_poly(x.numpy(), up, down, axis=2, padtype="edge")
+    found = in_time(x, fs, fs=to)
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, atol=4e-3 * np.abs(expected).max())
-    constant = resampled(torch.full((1, 1, 77), 3.0, dtype=torch.float64), fs, to)
+    constant = in_time(torch.full((1, 1, 77), 3.0, dtype=torch.float64), fs, fs=to)
     torch.testing.assert_close(constant, torch.full_like(constant, 3.0))
 
 
 def test_a_sine_keeps_its_frequency_at_another_rate():
     def sine(fs):
-        return torch.sin(
-            2 * torch.pi * 7 * torch.arange(3 * fs, dtype=torch.float64) / fs
-        )[None, None]
+        time = torch.arange(3 * fs, dtype=torch.float64) / fs
+        return torch.sin(2 * torch.pi * 7 * time)
 
+    found, wanted = in_time(sine(360), 360), sine(500)
     middle = slice(300, 1200)
-    torch.testing.assert_close(
-        resampled(sine(360), 360, 500)[..., middle],
-        sine(500)[..., middle],
-        rtol=0,
-        atol=2e-3,
-    )
+    torch.testing.assert_close(found[middle], wanted[middle], rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("order", [4, 5])
@@ -69,25 +63,28 @@ def test_the_band_pass_is_filtfilt_with_a_butterworth_filter(order):
     x = noise(2, 2, 2500).double().cumsum(-1)
     band = signal.butter(order, (0.67, 40.0), "band", fs=500, output="sos")
     expected = signal.sosfiltfilt(band, x.numpy(), axis=-1, padlen=1500)
-    found = signals.apply_filters(x, takes(band_hz=(0.67, 40.0), band_order=order))
-    np.testing.assert_allclose(
-        found, expected, atol=0.06 * expected.std()
-    )  # at its ends
-    np.testing.assert_allclose(
-        found[..., 500:-500], expected[..., 500:-500], atol=0.015 * expected.std()
-    )
+    found = in_time(x, 500, band_hz=(0.67, 40.0), band_order=order)
+    np.testing.assert_allclose(found, expected, atol=1e-6 * expected.std())
 
 
 def test_the_notch_is_that_of_scipy_and_the_median_too():
     x = noise(1, 2, 2000).double()
-    expected = signal.filtfilt(*signal.iirnotch(50, 30, 500), x.numpy(), padlen=1500)
-    np.testing.assert_allclose(
-        signals.apply_filters(x, takes(notch_hz=50.0)), expected, atol=0.01
-    )
+    notch = signal.iirnotch(50, 30, 500)
+    expected = signal.filtfilt(*notch, x.numpy(), padlen=1500)
+    np.testing.assert_allclose(in_time(x, 500, notch_hz=50.0), expected, atol=1e-6)
     baseline = np.stack([signal.medfilt(lead, 201) for lead in x[0].numpy()])
-    np.testing.assert_allclose(
-        signals.subtract_median(x, takes(baseline_s=0.4))[0], x[0].numpy() - baseline
-    )
+    found = signals.subtract_median(x, takes(baseline_s=0.4))
+    np.testing.assert_allclose(found[0], x[0].numpy() - baseline)
+
+
+def test_frequencies_beyond_the_band_are_gone_and_those_inside_stay():
+    time = torch.arange(5000, dtype=torch.float64) / 500
+    waves = [torch.sin(2 * torch.pi * rate * time) for rate in (0.1, 10.0, 120.0)]
+    passed = in_time(torch.stack(waves), 500, band_hz=(0.67, 40.0))[:, 1000:-1000]
+    slow, inside, fast = passed
+    torch.testing.assert_close(inside, waves[1][1000:-1000], rtol=0, atol=0.01)
+    assert slow.abs().max() < 0.02
+    assert fast.abs().max() < 0.02
 
 
 def ecg_leads(names, samples=50):
@@ -158,14 +155,19 @@ def test_a_silent_lead_has_finite_values_and_gradients(scale):
     assert torch.isfinite(x.grad).all()
 
 
-def test_a_long_record_is_covered_by_few_windows_and_a_short_one_may_be_padded():
+def test_a_long_record_is_covered_by_few_windows_and_a_short_one_is_one():
     x = torch.arange(1.0, 1201)[None, None]
-    seen = signals.cut_windows(x, takes(samples=500))
+    seen = signals.cut_windows(x, 500)
     assert seen.shape == (1, 3, 1, 500)
     assert set(seen.flatten().tolist()) == set(x.flatten().tolist())
-    assert torch.equal(signals.cut_windows(x, takes(samples=1200))[:, 0], x)
-    assert torch.equal(signals.cut_windows(x, takes(samples=1205))[:, 0], x)
-    padded = signals.cut_windows(x, takes(samples=1205, exact=True))[0, 0, 0]
+    for length in (1200, 1205):
+        assert torch.equal(signals.cut_windows(x, length)[:, 0], x)
+
+
+def test_a_short_record_is_padded_only_where_the_network_is_strict():
+    x = torch.arange(1.0, 1201)[None, None]
+    assert signals.pad_to_length(x, takes(samples=1205)) is x
+    padded = signals.pad_to_length(x, takes(samples=1205, exact=True))[0, 0]
     assert torch.equal(padded[2:-3], x[0, 0])
     assert padded[:2].abs().sum() + padded[-3:].abs().sum() == 0
 

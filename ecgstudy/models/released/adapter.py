@@ -57,24 +57,26 @@ class Adapted(nn.Module):
         self, released: Released, leads: tuple[str, ...], fs: float, dual: bool
     ):
         super().__init__()
-        self.takes, self.features = released.takes, released.features
+        self.takes, self.features, self.fs = released.takes, released.features, fs
         matrix = signals.lead_matrix(self.takes.leads, leads)
-        kernel, self.up, self.down = signals.design_resampler(fs, self.takes.fs)
         self.register_buffer("matrix", matrix.float(), persistent=False)
-        self.register_buffer("kernel", kernel.float(), persistent=False)
         self.net = _switch_norms(released.net, dual)
 
     def adapt(self, x: Tensor) -> Tensor:
-        """(records, leads, samples) → (records, windows, the network's leads, its
-        samples).
+        """ECGs (records, leads, samples) as the network takes them.
+
+        Returns (records, windows, the network's leads, its samples).
         """
+        takes = self.takes
         x = torch.einsum("wl,rls->rws", self.matrix, x)
-        if self.up != self.down:
-            x = signals.resample(x, self.kernel, self.up, self.down)
-        x = signals.apply_filters(x, self.takes)
-        x = signals.subtract_median(x, self.takes)
-        x = signals.rescale(x, self.takes.scale)
-        return signals.cut_windows(x, self.takes)
+        windows = signals.cut_windows(x, round(takes.samples * self.fs / takes.fs))
+        in_time = signals.time_matrix(
+            windows.shape[-1], self.fs, takes, x.dtype, x.device
+        )
+        x = (windows @ in_time.T).flatten(0, 1)
+        x = signals.subtract_median(x, takes)
+        x = signals.pad_to_length(signals.rescale(x, takes.scale), takes)
+        return x.unflatten(0, windows.shape[:2])
 
     def forward(self, x: Tensor, adversarial: bool) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):

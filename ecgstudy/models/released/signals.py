@@ -6,7 +6,7 @@ Signals are (records, leads, samples).
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -43,83 +43,41 @@ def lead_matrix(wanted: Sequence[str], given: Sequence[str]) -> Tensor:
     return torch.tensor(np.round(matrix, 9))
 
 
-def design_resampler(fs: float, to: float) -> tuple[Tensor, int, int]:
-    """Kernel, up and down of a polyphase filter from `fs` to `to` Hz.
+@lru_cache(maxsize=8)
+def time_matrix(
+    samples: int, fs: float, takes: Input, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Resampling and filters as one matrix, (the network's samples, `samples`).
 
-    That of scipy's ``resample_poly``, but each phase sums to 1, so that a constant
-    stays one exactly.
-    """
-    ratio = Fraction(to / fs).limit_denominator(1000)
-    up, down = ratio.numerator, ratio.denominator
-    if up == down:
-        return torch.ones(1, dtype=torch.float64), 1, 1
-    from scipy.signal import firwin  # a second, which every job would wait for
-
-    most = max(up, down)
-    kernel = firwin(20 * most + 1, 1 / most, window=("kaiser", 5.0))
-    for phase in range(up):
-        kernel[phase::up] /= kernel[phase::up].sum()
-    return torch.tensor(kernel), up, down
-
-
-def resample(x: Tensor, kernel: Tensor, up: int, down: int) -> Tensor:
-    """`x` at up/down times its rate; beyond its ends it stays as it is there.
+    What scipy does to each single sample: ``resample_poly``, then filters forwards and
+    backwards. Records are continued beyond their ends, as they are there for the first
+    and point by point for the second.
 
     Parameters
     ----------
-    x
-        Signals.
-    kernel, up, down
-        Of `design_resampler`.
-    """
-    half = len(kernel) // 2
-    pad = math.ceil(half / up)
-    rows = functional.pad(x, (pad, pad), mode="replicate").flatten(0, 1)[:, None]
-    # Zeros between samples, then the filter; of its output every `down`-th sample.
-    dense = functional.conv_transpose1d(rows, kernel[None, None], stride=up)
-    wanted = math.ceil(x.shape[2] * up / down)
-    samples = dense[:, 0, pad * up + half :: down][:, :wanted]
-    return samples.unflatten(0, x.shape[:2])
-
-
-def apply_filters(x: Tensor, takes: Input) -> Tensor:
-    """`x` through the network's filters without delay.
-
-    It is continued through its ends point by point (odd extension), and the line
-    between the new ends is filtered by itself: the transform's end runs into its
-    beginning.
-    """
-    if not (takes.band_hz or takes.notch_hz):
-        return x
-    pad = min(x.shape[-1] - 1, round(FILTER_PAD_S * takes.fs))
-    edges = functional.pad(x, (pad, pad), mode="replicate")
-    longer = 2 * edges - functional.pad(x, (pad, pad), mode="reflect")
-    samples = longer.shape[-1]
-    gain = zero_phase_gain(samples, takes).to(x)
-    ramp = torch.linspace(0, 1, samples, dtype=x.dtype).to(x)
-    line = torch.lerp(longer[..., :1], longer[..., -1:], ramp)
-    passed = torch.fft.irfft(torch.fft.rfft(longer - line) * gain, n=samples)
-    return (passed + gain[0] * line).narrow(-1, pad, x.shape[-1])
-
-
-@cache
-def zero_phase_gain(samples: int, takes: Input) -> Tensor:
-    """Gain of the network's filters forwards and backwards, as of `rfft`.
-
-    A Butterworth band-pass and a notch of quality 30.
+    samples, fs
+        Of the data: length, and rate in Hz.
+    takes
+        What the network takes.
+    dtype, device
+        Of the result.
     """
     from scipy import signal  # a second, which every job would wait for
 
-    rates_hz = np.fft.rfftfreq(samples, 1 / takes.fs)
-    gain = np.ones(len(rates_hz))
+    ratio = Fraction(takes.fs / fs).limit_denominator(1000)
+    up, down = ratio.numerator, ratio.denominator
+    matrix = signal.resample_poly(np.eye(samples), up, down, padtype="edge")
+    matrix /= matrix.sum(1, keepdims=True)  # so that a constant stays one exactly
+    pad = min(len(matrix) - 1, round(FILTER_PAD_S * takes.fs))
     if takes.band_hz:
-        order, band_hz, fs = takes.band_order, takes.band_hz, takes.fs
-        band = signal.butter(order, band_hz, "bandpass", output="sos", fs=fs)
-        gain *= np.abs(signal.sosfreqz(band, rates_hz, fs=fs)[1]) ** 2
+        order, rate = takes.band_order, takes.fs
+        band = signal.butter(order, takes.band_hz, "bandpass", output="sos", fs=rate)
+        matrix = signal.sosfiltfilt(band, matrix, axis=0, padlen=pad)
     if takes.notch_hz:
         notch = signal.iirnotch(takes.notch_hz, NOTCH_QUALITY, takes.fs)
-        gain *= np.abs(signal.freqz(*notch, rates_hz, fs=takes.fs)[1]) ** 2
-    return torch.tensor(gain)
+        matrix = signal.filtfilt(*notch, matrix, axis=0, padlen=pad)
+    matrix = matrix[: takes.samples].copy()
+    return torch.tensor(matrix, dtype=dtype, device=device)
 
 
 def subtract_median(x: Tensor, takes: Input) -> Tensor:
@@ -145,15 +103,22 @@ def rescale(x: Tensor, scale: str) -> Tensor:
     return centred / (centred.square().mean(over, keepdim=True) + 1e-16).sqrt()
 
 
-def cut_windows(x: Tensor, takes: Input) -> Tensor:
-    """As few windows of the network's length as cover the record.
+def cut_windows(x: Tensor, length: int) -> Tensor:
+    """As few windows of at most `length` samples as cover the records.
 
-    (records, leads, samples) → (records, windows, leads, the network's samples).
+    (records, leads, samples) → (records, windows, leads, samples of a window).
     """
-    samples, length = x.shape[-1], takes.samples
+    samples = x.shape[-1]
     if samples <= length:
-        short = length - samples if takes.exact else 0
-        return functional.pad(x, (short // 2, short - short // 2)).unsqueeze(1)
+        return x.unsqueeze(1)
     count = math.ceil(samples / length)
     starts = [round(k * (samples - length) / (count - 1)) for k in range(count)]
     return torch.stack([x.narrow(-1, start, length) for start in starts], 1)
+
+
+def pad_to_length(x: Tensor, takes: Input) -> Tensor:
+    """Zeros on both sides of what is too short for a network of one exact length."""
+    if not takes.exact:
+        return x
+    short = takes.samples - x.shape[-1]
+    return functional.pad(x, (short // 2, short - short // 2))
