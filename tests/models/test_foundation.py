@@ -30,8 +30,8 @@ def takes(**changed):
 
 def in_time(x, data_fs, **what):
     """`x` at the network's rate and through its filters."""
-    form = x.shape[-1], float(data_fs), takes(samples=10**6, **what)
-    return x @ signals.time_matrix(*form, x.dtype, x.device).T
+    wanted = takes(samples=10**6, **what)
+    return x @ signals.time_matrix(x.shape[-1], float(data_fs), wanted).T
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ class Adapted(nn.Module):
         matrix = signals.lead_matrix(self.takes.leads, leads)
         self.register_buffer("matrix", matrix.float(), persistent=False)
         self.net = _switch_norms(released.net, dual)
+        self.in_time: dict[tuple, Tensor] = {}  # made once for each form of signals
 
     def adapt(self, x: Tensor) -> Tensor:
         """ECGs (records, leads, samples) as the network takes them.
@@ -70,10 +71,10 @@ class Adapted(nn.Module):
         takes = self.takes
         x = torch.einsum("wl,rls->rws", self.matrix, x)
         windows = signals.cut_windows(x, round(takes.samples * self.fs / takes.fs))
-        in_time = signals.time_matrix(
-            windows.shape[-1], self.fs, takes, x.dtype, x.device
-        )
-        x = (windows @ in_time.T).flatten(0, 1)
+        form = windows.shape[-1], x.dtype, x.device
+        if form not in self.in_time:
+            self.in_time[form] = signals.time_matrix(form[0], self.fs, takes).to(x)
+        x = (windows @ self.in_time[form].T).flatten(0, 1)
         x = signals.subtract_median(x, takes)
         x = signals.pad_to_length(signals.rescale(x, takes.scale), takes)
         return x.unflatten(0, windows.shape[:2])

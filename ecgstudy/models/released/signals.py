@@ -6,7 +6,6 @@ Signals are (records, leads, samples).
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -43,10 +42,7 @@ def lead_matrix(wanted: Sequence[str], given: Sequence[str]) -> Tensor:
     return torch.tensor(np.round(matrix, 9))
 
 
-@lru_cache(maxsize=8)
-def time_matrix(
-    samples: int, fs: float, takes: Input, dtype: torch.dtype, device: torch.device
-) -> Tensor:
+def time_matrix(samples: int, fs: float, takes: Input) -> Tensor:
     """Resampling and filters as one matrix, (the network's samples, `samples`).
 
     What scipy does to each single sample: ``resample_poly``, then filters forwards and
@@ -59,8 +55,6 @@ def time_matrix(
         Of the data: length, and rate in Hz.
     takes
         What the network takes.
-    dtype, device
-        Of the result.
     """
     from scipy import signal  # a second, which every job would wait for
 
@@ -76,8 +70,7 @@ def time_matrix(
     if takes.notch_hz:
         notch = signal.iirnotch(takes.notch_hz, NOTCH_QUALITY, takes.fs)
         matrix = signal.filtfilt(*notch, matrix, axis=0, padlen=pad)
-    matrix = matrix[: takes.samples].copy()
-    return torch.tensor(matrix, dtype=dtype, device=device)
+    return torch.tensor(matrix[: takes.samples].copy())
 
 
 def subtract_median(x: Tensor, takes: Input) -> Tensor:
