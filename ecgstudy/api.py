@@ -16,7 +16,7 @@ import ast
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -297,7 +297,7 @@ def load_study(path: str | Path) -> Study:
     return study
 
 
-def check_parameters(names: dict[str, object]) -> None:
+def check_parameters(names: dict[str, Any]) -> None:
     """Refuse parameters that papermill set and the notebook does not have.
 
     papermill only warns of a misspelt one, and runs with the default.

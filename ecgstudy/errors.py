@@ -1,4 +1,5 @@
-"""The one exception for bad input: it says what is wrong, where, and what would be right."""
+"""The one exception for bad input: it says what is wrong, where, and what would be
+right."""
 
 from __future__ import annotations  # `make doctor` speaks in Python 3.9 too
 
@@ -8,7 +9,8 @@ from functools import wraps
 
 
 class StudyError(Exception):
-    """Bad input (a file, a record, a parameter), described in one line that names it."""
+    """Bad input (a file, a record, a parameter), described in one line that names
+    it."""
 
     def _render_traceback_(self) -> list[str]:
         """What notebooks show: the line, without the way to it."""
@@ -16,7 +18,8 @@ class StudyError(Exception):
 
 
 def command(main: Callable[[list[str] | None], None]) -> Callable[..., int]:
-    """`main` of a command line, made to return its exit status: bad input is one line on stderr and 1."""
+    """`main` of a command line, made to return its exit status: bad input is one line
+    on stderr and 1."""
 
     @wraps(main)
     def run(arguments: list[str] | None = None) -> int:

@@ -19,17 +19,20 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def in_checkout(path: str | Path) -> Path:
-    """`path`, or if nothing is there, the same from the checkout: JupyterLab starts in ``notebooks/``."""
+    """`path`, or if nothing is there, the same from the checkout: JupyterLab starts in
+    ``notebooks/``."""
     here, there = Path(path), ROOT / path
     return there if there.exists() and not here.exists() else here
 
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`.
+    """Yield a temporary path beside `path`; on success it is synced and renamed to
+    `path`.
 
-    A crash, a full disk or an exception leaves any earlier `path` untouched. What killed processes
-    left half-written beside it is removed first, and its folder is made when missing.
+    A crash, a full disk or an exception leaves any earlier `path` untouched. What
+    killed processes left half-written beside it is removed first, and its folder is
+    made when missing.
 
     Raises
     ------
@@ -56,7 +59,8 @@ def unwritable(path: str | Path, error: OSError) -> StudyError:
     """What to raise when the file system refused to write `path`."""
     why = error.strerror or error
     return StudyError(
-        f"{path} cannot be written ({why}); free some space or use a folder you may write to"
+        f"{path} cannot be written ({why}); free some space or use a folder that you"
+        " may write to"
     )
 
 
@@ -107,7 +111,8 @@ def lock(file: TextIO, *, shared: bool = False, wait: bool = True) -> bool:
         return False
     except OSError as error:
         raise StudyError(
-            f"{file.name} cannot be locked ({error.strerror}), but locks keep runs off each other's files;"
+            f"{file.name} cannot be locked ({error.strerror}), but locks keep runs off"
+            " each other's files;"
             " use a folder on a file system that has them (Lustre: mounted with flock)"
         ) from error
     return True
@@ -202,7 +207,8 @@ def read_sums(path: Path) -> dict[str, str]:
         digest, _, name = line.strip().partition(" ")
         if len(digest) != 64 or not name:
             raise StudyError(
-                f"{path}: {line[:80]!r} is not '<sha256> <file>'; delete it and run again"
+                f"{path}: {line[:80]!r} is not '<sha256> <file>'; delete it and run"
+                " again"
             )
         sums[name.strip().removeprefix("*")] = digest
     return sums
@@ -255,4 +261,5 @@ BEFORE = "provenance.before.json"
 """``provenance.json`` of what was done before with another key, until a step starts."""
 
 HELD = "ECGSTUDY_GPUS"
-"""Environment variable with the GPUs that a job holds; `ecgstudy.devices.pick_device` insists on them."""
+"""Environment variable with the GPUs that a job holds; `ecgstudy.devices.pick_device`
+insists on them."""

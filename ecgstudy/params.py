@@ -1,7 +1,8 @@
-"""What the sections of ``params/*.yaml`` may say: unknown keys, ill-typed and infinite values are errors."""
+"""What the sections of ``params/*.yaml`` may say: unknown keys, ill-typed and infinite
+values are errors."""
 
 import re
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -19,7 +20,8 @@ from ecgstudy.registry import PLUGIN, PLUGINS
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 METHODS = ("slf", "alf", "aff")
-"""How an encoder is fine-tuned: a linear head, the same on attacked ECGs, all weights (TRADES)."""
+"""How an encoder is fine-tuned: a linear head, the same on attacked ECGs, all weights
+(TRADES)."""
 
 
 def _different(values: list) -> list:
@@ -41,28 +43,33 @@ def method(protocol: str) -> str:
 
 
 def target(dataset: str, protocol: str) -> str:
-    """The data set that a run is fine-tuned and tested on: ``slf@ptbxl`` is transfer to ``ptbxl``."""
+    """The data set that a run is fine-tuned and tested on: ``slf@ptbxl`` is transfer to
+    ``ptbxl``."""
     return protocol.partition("@")[2] or dataset
 
 
 def _known_protocol(protocol: str) -> str:
     if method(protocol) not in METHODS or protocol.endswith("@"):
         raise ValueError(
-            f"protocols are {', '.join(map(repr, METHODS))}, or one of them as in 'slf@mitdb'"
+            f"protocols are {', '.join(map(repr, METHODS))}, or one of them as in"
+            " 'slf@mitdb'"
         )
     return protocol
 
 
 Protocol = Annotated[str, AfterValidator(_known_protocol)]
-"""A method, for transfer with ``@`` and the data set that is fine-tuned and tested on."""
+"""A method, for transfer with ``@`` and the data set that is fine-tuned and tested
+on."""
 
 
 ENSEMBLE = "ensemble"
-"""The headline attack: for every record the worst of the study's attacks (`ecgstudy.attacks.ensemble`)."""
+"""The headline attack: for every record the worst of the study's attacks
+(`ecgstudy.attacks.ensemble`)."""
 
 
 class Section(BaseModel):
-    """A part of a params file: unknown keys, ill-typed and infinite values are errors."""
+    """A part of a params file: unknown keys, ill-typed and infinite values are
+    errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -71,9 +78,11 @@ class DatasetOptions(Section):
     """One data set: where it is, and how records are cut from it."""
 
     headline_epsilon_mv: PositiveFloat
-    """Headline budget in mV, set by ``make headline`` from validation records only; also ε in training."""
+    """Headline budget in mV, set by ``make headline`` from validation records only;
+    also ε in training."""
     data_root: str | None = None
-    """Folder with PhysioNet's own layout; else ``ECGSTUDY_DATA/<name>``; else it is downloaded."""
+    """Folder with PhysioNet's own layout; else ``ECGSTUDY_DATA/<name>``; else it is
+    downloaded."""
     options: dict[str, int | float | str | bool] = {}
     """Keyword arguments of the data set's loader (window, number of records, …)."""
     leads: Grid[str] | None = None
@@ -81,11 +90,13 @@ class DatasetOptions(Section):
     fs: PositiveFloat | None = None
     """Resample to this rate in Hz; None: as recorded."""
     pretrain: bool = True
-    """False: encoders of other data sets are tested on this one, and none is pretrained."""
+    """False: encoders of other data sets are tested on this one, and none is
+    pretrained."""
 
 
 class EncoderOptions(Section):
-    """Which network: a name in `ecgstudy.models.encoders.ENCODERS` and its keyword arguments."""
+    """Which network: a name in `ecgstudy.models.encoders.ENCODERS` and its keyword
+    arguments."""
 
     name: str = "resnet1d"
     options: dict[str, int | float | str | bool] = {"size": "small"}
@@ -93,7 +104,8 @@ class EncoderOptions(Section):
 
 
 class ViewOptions(Section):
-    """Strengths of the augmentations (`ecgstudy.pretraining.augment`); 0 switches one off."""
+    """Strengths of the augmentations (`ecgstudy.pretraining.augment`); 0 switches one
+    off."""
 
     crop_s: PositiveFloat | None = None
     """Length of each view in s; None keeps the whole record."""
@@ -127,13 +139,15 @@ class TrainingOptions(Section):
     """Step of the training adversary, in units of ε."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     loss: Literal["shared", "original"] = "shared"
-    """`original`: each arm with its source's denominator, gradient rule, similarity and temperature."""
+    """`original`: each arm with its source's denominator, gradient rule, similarity and
+    temperature."""
     attack: Literal["shared", "original"] = "shared"
     """`original`: each arm with its source's inner attack."""
 
 
 class ProbeOptions(Section):
-    """Linear probe on frozen features: zero-initialised, clean cross-entropy, no class weights."""
+    """Linear probe on frozen features: zero-initialised, clean cross-entropy, no class
+    weights."""
 
     epochs: PositiveInt = 50
     batch_size: PositiveInt = 512
@@ -142,7 +156,8 @@ class ProbeOptions(Section):
 
 
 class AlfOptions(Section):
-    """Linear head on frozen features of attacked ECGs (PGD on cross-entropy at the headline ε)."""
+    """Linear head on frozen features of attacked ECGs (PGD on cross-entropy at the
+    headline ε)."""
 
     epochs: PositiveInt = 10
     batch_size: Annotated[int, Field(ge=2)] = 128
@@ -156,7 +171,8 @@ class AlfOptions(Section):
 
 
 class AffOptions(AlfOptions):
-    """All weights, by TRADES: cross-entropy plus `beta` times the shift of predictions under attack."""
+    """All weights, by TRADES: cross-entropy plus `beta` times the shift of predictions
+    under attack."""
 
     learning_rate: PositiveFloat = 1e-3
     beta: NonNegativeFloat = 6.0
@@ -166,9 +182,11 @@ class AttackOptions(Section):
     """Budgets of the evaluation attacks."""
 
     ensemble: Grid[str] = ["apgd-ce", "apgd-margin"]
-    """Attacks run at every ε. Their worst per record is the headline attack, ``ensemble``."""
+    """Attacks run at every ε. Their worst per record is the headline attack,
+    ``ensemble``."""
     attacks: Different[str] = ["noise", "fgsm", "pgd-margin"]
-    """Further attacks, at the headline ε only; those that keep to its ℓ∞ ball join the ensemble there."""
+    """Further attacks, at the headline ε only; those that keep to its ℓ∞ ball join the
+    ensemble there."""
     transfer_from: str = "supervised"
     """Arm on whose model (same data, seed) the attack ``transfer`` is made."""
     epsilons_mv: Grid[PositiveFloat] = [0.005, 0.01, 0.02, 0.05, 0.1]
@@ -178,11 +196,13 @@ class AttackOptions(Section):
     """Gradient steps of the further attacks; None: as many."""
     restarts: PositiveInt = 1
     gradients: Literal["float32", "bfloat16"] = Field(
-        "float32", exclude_if=lambda value: value == "float32"
+        default="float32", exclude_if=lambda value: value == "float32"
     )
-    """Precision of the passes that attacks take gradients through; every score is in float32."""
+    """Precision of the passes that attacks take gradients through; every score is in
+    float32."""
     label_steps: PositiveInt = 20
-    """Steps of the per-label attack (view `label`), started from the shared perturbation."""
+    """Steps of the per-label attack (view `label`), started from the shared
+    perturbation."""
     label_epsilons_mv: list[PositiveFloat] | None = None
     """Where the per-label attack runs; None: at the headline ε only."""
     batch_size: PositiveInt = 256
@@ -194,16 +214,19 @@ class AttackOptions(Section):
     """Steps and restarts of the PGD that checks the ensemble for gradient masking."""
     check_restarts: PositiveInt = 5
     check_records: PositiveInt = 100
-    """Records, of all classes in turn, that the expensive masking checks are made on."""
+    """Records, of all classes in turn, that the expensive masking checks are made
+    on."""
     max_records: PositiveInt | None = None
     """Attack at most this many test records (drawn once, the same for all arms)."""
     corruptions: Different[str] = []
-    """Of `ecgstudy.attacks.corruptions.CORRUPTIONS`; the same records, scored like attacks."""
+    """Of `ecgstudy.attacks.corruptions.CORRUPTIONS`; the same records, scored like
+    attacks."""
     severities: Grid[Annotated[int, Field(ge=1, le=5)]] = [1, 3, 5]
 
 
 class StatisticsOptions(Section):
-    """Levels of the intervals, and whether the study tests the primary family of contrasts."""
+    """Levels of the intervals, and whether the study tests the primary family of
+    contrasts."""
 
     primary: bool = True
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
@@ -211,13 +234,16 @@ class StatisticsOptions(Section):
 
 
 class JobOptions(Section):
-    """What a job asks of the machine or cluster that it runs on; no result depends on it."""
+    """What a job asks of the machine or cluster that it runs on; no result depends on
+    it."""
 
     mem_mb: PositiveInt = 8000
     runtime: PositiveInt = 240
-    """Minutes, after which a cluster stops the job; a stopped pretraining goes on from its last epoch."""
+    """Minutes, after which a cluster stops the job; a stopped pretraining goes on from
+    its last epoch."""
     gpus: NonNegativeInt | None = 0
-    """None: one (in pretraining, one a process), or none where the study's device is ``cpu``."""
+    """None: one (in pretraining, one a process), or none where the study's device is
+    ``cpu``."""
 
 
 class NetworkJobOptions(JobOptions):
@@ -237,11 +263,13 @@ class ResourceOptions(Section):
 
 
 BLACK_BOX = ("square",)
-"""Attacks that spend queries instead of gradients; a study may run them on some records only."""
+"""Attacks that spend queries instead of gradients; a study may run them on some records
+only."""
 
 
 def split_leads(name: str) -> tuple[str, tuple[str, ...]]:
-    """``"apgd-margin[V1+V2]"`` → ``("apgd-margin", ("V1", "V2"))``; no leads where none are named."""
+    """``"apgd-margin[V1+V2]"`` → ``("apgd-margin", ("V1", "V2"))``; no leads where none
+    are named."""
     match = re.fullmatch(r"([^\[\]]+)\[([^\[\]+]+(?:\+[^\[\]+]+)*)\]", name)
     return (match[1], tuple(match[2].split("+"))) if match else (name, ())
 
@@ -274,15 +302,18 @@ _RELEASED = ("factory", "weights", "sha256")
 """Keys of a pretrained encoder in a params file, beside its `options`."""
 
 
-def spelled_out(content: object) -> object:
-    """A study in which ``encoder: {factory, weights, sha256, options}`` is an encoder like all others.
+def name_encoder(content: Any) -> Any:
+    """A study in which ``encoder: {factory, weights, sha256, options}`` is an encoder
+    like all others.
 
-    Its options then also say which leads and rate the data have, since all is adapted inside the model.
+    Its options then also say which leads and rate the data have, since all is adapted
+    inside the model.
 
     Raises
     ------
     StudyError
-        When a data set does not give its leads and rate, or they differ between data sets.
+        When a data set does not give its leads and rate, or they differ between data
+        sets.
     """
     section = content.get("encoder") if isinstance(content, dict) else None
     if not isinstance(section, dict) or "factory" not in section:
@@ -298,8 +329,8 @@ def spelled_out(content: object) -> object:
     return {**content, "encoder": {**rest, "name": "pretrained", "options": options}}
 
 
-def _data_form(datasets: object) -> dict[str, float | str]:
-    forms = {}
+def _data_form(datasets: Any) -> dict[str, float | str]:
+    forms: dict[str, dict[str, float | str]] = {}
     for name, options in datasets.items() if isinstance(datasets, dict) else ():
         leads, fs = (
             options.get(key) if isinstance(options, dict) else None
@@ -307,11 +338,13 @@ def _data_form(datasets: object) -> dict[str, float | str]:
         )
         if not isinstance(leads, list) or not isinstance(fs, int | float):
             raise StudyError(
-                f"datasets.{name}: a pretrained encoder has to know leads and fs of the data; give both"
+                f"datasets.{name}: a pretrained encoder has to know leads and fs of the"
+                " data; give both"
             )
         forms[name] = {"data_leads": " ".join(map(str, leads)), "data_fs": float(fs)}
     if len({tuple(form.values()) for form in forms.values()}) > 1:
         raise StudyError(
-            f"datasets {', '.join(forms)}: a pretrained encoder needs the same leads and fs in all"
+            f"datasets {', '.join(forms)}: a pretrained encoder needs the same leads"
+            " and fs in all"
         )
     return next(iter(forms.values()), {})

@@ -11,8 +11,9 @@ import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ecgstudy.errors import StudyError
 
@@ -48,10 +49,10 @@ class Registry(dict[str, T], Generic[T]):
         self.plugins: dict[str, str] = {}
         """Name → the plugin that registered it, as in `PLUGINS`."""
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(self, name: str) -> Callable[[Any], Any]:
         """Decorator that adds what it decorates, or what that makes, under `name`."""
 
-        def add(thing: T) -> T:
+        def add(thing: Any) -> Any:
             self[name] = thing() if self.from_functions else thing
             return thing
 
@@ -152,10 +153,12 @@ def _load_plugin(path: Path) -> None:
     if str(path.parent) not in sys.path:  # for helpers beside the plugin
         sys.path.append(str(path.parent))
     before = [dict(registry) for registry in REGISTRIES]
-    spec = importlib.util.spec_from_file_location(name, path)
+    loader = SourceFileLoader(name, str(path))
+    spec = importlib.util.spec_from_loader(name, loader, origin=str(path))
+    assert spec is not None
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except BaseException:
         del sys.modules[name]  # half of it must not pass for all of it
         raise

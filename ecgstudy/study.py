@@ -2,10 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveInt, PrivateAttr, ValidationError, model_validator
 
@@ -26,7 +26,7 @@ from ecgstudy.params import (
     StatisticsOptions,
     TrainingOptions,
     ViewOptions,
-    spelled_out,
+    name_encoder,
     split_leads,
     target,
 )
@@ -86,7 +86,7 @@ class Study(Section):
     @model_validator(mode="before")
     @classmethod
     def _pretrained_encoder(cls, content: object) -> object:
-        return spelled_out(content)
+        return name_encoder(content)
 
     @model_validator(mode="after")
     def _check_whole(self) -> Self:
@@ -374,7 +374,7 @@ def load_study(path: str | Path, kind: type[Study] = Study) -> Study:
     return study
 
 
-def _problem(item: dict) -> str:
+def _problem(item: Mapping[str, Any]) -> str:
     where = ".".join(str(part) for part in item["loc"]) or "the whole file"
     found = repr(item["input"])[:200]
     if item["type"] == "extra_forbidden":

@@ -370,7 +370,7 @@ def test_a_figure_of_ones_own_is_drawn_from_stored_scores(tmp_path, monkeypatch)
     ]
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(Paths, "figures", property(lambda _: tmp_path))
-    exec(code, made := {})
+    exec(code, {})
     plt.close("all")
     assert {file.name for file in tmp_path.iterdir()} == {
         f"worst_class.{kind}" for kind in ("csv", "png", "svg")

@@ -171,9 +171,14 @@ def test_results_of_one_folder_keep_each_others_checksums(tmp_path):
 def test_a_result_that_fails_leaves_the_earlier_one(tmp_path):
     with write_result(tmp_path) as new:
         new("a.txt").write_text("one")
-    with pytest.raises(ZeroDivisionError), write_result(tmp_path) as new:
-        new("a.txt").write_text("two")
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with write_result(tmp_path) as new:
+            new("a.txt").write_text("two")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert check_sum(tmp_path / "a.txt").read_text() == "one"
     assert names(tmp_path) == [SUMS, "a.txt"]
 

@@ -22,7 +22,7 @@ ORDER = (
 """Rooms from the lowest to the highest; files at the top of the package are lower
 still. A room imports itself and rooms below it; rooms of one line do not import each
 other."""
-MOST_NODES = 98_000
+MOST_NODES = 112_000
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

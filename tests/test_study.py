@@ -268,7 +268,9 @@ def test_one_value_of_a_document_is_replaced_and_nothing_else(text):
 
 
 def test_a_value_that_cannot_be_replaced_is_named_with_its_line():
-    with pytest.raises(StudyError, match="line 1: write epsilon: 0.01 there yourself"):
+    with pytest.raises(
+        StudyError, match=r"line 1: write epsilon: 0\.01 there yourself"
+    ):
         with_value("epsilon: '0.02 mV'\n", ("epsilon",), 0.01)
 
 

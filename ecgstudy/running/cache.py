@@ -112,7 +112,8 @@ class Step:
 
     @property
     def before(self) -> Path:
-        """The marker of what was done before with another key, until the step starts."""
+        """The marker of what was done before with another key, until the step
+        starts."""
         return self.folder / BEFORE
 
     @property

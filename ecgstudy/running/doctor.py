@@ -25,7 +25,8 @@ RECORDS = {"mitdb": ("*.hea", 48), "ptbxl": ("records100/*/*.hea", 21_799)}
 NEEDED_GB = 5
 """Free space that downloads of both data sets and a study take, with room."""
 PACKAGES_GB = 8
-"""Free space that packages take which are not installed yet: torch with CUDA above all."""
+"""Free space that packages take which are not installed yet: torch with CUDA above
+all."""
 FEW = 10
 """More packages than these that are not as pinned are one line."""
 

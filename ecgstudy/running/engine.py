@@ -1,4 +1,5 @@
-"""Snakemake as a subprocess: its profile, what every run of it must do, what it left."""
+"""Snakemake as a subprocess: its profile, what every run of it must do, what it
+left."""
 
 import hashlib
 import signal
@@ -26,7 +27,8 @@ def make(
     profile: str | None = None,
     cores: int | None = None,
 ) -> None:
-    """Have Snakemake make `wanted`, whose markers are not there; the caller has the lock.
+    """Have Snakemake make `wanted`, whose markers are not there; the caller has the
+    lock.
 
     Parameters
     ----------

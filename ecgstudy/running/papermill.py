@@ -14,12 +14,12 @@ from pathlib import Path
 # jsonschema, which nbformat imports, would compile a grammar of URIs for a second.
 sys.modules.setdefault("rfc3987_syntax", None)
 
-import papermill
-from papermill.exceptions import PapermillExecutionError
-from traitlets.config import Config
+import papermill  # noqa: E402
+from papermill.exceptions import PapermillExecutionError  # noqa: E402
+from traitlets.config import Config  # noqa: E402
 
-from ecgstudy.errors import StudyError
-from ecgstudy.files import (
+from ecgstudy.errors import StudyError  # noqa: E402
+from ecgstudy.files import (  # noqa: E402
     BEFORE,
     FAILED,
     ROOT,
@@ -27,8 +27,8 @@ from ecgstudy.files import (
     note_progress,
     unwritable,
 )
-from ecgstudy.running.processes import use_this_checkout
-from ecgstudy.running.provenance import write_provenance
+from ecgstudy.running.processes import use_this_checkout  # noqa: E402
+from ecgstudy.running.provenance import write_provenance  # noqa: E402
 
 MEMORY = re.compile("OutOfMemoryError|out of memory|ALLOC_FAILED")
 """Errors that say that memory was short, in their kind or words."""

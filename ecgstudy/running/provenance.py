@@ -22,7 +22,8 @@ PACKAGES = (
 
 
 def write_provenance(folder: Path, parameters: dict, seconds: float) -> None:
-    """Write ``provenance.json``: the step that ``run.json`` in `folder` asks for is done.
+    """Write ``provenance.json``: the step that ``run.json`` in `folder` asks for is
+    done.
 
     Parameters
     ----------

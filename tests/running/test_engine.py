@@ -131,7 +131,7 @@ def test_only_steps_without_a_marker_are_made_whatever_the_files_times(study):
 
 def test_data_are_prepared_for_steps_that_are_made_and_put_no_other_out_of_date(study):
     every = steps(study)
-    prepared, *others = every.values()
+    _, *others = every.values()
     finish(*others)
     assert rules(dry_run(study, others, "local")) == {}
     first = [step for step in others if "rocl" in step.arguments.values()]
