@@ -16,7 +16,7 @@ NONE = pw.Components(patients=0.0, seeds=0.0, models=0.0, df_patients=21, pilot_
 
 def sample_of(patients, records):
     return type(
-        "Sample", (), {"names": np.arange(patients), "y": np.zeros((records, 1))}
+        "Sample", (), {"names": np.arange(patients), "table": np.zeros(records)}
     )()
 
 

@@ -25,7 +25,7 @@ from ecgstudy.analysis.power import (
     patients_needed,
     seeds_needed,
 )
-from ecgstudy.analysis.scores import Sample, read_scores
+from ecgstudy.analysis.scores import ScoreSet, read_scores
 from ecgstudy.analysis.statistics import MIN_SEEDS
 from ecgstudy.errors import StudyError, command
 from ecgstudy.files import ROOT, write_text
@@ -64,7 +64,7 @@ class Pilot:
 
     dataset: str
     epsilon_mv: float
-    sample: Sample
+    sample: ScoreSet
     contrasts: dict[str, Components]
 
 
@@ -82,8 +82,8 @@ def read_pilots(study: Study, paths: Paths) -> list[Pilot]:
         found = {}
         for pair in PRIMARY.items() if is_headline(place, headline) else ():
             sets = pair_by_seed(group, pair)
-            if sets and len(sets[0]) > 1:
-                sample = sets[0][0].sample
+            if sets.shape[1] > 1:
+                sample = sets[0, 0]
                 by_seed, left_out = (each[0] - each[1] for each in outcomes(sets))
                 found[" − ".join(pair)] = components(by_seed, left_out, sample.df)
         if found:
@@ -128,7 +128,7 @@ def _section(pilot: Pilot) -> str:
     lines = [
         f"## {pilot.dataset}\n",
         f"The pilot: {seeds} seeds, {patients:,} test patients,"
-        f" {len(pilot.sample.y):,} records, ε = {pilot.epsilon_mv:g} mV. Standard"
+        f" {len(pilot.sample.table):,} records, ε = {pilot.epsilon_mv:g} mV. Standard"
         " deviations in AUROC, of one seed and of these patients:\n",
         *_markdown([SPREADS, *spreads]),
         "\nWhat detects an effect:\n",

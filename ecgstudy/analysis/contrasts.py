@@ -8,42 +8,45 @@ import numpy as np
 import pandas as pd
 
 from ecgstudy.analysis import statistics as st
-from ecgstudy.analysis.scores import Place, Sample, Scores, ScoreSet
+from ecgstudy.analysis.scores import Place, Scores, ScoreSet
 from ecgstudy.errors import StudyError
 from ecgstudy.params import ENSEMBLE, target
 
 PRIMARY = {arm: "rocl" for arm in ("rocl-ip", "rocl-hn", "rocl-ip-hn", "rocl-clef")}
 """The planned comparisons (adaptive → standard); all others are exploratory."""
-AGES = {"<50": (0, 50), "50–69": (50, 70), "≥70": (70, np.inf)}
+SUBGROUPS = {"age": ["<50", "50–69", "≥70"], "sex": ["female", "male"]}
 
-Group = dict[str, dict[int, ScoreSet]]
-"""arm → seed → the score set, all of one place."""
+Sets = np.ndarray
+"""Score sets (arms, seeds) of one place."""
 
 
 def group_scores(
-    scores: Scores, split: str = "test", view: str = "shared", **wanted: object
-) -> dict[Place, Group]:
-    """Score sets by place, arm and seed; data sets and arms in the order of the study.
+    scores: Scores, split: str = "test", **wanted: object
+) -> dict[Place, pd.DataFrame]:
+    """Score sets by place: tables of them, a row a seed and a column an arm.
+
+    Data sets and arms are in the order of the study. One δ a record holds for all its
+    labels.
 
     Parameters
     ----------
     scores : Scores
         Of `read_scores`.
-    split, view : str
-        Which records, and one δ a record (``"shared"``) or one a record and label.
+    split : str
+        Which records.
     **wanted
         Attributes that the sets must have, such as ``attack="none"``.
     """
-    groups: dict[Place, Group] = {}
-    for s in scores.select(split, view, **wanted):
+    groups: dict[Place, dict] = {}
+    for s in scores.select(split, **wanted):
         groups.setdefault(s.place, {}).setdefault(s.arm, {})[s.seed] = s
-    order = list(dict.fromkeys((p.dataset, p.protocol) for p in groups))
+    order = list(dict.fromkeys(place[:2] for place in groups))
 
     def rank(place: Place) -> tuple:
-        where = order.index((place.dataset, place.protocol))
+        where = order.index(place[:2])
         return where, place.attack, place.epsilon_mv, place.severity or 0
 
-    return {place: groups[place] for place in sorted(groups, key=rank)}
+    return {p: pd.DataFrame(groups[p]).sort_index() for p in sorted(groups, key=rank)}
 
 
 def is_headline(place: Place, headline: dict[str, float]) -> bool:
@@ -52,12 +55,12 @@ def is_headline(place: Place, headline: dict[str, float]) -> bool:
     return place.attack == ENSEMBLE and place.epsilon_mv == epsilon
 
 
-def mean_macro(sets: list[ScoreSet]) -> float:
+def mean_macro(sets: Sequence[ScoreSet]) -> float:
     """Mean macro AUROC; NaN of none."""
-    return float(np.mean([s.macro for s in sets])) if sets else np.nan
+    return float(np.mean([s.macro for s in sets])) if len(sets) else np.nan
 
 
-def masking_flag(sets: list[ScoreSet]) -> bool | None:
+def masking_flag(sets: Sequence[ScoreSet]) -> bool | None:
     """Whether all models passed their masking checks; None: unknown, not applicable."""
     flags = [s.masking_ok for s in sets]
     if False in flags:
@@ -65,16 +68,24 @@ def masking_flag(sets: list[ScoreSet]) -> bool | None:
     return None if None in flags else True
 
 
-def subgroups(sample: Sample) -> Iterator[tuple[str, str, np.ndarray]]:
+def subgroups(s: ScoreSet) -> Iterator[tuple[str, str, np.ndarray]]:
     """(kind, name, mask of records) of every age band and sex that occurs."""
-    age, sex = sample.table["age"].to_numpy(float), sample.table["sex"]
-    kinds = [("age", name, (age >= a) & (age < b)) for name, (a, b) in AGES.items()]
-    kinds += [("sex", name, (sex == name).to_numpy()) for name in ("female", "male")]
-    yield from (kind for kind in kinds if kind[2].any())
+    ages = s.table["age"].astype(float)
+    bands = pd.cut(ages, [0, 50, 70, np.inf], right=False, labels=SUBGROUPS["age"])
+    for kind, found in {"age": bands, "sex": s.table["sex"]}.items():
+        for name in SUBGROUPS[kind]:
+            mask = found.eq(name).to_numpy()
+            if mask.any():
+                yield kind, name, mask
 
 
-def require_one_sample(sets: list[ScoreSet]) -> Sample:
-    """The sample that all `sets` share.
+def pair_by_seed(group: pd.DataFrame, arms: Iterable[str]) -> Sets:
+    """The sets of `arms` at the seeds that all of them have, maybe none."""
+    return group.reindex(columns=list(arms)).dropna().T.to_numpy()
+
+
+def require_one_sample(sets: Sequence[ScoreSet]) -> ScoreSet:
+    """The first of `sets`, which all hold the same records and labels.
 
     Raises
     ------
@@ -83,30 +94,26 @@ def require_one_sample(sets: list[ScoreSet]) -> Sample:
     """
     first = sets[0]
     for s in sets:
-        if s.sample is not first.sample and not s.sample.equals(first.sample):
+        if not (
+            np.array_equal(s.table["record"], first.table["record"])
+            and np.array_equal(s.y, first.y)
+        ):
             raise StudyError(
                 f"{s.dataset}, {s.attack}: {s.arm} seed {s.seed} scored other records"
                 f" than {first.arm} seed {first.seed} (or in another order);"
                 " evaluate both on the same sample"
             )
-    return first.sample
+    return first
 
 
-def pair_by_seed(group: Group, arms: Iterable[str]) -> list[list[ScoreSet]]:
-    """The sets of `arms` (rows) at the seeds that all of them have, or no rows."""
-    by_arm = [group.get(arm, {}) for arm in arms]
-    common = sorted(set.intersection(*map(set, by_arm)))
-    return [[by_seed[seed] for seed in common] for by_seed in by_arm] if common else []
-
-
-def outcomes(sets: list[list[ScoreSet]]) -> tuple[np.ndarray, np.ndarray]:
+def outcomes(sets: Sets) -> tuple[np.ndarray, np.ndarray]:
     """Macro AUROC (arms, seeds), and without each patient (arms, seeds, patients)."""
     macro = np.array([[s.macro for s in row] for row in sets])
     left_out = np.array([[s.left_out for s in row] for row in sets])
     return macro, left_out
 
 
-def estimate_arm(sets: list[ScoreSet], confidence: float) -> dict:
+def estimate_arm(sets: Sequence[ScoreSet], confidence: float) -> dict:
     """Macro AUROC of one arm's seeds as columns `auroc`, `ci_low`, `ci_high`."""
     sample = require_one_sample(sets)
     macro, left_out = outcomes([sets])
@@ -114,14 +121,12 @@ def estimate_arm(sets: list[ScoreSet], confidence: float) -> dict:
     return {"auroc": mean_macro(sets), "ci_low": low, "ci_high": high}
 
 
-def combine(
-    sets: list[list[ScoreSet]], weights: Sequence[float], confidence: float
-) -> dict:
+def combine(sets: Sets, weights: Sequence[float], confidence: float) -> dict:
     """A linear combination of arms, as columns of a table.
 
     Parameters
     ----------
-    sets : list
+    sets : np.ndarray
         (arms, seeds) of `pair_by_seed`, not empty.
     weights : sequence of float
         (arms,): (1, −1) is a contrast.
@@ -134,15 +139,14 @@ def combine(
         Estimate (`delta`), intervals and what they come from, seeds, number of records,
         masking flag.
     """
-    flat = [s for row in sets for s in row]
-    sample = require_one_sample(flat)
+    sample = require_one_sample(sets.ravel())
     found = st.combine_arms(*outcomes(sets), np.array(weights), sample.df, confidence)
     return {
         **asdict(found),
         "delta": found.value,
-        "masking_ok": masking_flag(flat),
+        "masking_ok": masking_flag(sets.ravel()),
         "seed_list": " ".join(str(s.seed) for s in sets[0]),
-        "n_records": len(sample.y),
+        "n_records": len(sample.table),
     }
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,8 @@ from ecgstudy.files import check_sum
 from ecgstudy.study import Paths, Run
 
 Mask = np.ndarray | slice
-KNOWN = ["record", "patient", "age", "sex"]
+Key = tuple[str, str, int, str]
+"""A run's evaluation: data set, arm, seed, protocol."""
 
 
 class Place(NamedTuple):
@@ -31,32 +33,57 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
-    """Scored records: `table` (record, patient, age, sex), `y` (records, classes)."""
+class ScoreSet:
+    """Scores of one run under one attack at one ε (mV).
 
+    `table` has a row a record: `record`, `patient`, `age`, `sex`, and of each of
+    `classes` the label `y_<class>` and the score `score_<class>`.
+    """
+
+    dataset: str
+    arm: str
+    seed: int
+    protocol: str
+    split: str
+    attack: str
+    view: str
+    epsilon_mv: float
+    severity: float | None
+    masking_ok: bool | None
     table: pd.DataFrame
-    y: np.ndarray
     classes: np.ndarray
 
-    @cached_property
-    def records(self) -> np.ndarray:
-        """Ids of the records."""
-        return self.table["record"].to_numpy()
-
-    @cached_property
-    def _coded(self) -> tuple[np.ndarray, np.ndarray]:
-        codes, names = pd.factorize(self.table["patient"], sort=True)
-        return codes, np.asarray(names)
+    @property
+    def run(self) -> Key:
+        """Key of the run's evaluation."""
+        return self.dataset, self.arm, self.seed, self.protocol
 
     @property
+    def place(self) -> Place:
+        """What sets of other arms must share to be compared with this one."""
+        return Place(
+            self.dataset, self.protocol, self.attack, self.epsilon_mv, self.severity
+        )
+
+    @cached_property
+    def y(self) -> np.ndarray:
+        """Labels, 0 or 1, (records, classes)."""
+        return self.table[[f"y_{name}" for name in self.classes]].to_numpy()
+
+    @cached_property
+    def scores(self) -> np.ndarray:
+        """Scores, (records, classes)."""
+        return self.table[[f"score_{name}" for name in self.classes]].to_numpy()
+
+    @cached_property
     def patients(self) -> np.ndarray:
         """Each record's patient as a code 0…patients−1."""
-        return self._coded[0]
+        return pd.factorize(self.table["patient"], sort=True)[0]
 
     @property
     def names(self) -> np.ndarray:
         """Ids of the patients, by code."""
-        return self._coded[1]
+        return np.unique(self.table["patient"])
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -73,54 +100,15 @@ class Sample:
         """Largest share of each class's positives in one patient, (classes,)."""
         return st.largest_share(self.y, self.patients)
 
-    def equals(self, other: "Sample") -> bool:
-        """Whether `other` holds the same records and labels, in the same order."""
-        same = np.array_equal(self.records, other.records)
-        return same and np.array_equal(self.y, other.y)
-
-    def named(self, mask: np.ndarray) -> str:
-        """Names of the classes where `mask` holds."""
-        return ", ".join(self.classes[mask])
-
-
-@dataclass(frozen=True, eq=False)
-class ScoreSet:
-    """Scores (records, classes) of one run under one attack at one ε (mV)."""
-
-    dataset: str
-    arm: str
-    seed: int
-    protocol: str
-    split: str
-    attack: str
-    view: str
-    epsilon_mv: float
-    severity: float | None
-    masking_ok: bool | None
-    sample: Sample
-    scores: np.ndarray
-
-    @property
-    def run(self) -> tuple[str, str, int, str]:
-        """Key of the run's evaluation."""
-        return self.dataset, self.arm, self.seed, self.protocol
-
-    @property
-    def place(self) -> Place:
-        """What sets of other arms must share to be compared with this one."""
-        return Place(
-            self.dataset, self.protocol, self.attack, self.epsilon_mv, self.severity
-        )
-
     @cached_property
     def auroc(self) -> np.ndarray:
         """AUROC of each class, (classes,)."""
-        return metrics.auroc(self.sample.y, self.scores)
+        return metrics.auroc(self.y, self.scores)
 
     @cached_property
     def auprc(self) -> np.ndarray:
         """Average precision of each class, (classes,)."""
-        return metrics.average_precision(self.sample.y, self.scores)
+        return metrics.average_precision(self.y, self.scores)
 
     @cached_property
     def macro(self) -> float:
@@ -130,27 +118,25 @@ class ScoreSet:
     @cached_property
     def left_out(self) -> np.ndarray:
         """Macro AUROC without each patient, (patients,)."""
-        sample = self.sample
-        each = metrics.leave_one_out(sample.y, self.scores, sample.patients)
+        each = metrics.leave_one_out(self.y, self.scores, self.patients)
         return st.macro_without_each(self.auroc, each)
+
+    def named(self, mask: np.ndarray) -> str:
+        """Names of the classes where `mask` holds."""
+        return ", ".join(self.classes[mask])
 
     def part(
         self, records: Mask = slice(None), labels: Mask = slice(None)
     ) -> "ScoreSet":
         """Of these records and labels only."""
-        whole = self.sample
-        y, classes = whole.y[records][:, labels], whole.classes[labels]
-        sample = Sample(whole.table[records], y, classes)
-        return replace(self, sample=sample, scores=self.scores[records][:, labels])
+        return replace(self, table=self.table[records], classes=self.classes[labels])
 
     def joined(self, other: "ScoreSet") -> "ScoreSet":
         """Its records and those of `other`."""
-        a, b = self.sample, other.sample
-        table, y = pd.concat([a.table, b.table]), np.concatenate([a.y, b.y])
-        sample = Sample(table, y, a.classes)
-        return replace(
-            self, sample=sample, scores=np.concatenate([self.scores, other.scores])
-        )
+        return replace(self, table=pd.concat([self.table, other.table]))
+
+
+_WHICH = attrgetter(*Place._fields, "arm", "seed", "split", "view")
 
 
 @dataclass(frozen=True)
@@ -158,7 +144,7 @@ class Scores:
     """Score sets, and each ``evaluation.json`` by data set, arm, seed, protocol."""
 
     sets: list[ScoreSet]
-    evaluations: dict[tuple[str, str, int, str], dict]
+    evaluations: dict[Key, dict]
 
     def select(
         self, split: str = "test", view: str = "shared", **wanted: object
@@ -168,6 +154,14 @@ class Scores:
         return [
             s for s in self.sets if all(getattr(s, k) == v for k, v in wanted.items())
         ]
+
+    @cached_property
+    def _known(self) -> dict[tuple, ScoreSet]:
+        return {_WHICH(s): s for s in self.sets}
+
+    def other(self, like: ScoreSet, **changed: object) -> ScoreSet | None:
+        """The set that differs from `like` in the attributes `changed`, if stored."""
+        return self._known.get(_WHICH(replace(like, **changed)))
 
 
 def read_scores(
@@ -193,47 +187,38 @@ def read_scores(
     wanted = None if protocols is None else list(protocols)
     for run in runs:
         for protocol in wanted or run.protocols:
-            folder = paths.protocol(run.dataset, run.arm, run.seed, protocol)
-            file = folder / "scores.parquet"
-            if not file.exists():
-                continue
             key = (run.dataset, run.arm, run.seed, protocol)
+            folder = paths.protocol(*key)
+            if not (folder / "scores.parquet").exists():
+                continue
             evaluation = {}
             if (folder / "evaluation.json").exists():
                 text = check_sum(folder / "evaluation.json").read_text("utf-8")
                 evaluation = json.loads(text)
             scores.evaluations[key] = evaluation
-            scores.sets.extend(_read_sets(file, key, evaluation.get("masking_ok")))
+            scores.sets.extend(_read_sets(folder, key, evaluation.get("masking_ok")))
     return scores
 
 
-def _read_sets(file: Path, run: tuple, masking_ok: bool | None) -> Iterator[ScoreSet]:
-    """The score sets of one file, by split, attack, view, ε and severity."""
-    frame = pd.read_parquet(check_sum(file))
+def _read_sets(folder: Path, run: Key, masking_ok: bool | None) -> Iterator[ScoreSet]:
+    """The score sets of one run, by split, attack, view, ε and severity."""
+    file = check_sum(folder / "scores.parquet")
+    table = pd.read_parquet(file)
     # Not every data set has ages and sexes, not every evaluation corruptions.
     optional = ["age", "sex", "severity"]
-    frame = frame.reindex(columns=frame.columns.union(optional, sort=False))
-    scored = [name for name in frame if name.startswith("score_")]
-    classes = np.array([name.removeprefix("score_") for name in scored])
-    finite = np.isfinite(frame[scored]).all(axis=1)
-    if not finite.all():
-        row = frame[~finite].iloc[0]
+    table = table.reindex(columns=table.columns.union(optional, sort=False))
+    scored = table.filter(regex="^score_")
+    infinite = table[~np.isfinite(scored).all(axis=1)]
+    if len(infinite):
+        row = infinite.iloc[0]
         raise StudyError(
             f"{file}: record {row['record']!r} has a score under {row['attack']!r} that"
             " is not finite; the model or attack diverged: train or evaluate it again"
         )
+    classes = scored.columns.str.removeprefix("score_").to_numpy()
     kinds = ["split", "attack", "view", "epsilon_mv", "severity"]
-    for kind, rows in frame.groupby(kinds, dropna=False, sort=True):
-        split, attack, view, epsilon, severity = kind
-        y = rows[[f"y_{name}" for name in classes]].to_numpy()
-        yield ScoreSet(
-            *run,
-            split,
-            attack,
-            view,
-            epsilon_mv=round(float(epsilon), 9),
-            severity=None if pd.isna(severity) else severity,
-            masking_ok=masking_ok,
-            sample=Sample(rows[KNOWN], y, classes),
-            scores=rows[scored].to_numpy(),
-        )
+    for kind, rows in table.groupby(kinds, dropna=False, sort=True):
+        *names, epsilon, severity = kind
+        epsilon = round(float(epsilon), 9)
+        severity = None if pd.isna(severity) else severity
+        yield ScoreSet(*run, *names, epsilon, severity, masking_ok, rows, classes)

@@ -1,27 +1,27 @@
 """The headline result under other choices than the analysis makes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import pandas as pd
 
 from ecgstudy import metrics
 from ecgstudy.analysis import statistics as st
 from ecgstudy.analysis.contrasts import (
     PRIMARY,
-    Group,
+    Sets,
     combine,
     estimate_arm,
     group_scores,
     is_headline,
     masking_flag,
+    mean_macro,
     outcomes,
     pair_by_seed,
     subgroups,
 )
 from ecgstudy.analysis.scores import Place, Scores, ScoreSet
 
-Sets = list[list[ScoreSet]]
-"""(arms, seeds) of `pair_by_seed`."""
 Choices = Iterator[tuple[str, str, Sets]]
 """Name of a choice, a note, and the score sets that it leaves."""
 
@@ -43,20 +43,20 @@ def arm_sensitivity(
         Level of the intervals.
     """
     rows = []
-    for place, group, added, rounded in _outcomes(scores, headline):
+    for place, group in _outcomes(scores, headline):
         for arm in group:
-            (sets,) = pair = pair_by_seed(group, [arm])
+            pair = pair_by_seed(group, [arm])
             found = [
-                {"variant": name, "note": note, **estimate_arm(chosen, confidence)}
-                for name, note, (chosen,) in _choices(pair, added, rounded)
+                {"variant": name, "note": note, **estimate_arm(*chosen, confidence)}
+                for name, note, chosen in _choices(scores, pair)
             ]
-            found.insert(1, _bootstrap(sets, resamples, confidence))
-            found += _leave_out(pair, [1.0], "auroc")
-            whole = [scores.evaluations[s.run].get("clean_all") for s in sets]
+            found.insert(1, _bootstrap(*pair, resamples, confidence))
+            found += _leave_out(pair, [1], "auroc")
+            whole = [scores.evaluations[s.run].get("clean_all") for s in pair[0]]
             if place.attack == "none" and all(whole):
                 mean = np.mean([clean["macro"] for clean in whole])
                 found.append({"variant": "all test records", "auroc": mean})
-            where = {**place._asdict(), "arm": arm, "masking_ok": masking_flag(sets)}
+            where = {**place._asdict(), "arm": arm, "masking_ok": masking_flag(*pair)}
             rows += [{**row, **where} for row in found]
     return rows
 
@@ -72,18 +72,17 @@ def contrast_sensitivity(
         As for `arm_sensitivity`.
     """
     rows = []
-    for place, group, added, rounded in _outcomes(scores, headline):
-        for pair in PRIMARY.items():
-            sets = pair_by_seed(group, pair)
-            if not sets:
+    for place, group in _outcomes(scores, headline):
+        for adaptive, standard in PRIMARY.items():
+            sets = pair_by_seed(group, [adaptive, standard])
+            if not sets.size:
                 continue
-            choices = [*_choices(sets, added, rounded), *_parts(sets)]
             found = [
                 {"variant": name, "note": note, **combine(chosen, [1, -1], confidence)}
-                for name, note, chosen in choices
+                for name, note, chosen in [*_choices(scores, sets), *_parts(sets)]
             ]
             found += _leave_out(sets, [1, -1], "delta")
-            where = {**place._asdict(), "adaptive": pair[0], "standard": pair[1]}
+            where = {**place._asdict(), "adaptive": adaptive, "standard": standard}
             where["masking_ok"] = found[0]["masking_ok"]
             rows += [{**row, **where} for row in found]
     return rows
@@ -91,80 +90,64 @@ def contrast_sensitivity(
 
 def _outcomes(
     scores: Scores, headline: dict[str, float]
-) -> Iterator[tuple[Place, Group, Group, Group]]:
-    """Clean and headline sets; beside them those of extra records, and rounded."""
-    added = group_scores(scores, "sensitivity")
-    groups = group_scores(scores)
-    for place, group in groups.items():
+) -> Iterator[tuple[Place, pd.DataFrame]]:
+    """Clean and headline sets."""
+    for place, group in group_scores(scores).items():
         if place.attack == "none" or is_headline(place, headline):
-            adc = place._replace(attack=f"{place.attack}-adc")
-            yield place, group, added.get(place, {}), groups.get(adc, {})
+            yield place, group
 
 
-def _choices(sets: Sets, added: Group, rounded: Group) -> Choices:
+def _choices(scores: Scores, sets: Sets) -> Choices:
     """The analysis itself; without dominated labels; with more records; rounded."""
     yield "primary analysis", "", sets
-    sample = sets[0][0].sample
+    sample = sets[0, 0]
     dominated = sample.labels & (sample.shares > st.DOMINANCE)
     kept = sample.labels & ~dominated
     if dominated.any() and kept.any():
-        note = f"without {sample.named(dominated)}"
         part = _each(sets, lambda s: s.part(labels=kept))
-        yield "without dominated labels", note, part
-    more = _same_runs(added, sets)
-    if more:
-        note = f"{len(more[0][0].sample.y)} records added"
-        joined = _each(sets, lambda s: s.joined(added[s.arm][s.seed]))
+        yield "without dominated labels", f"without {sample.named(dominated)}", part
+
+    def more(s: ScoreSet) -> ScoreSet | None:
+        return scores.other(s, split="sensitivity")
+
+    if all(map(more, sets.flat)):
+        note = f"{len(more(sample).table)} records added"
+        joined = _each(sets, lambda s: s.joined(more(s)))
         yield "with sensitivity records", note, joined
-    same = _same_runs(rounded, sets)
-    if same:
-        yield "rounded to ADC units", "", same
+    rounded = _each(sets, lambda s: scores.other(s, attack=f"{s.attack}-adc"))
+    if all(rounded.flat):
+        yield "rounded to ADC units", "", rounded
 
 
 def _parts(sets: Sets) -> Choices:
     """Each seed; each age band and sex that defines a label."""
-    for index, s in enumerate(sets[0]):
-        yield f"seed {s.seed}", "", [[row[index]] for row in sets]
-    for _, name, mask in subgroups(sets[0][0].sample):
+    for column in sets.T:
+        yield f"seed {column[0].seed}", "", column[:, None]
+    for _, name, mask in subgroups(sets[0, 0]):
         part = _each(sets, lambda s, mask=mask: s.part(mask))
-        sample = part[0][0].sample
+        sample = part[0, 0]
         if sample.labels.any():
             labels = sample.named(sample.labels)
             yield name, f"{len(sample.names)} patients; labels {labels}", part
 
 
-def _each(sets: Sets, change: Callable[[ScoreSet], ScoreSet]) -> Sets:
-    return [[change(s) for s in row] for row in sets]
+def _each(sets: Sets, change: Callable[[ScoreSet], ScoreSet | None]) -> Sets:
+    return np.frompyfunc(change, 1, 1)(sets)
 
 
-def _same_runs(other: Group, sets: Sets) -> Sets:
-    """The sets of `other` of the same arms and seeds; none if one is missing."""
-    try:
-        return _each(sets, lambda s: other[s.arm][s.seed])
-    except KeyError:
-        return []
-
-
-def _leave_out(sets: Sets, weights: list[float], column: str) -> list[dict]:
+def _leave_out(sets: Sets, weights: list[float], column: str) -> Iterator[dict]:
     """The lowest and the highest estimate that leaving one patient out gives."""
-    names = sets[0][0].sample.names
     left_out = np.array(weights) @ outcomes(sets)[1].mean(axis=1)
     ends = {"lowest": left_out.argmin(), "highest": left_out.argmax()}
-    return [
-        {
-            "variant": f"one patient left out, {name}",
-            "note": f"without {names[index]}",
-            column: left_out[index],
-        }
-        for name, index in ends.items()
-    ]
+    for end, index in ends.items():
+        variant = f"one patient left out, {end}"
+        note = f"without {sets[0, 0].names[index]}"
+        yield {"variant": variant, "note": note, column: left_out[index]}
 
 
-def _bootstrap(
-    sets: list[ScoreSet], resamples: int, confidence: float, seed: int = 0
-) -> dict:
-    sample, rng = sets[0].sample, np.random.default_rng(seed)
-    y, patients = sample.y, sample.patients
+def _bootstrap(sets: Sequence[ScoreSet], resamples: int, confidence: float) -> dict:
+    y, patients = sets[0].y, sets[0].patients
+    rng = np.random.default_rng(0)
     drawn, redrawn = st.draw_patients(y, patients, resamples, rng)
     each = [
         metrics.macro(metrics.resampled_auroc(y, s.scores, patients, drawn))
@@ -173,7 +156,7 @@ def _bootstrap(
     row = {
         "variant": "percentile bootstrap of patients",
         "note": f"{redrawn} resamples redrawn",
-        "auroc": np.mean([s.macro for s in sets]),
+        "auroc": mean_macro(sets),
     }
     if 0 < row["auroc"] < 1:  # at the floor or ceiling there is no interval
         ends = [(1 - confidence) / 2, (1 + confidence) / 2]

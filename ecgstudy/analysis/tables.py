@@ -1,7 +1,7 @@
 """From stored scores to a study's tables: no model, the same bytes each time."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,6 @@ from ecgstudy.params import target
 from ecgstudy.pretraining.suffixes import bases, control_pairs, factor_table
 from ecgstudy.study import ENSEMBLE, Paths, Run, Study
 
-Sets = list[ScoreSet]
 EQUAL_CLEAN = -0.01
 """Clean AUROC counts as equal when the difference's lower bound is above this."""
 CHANCE = 0.5
@@ -73,24 +72,23 @@ def _table(name: str, rows: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS[name])
 
 
-def _each_arm(scores: Scores) -> Iterator[tuple[dict, Sets, Sets]]:
+def _each_arm(
+    scores: Scores,
+) -> Iterator[tuple[dict, Sequence[ScoreSet], Sequence[ScoreSet]]]:
     """Of each arm under each attack, every seed and all: columns, sets, label sets.
 
     Clean sets are their own label sets; there are none where a seed lacks them.
     """
-    label = group_scores(scores, view="label")
     for place, group in group_scores(scores).items():
-        for arm, by_seed in group.items():
-            own = label.get(place, {}).get(arm, {})
-            if place.attack == "none":
-                own = by_seed
-            seeds = sorted(by_seed)
-            for name, chosen in [*((k, [k]) for k in seeds), ("all", seeds)]:
-                sets = [by_seed[seed] for seed in chosen]
-                paired = [own[seed] for seed in chosen if seed in own]
-                columns = {**place._asdict(), "arm": arm, "seed": name}
+        for arm in group:
+            (whole,) = pair_by_seed(group, [arm])
+            for seed, sets in [*((s.seed, [s]) for s in whole), ("all", whole)]:
+                columns = {**place._asdict(), "arm": arm, "seed": seed}
                 columns["masking_ok"] = masking_flag(sets)
-                yield columns, sets, paired if len(paired) == len(sets) else []
+                paired = sets
+                if place.attack != "none":
+                    paired = [scores.other(s, view="label") for s in sets]
+                yield columns, sets, paired if all(paired) else []
 
 
 def robust_auroc(scores: Scores, confidence: float = 0.95) -> pd.DataFrame:
@@ -101,14 +99,14 @@ def robust_auroc(scores: Scores, confidence: float = 0.95) -> pd.DataFrame:
     """
     rows = []
     for columns, sets, paired in _each_arm(scores):
-        found, sample = estimate_arm(sets, confidence), sets[0].sample
+        found, sample = estimate_arm(sets, confidence), sets[0]
         unidentified = [str(name).startswith(UNIDENTIFIED) for name in sample.names]
         row = {
             **columns,
             **found,
             "auroc_shared": found["auroc"],
             "auroc_label": mean_macro(paired),
-            "n_records": len(sample.y),
+            "n_records": len(sample.table),
             "n_patients": len(sample.names),
             "labels_absent": sample.named(~sample.labels),
             "n_unidentified": sum(unidentified),
@@ -121,7 +119,7 @@ def per_class(scores: Scores) -> pd.DataFrame:
     """AUROC and AUPRC of each class; `dominated`: most positives are one patient's."""
     rows = []
     for columns, sets, paired in _each_arm(scores):
-        sample = sets[0].sample
+        sample = sets[0]
         positive = sample.y > 0
         no_label = np.full(len(sample.classes), np.nan)
         values = {
@@ -148,16 +146,16 @@ def subgroup_auroc(scores: Scores) -> pd.DataFrame:
     for columns, sets, _ in _each_arm(scores):
         if columns["attack"] not in ("none", ENSEMBLE):
             continue
-        for kind, value, mask in subgroups(sets[0].sample):
+        for kind, value, mask in subgroups(sets[0]):
             parts = [s.part(mask) for s in sets]
-            sample = parts[0].sample
+            sample = parts[0]
             row = {
                 **columns,
                 "group": kind,
                 "value": value,
                 "auroc_shared": mean_macro(parts),
                 "labels": sample.named(sample.labels),
-                "n_records": len(sample.y),
+                "n_records": len(sample.table),
                 "n_patients": len(sample.names),
             }
             rows.append(row)
@@ -197,7 +195,7 @@ def contrasts(
         )
         for pair in pairs:
             sets = pair_by_seed(group, pair)
-            if not sets:
+            if not sets.size:
                 continue
             planned = in_family and pair in PRIMARY.items()
             found = combine(sets, [1, -1], confidence)
@@ -211,8 +209,8 @@ def contrasts(
                 "family": "primary" if planned else "exploratory",
                 "error_reduction": found["delta"] / errors if errors else np.nan,
             }
-            beside = pair_by_seed(clean.get(place[:2], {}), pair)
-            if beside:
+            beside = pair_by_seed(clean.get(place[:2], group[:0]), pair)
+            if beside.size:
                 other = combine(beside, [1, -1], confidence)
                 row["clean_delta"] = other["delta"]
                 row["clean_ci_low"] = other["ci_low"]
@@ -243,8 +241,8 @@ def factor_effects(
     for place, group in group_scores(scores).items():
         for design, table in designs.items():
             table = table.loc[[arm for arm in table.index if arm in group]]
-            sets = pair_by_seed(group, table.index) if len(table) > 1 else []
-            if not sets:
+            sets = pair_by_seed(group, table.index)
+            if len(table) < 2 or not sets.size:
                 continue
             where = {**place._asdict(), "design": design, "arms": len(table)}
             for effect, weights in effect_weights(table).iterrows():
@@ -323,8 +321,8 @@ def headline_check(
     """
     rows = []
     for place, group in group_scores(scores, "validation", attack="pgd-margin").items():
-        if arm in group:
-            sets = list(group[arm].values())
+        sets = pair_by_seed(group, [arm]).ravel()
+        if sets.size:
             used = headline.get(target(place.dataset, place.protocol))
             row = {
                 **place._asdict(),

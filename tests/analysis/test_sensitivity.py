@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ecgstudy.analysis.scores import Sample, Scores, ScoreSet
+from ecgstudy.analysis.scores import Scores, ScoreSet
 from ecgstudy.analysis.sensitivity import arm_sensitivity, contrast_sensitivity
 
 N = 24
@@ -14,11 +14,11 @@ def score_set(arm, seed, scores):
     table = pd.DataFrame({"record": np.arange(N), "patient": np.arange(N) % 6})
     table["age"], table["sex"] = 60.0, "female"
     y = np.repeat([[1], [0]], N // 2, axis=0)
-    sample = Sample(table, y, np.array(["N"]))
+    table["y_N"], table["score_N"] = y, scores(y)
     place = {"attack": "ensemble", "view": "shared", "epsilon_mv": 0.02}
     return ScoreSet(
         "mitdb", arm, seed, "slf", "test", **place, severity=None, masking_ok=True,
-        sample=sample, scores=scores(y),
+        table=table, classes=np.array(["N"]),
     )  # fmt: skip
 
 
