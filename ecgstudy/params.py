@@ -95,7 +95,7 @@ class DatasetOptions(Section):
 
 
 class EncoderOptions(Section):
-    """Which network: a name in `ecgstudy.models.encoders.ENCODERS` and its keyword
+    """Which network: a name in `ecgstudy.registry.ENCODERS` and its keyword
     arguments."""
 
     name: str = "resnet1d"
@@ -219,7 +219,7 @@ class AttackOptions(Section):
     max_records: PositiveInt | None = None
     """Attack at most this many test records (drawn once, the same for all arms)."""
     corruptions: Different[str] = []
-    """Of `ecgstudy.attacks.corruptions.CORRUPTIONS`; the same records, scored like
+    """Of `ecgstudy.registry.CORRUPTIONS`; the same records, scored like
     attacks."""
     severities: Grid[Annotated[int, Field(ge=1, le=5)]] = [1, 3, 5]
 

@@ -131,7 +131,7 @@ class FeatureVictim:
     model
         It takes the features of `ecgstudy.datasets.features.extract`.
     fs, leads, centre
-        How the signals were recorded, as `extract` wants to know.
+        How the signals were recorded, as arguments of `extract`.
     gradients, clean_scores
         As of `ecgstudy.attacks.api.Victim`; it has no gradients.
     """

@@ -60,7 +60,7 @@ class ConvNorm(nn.Module):
         return x if self.norm is None else self.norm(x, adversarial)
 
     def fold(self) -> None:
-        """Put the adversarial batch norm into the convolution, for good."""
+        """Merge the adversarial batch norm into the convolution (irreversible)."""
         self.conv = fuse_conv_bn_eval(self.conv, self.norm.norms[-1])
         self.norm = None
 

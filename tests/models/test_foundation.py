@@ -124,7 +124,7 @@ def test_a_lead_that_is_there_is_taken_as_it_is():
 def test_a_lead_that_cannot_be_had_is_named():
     with pytest.raises(
         StudyError,
-        match="takes lead V5, V6, which cannot be had from the data's I, II, V1",
+        match="takes lead V5, V6, which does not follow from the data's I, II, V1",
     ):
         signals.lead_matrix(("I", "aVF", "V5", "V6"), ("I", "II", "V1"))
 

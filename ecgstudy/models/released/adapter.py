@@ -135,8 +135,8 @@ def pretrained(
     Raises
     ------
     StudyError
-        For an unknown factory, a lead that cannot be had, or weights that are missing
-        or do not fit.
+        For an unknown factory, a lead that cannot be derived, or weights that are
+        missing or do not fit.
     """
     names = tuple(data_leads.split())
     if len(names) != leads:

@@ -35,7 +35,7 @@ def lead_matrix(wanted: Sequence[str], given: Sequence[str]) -> Tensor:
     lost = [lead for lead, able in zip(wanted, possible, strict=True) if not able]
     if lost:
         raise StudyError(
-            f"the encoder takes lead {', '.join(lost)}, which cannot be had from the "
+            f"the encoder takes lead {', '.join(lost)}, which does not follow from the "
             f"data's {', '.join(given)}; give datasets more leads, or choose another "
             "encoder or lead"
         )
