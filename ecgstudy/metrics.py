@@ -1,6 +1,7 @@
 """AUROC and average precision, of all patients, without each, and of resamples."""
 
 import numpy as np
+from sklearn.metrics import average_precision_score
 
 
 def defined_labels(y: np.ndarray) -> np.ndarray:
@@ -34,12 +35,7 @@ def average_precision(y: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """
     values = np.full(y.shape[1], np.nan)
     for c in np.flatnonzero(defined_labels(y)):
-        ranked = _Ranked(y[:, c], scores[:, c])
-        # The threshold of a record admits its whole tie: the order within it is free.
-        start = ranked.start[ranked.positive]
-        above = len(y) - start
-        hits = ranked.positive.sum() - _counts(ranked.positive)[start]
-        values[c] = (hits / above).mean()
+        values[c] = average_precision_score(y[:, c] > 0, scores[:, c])
     return values
 
 
@@ -68,17 +64,14 @@ def leave_one_out(
     np.ndarray
         (patients, classes); NaN where no positive or no negative is left.
     """
-    n_patients = int(patients.max()) + 1
-    values = np.full((n_patients, y.shape[1]), np.nan)
-    # 16-bit codes are sorted by radix, several times faster.
-    codes = patients.astype(np.uint16 if n_patients < 2**16 else np.int64)
+    values = np.full((patients.max() + 1, y.shape[1]), np.nan)
     for c in np.flatnonzero(defined_labels(y)):
-        values[:, c] = _leave_one_out(y[:, c], scores[:, c], codes, n_patients)
+        values[:, c] = _leave_one_out(y[:, c], scores[:, c], patients)
     return values
 
 
 def _leave_one_out(
-    y: np.ndarray, score: np.ndarray, codes: np.ndarray, n_patients: int
+    y: np.ndarray, score: np.ndarray, patients: np.ndarray
 ) -> np.ndarray:
     """AUROC of one class without each patient, (patients,).
 
@@ -87,26 +80,24 @@ def _leave_one_out(
     and are added again.
     """
     ranked = _Ranked(y, score)
-    owner = codes[ranked.order]
-    positives = ranked.positive.sum()
+    owner, positive = patients[ranked.order], ranked.positive
     # Pairs of each record that are won: positive above negative, ties half.
-    won = np.where(
-        ranked.positive, ranked.placements, positives - ranked.below(ranked.positive)
+    lost = ranked.below(positive)
+    won_of = np.bincount(
+        owner, np.where(positive, ranked.placements, positive.sum() - lost)
     )
-    won_of = np.bincount(owner, won, n_patients)
-    positives_of = np.bincount(codes, y > 0, n_patients)
-    negatives_of = np.bincount(codes, y <= 0, n_patients)
+    positives_of = np.bincount(owner, positive)
+    negatives_of = np.bincount(owner, ranked.negative)
 
     # Ranked patient by patient: placements count negatives of earlier patients too.
-    own = _Ranked(y, score, within=codes)
-    owner = codes[own.order]
-    earlier = np.r_[0, np.cumsum(negatives_of)][owner]
-    own_won = np.bincount(owner, (own.placements - earlier) * own.positive, n_patients)
+    own = _Ranked(positive, owner * len(y) + ranked.start)
+    owner = owner[own.order]
+    earlier = (np.cumsum(negatives_of) - negatives_of)[owner]
+    own_won = np.bincount(owner, (own.placements - earlier) * own.positive)
 
-    total = ranked.placements[ranked.positive].sum()
-    pairs = (positives - positives_of) * (ranked.negative.sum() - negatives_of)
-    kept = total - won_of + own_won
-    return np.divide(kept, pairs, out=np.full(n_patients, np.nan), where=pairs > 0)
+    kept = ranked.placements[positive].sum() - won_of + own_won
+    pairs = (positive.sum() - positives_of) * (ranked.negative.sum() - negatives_of)
+    return np.divide(kept, pairs, out=np.full(len(kept), np.nan), where=pairs > 0)
 
 
 def resampled_auroc(
@@ -149,19 +140,12 @@ class _Ranked:
     (ties half).
     """
 
-    def __init__(
-        self, y: np.ndarray, score: np.ndarray, within: np.ndarray | None = None
-    ):
+    def __init__(self, y: np.ndarray, score: np.ndarray):
         self.order = np.argsort(score)  # the order within a tie never matters
-        if within is not None:
-            self.order = self.order[np.argsort(within[self.order], kind="stable")]
         ranked = score[self.order]
         new = np.r_[True, ranked[1:] != ranked[:-1]]
-        if within is not None:
-            patient = within[self.order]
-            new[1:] |= patient[1:] != patient[:-1]
-        tie = np.cumsum(new) - 1
         edges = np.r_[np.flatnonzero(new), len(score)]
+        tie = np.cumsum(new) - 1
         self.start, self.stop = edges[tie], edges[tie + 1]
         self.positive = y[self.order] > 0
         self.negative = ~self.positive

@@ -152,8 +152,7 @@ def combine(sets: Sets, weights: Sequence[float], confidence: float) -> dict:
 
 # --- Factor effects -------------------------------------------------------------------
 
-KINDS = {"pull": ("inferior_positives",), "push": ("hard_negatives", "clinical_risk")}
-"""Kind of weights → the schemes that are of it."""
+SCHEMES = ["inferior_positives", "hard_negatives", "clinical_risk"]
 
 
 def pull_and_push(factors: pd.DataFrame) -> pd.DataFrame:
@@ -162,19 +161,15 @@ def pull_and_push(factors: pd.DataFrame) -> pd.DataFrame:
     Of arms that have no other factor; debiasing goes with hard negatives. `factors` are
     booleans, one row an arm; without any of these schemes there are no rows.
     """
-    kinds = {
-        k: [name for name in names if name in factors] for k, names in KINDS.items()
-    }
-    schemes = [name for names in kinds.values() for name in names]
-    if not schemes:
+    if not factors.columns.isin(SCHEMES).any():
         return factors.iloc[:0]
-    others = factors.drop(columns=["adversary", "debiased", *schemes], errors="ignore")
-    debiased_alone = factors.get("debiased", False) & ~factors.get(
-        "hard_negatives", False
-    )
-    plain = factors[~others.any(axis=1) & ~debiased_alone]
-    coarse = {kind: plain[names].any(axis=1) for kind, names in kinds.items()}
-    return pd.DataFrame({"adversary": plain["adversary"], **coarse})
+    columns = ["adversary", "debiased", *SCHEMES]
+    others = factors.drop(columns=columns, errors="ignore").any(axis=1)
+    known = factors.reindex(columns=columns, fill_value=False)
+    plain = known[~others & ~(known["debiased"] & ~known["hard_negatives"])]
+    push = plain["hard_negatives"] | plain["clinical_risk"]
+    design = {"adversary": plain["adversary"], "pull": plain["inferior_positives"]}
+    return pd.DataFrame({**design, "push": push})
 
 
 def effect_weights(factors: pd.DataFrame) -> pd.DataFrame:

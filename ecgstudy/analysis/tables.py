@@ -121,19 +121,19 @@ def per_class(scores: Scores) -> pd.DataFrame:
     for columns, sets, paired in _each_arm(scores):
         sample = sets[0]
         positive = sample.y > 0
-        no_label = np.full(len(sample.classes), np.nan)
+        by_label = [s.auroc for s in paired]
         values = {
+            **columns,
             "class": sample.classes,
             "auroc": np.mean([s.auroc for s in sets], axis=0),
-            "auroc_label": np.mean([s.auroc for s in paired] or [no_label], axis=0),
+            "auroc_label": np.mean(by_label, axis=0) if by_label else np.nan,
             "auprc": np.mean([s.auprc for s in sets], axis=0),
             "positives": positive.sum(axis=0),
             "patients": [len(np.unique(sample.patients[p])) for p in positive.T],
             "largest_share": sample.shares,
             "dominated": sample.shares > st.DOMINANCE,
         }
-        for row in zip(*values.values(), strict=True):
-            rows.append({**columns, **dict(zip(values, row, strict=True))})
+        rows += pd.DataFrame(values).to_dict("records")
     return _table("per_class", rows)
 
 
@@ -164,7 +164,7 @@ def subgroup_auroc(scores: Scores) -> pd.DataFrame:
 
 def contrasts(
     scores: Scores,
-    pairs: Iterable[tuple[str, str]],
+    pairs: Sequence[tuple[str, str]],
     headline: dict[str, float],
     confidence: float,
     primary: bool = True,
@@ -175,7 +175,7 @@ def contrasts(
     ----------
     scores : Scores
         Of `read_scores`.
-    pairs : iterable of tuple
+    pairs : sequence of tuple
         Exploratory pairs (adaptive, standard or control); the planned ones are added.
     headline : dict
         Data set tested on → headline ε in mV.
@@ -184,16 +184,13 @@ def contrasts(
     primary : bool
         Whether the study tests the primary family; otherwise all is exploratory.
     """
-    pairs = list(dict.fromkeys([*PRIMARY.items(), *pairs]))
-    groups = group_scores(scores)
-    clean = {p[:2]: group for p, group in groups.items() if p.attack == "none"}
     rows = []
-    for place, group in groups.items():
+    for place, group in group_scores(scores).items():
         main = is_headline(place, headline)
         in_family = (
             primary and place.protocol == "slf" and (main or place.attack == "none")
         )
-        for pair in pairs:
+        for pair in dict.fromkeys([*PRIMARY.items(), *pairs]):
             sets = pair_by_seed(group, pair)
             if not sets.size:
                 continue
@@ -207,16 +204,15 @@ def contrasts(
                 "standard": pair[1],
                 "headline": main,
                 "family": "primary" if planned else "exploratory",
-                "error_reduction": found["delta"] / errors if errors else np.nan,
+                "error_reduction": found["delta"] / (errors or np.nan),
             }
-            beside = pair_by_seed(clean.get(place[:2], group[:0]), pair)
-            if beside.size:
-                other = combine(beside, [1, -1], confidence)
-                row["clean_delta"] = other["delta"]
-                row["clean_ci_low"] = other["ci_low"]
-                row["equal_clean"] = other["ci_low"] > EQUAL_CLEAN
             rows.append(row)
-    return adjust_family(_table("contrasts", rows), confidence)
+    table = adjust_family(_table("contrasts", rows), confidence)
+    run = ["dataset", "protocol", "adaptive", "standard"]
+    clean = table[table["attack"] == "none"].set_index(run)[["delta", "ci_low"]]
+    beside = clean.reindex(pd.MultiIndex.from_frame(table[run])).to_numpy(float)
+    table[["clean_delta", "clean_ci_low"]] = beside
+    return table.assign(equal_clean=table["clean_ci_low"] > EQUAL_CLEAN)
 
 
 def factor_effects(
@@ -251,12 +247,17 @@ def factor_effects(
     return _table("factor_effects", rows)
 
 
+def _each_evaluation(scores: Scores) -> Iterator[tuple[dict, dict]]:
+    """Of each evaluated run: columns that name it, and its evaluation."""
+    for run, evaluation in scores.evaluations.items():
+        where = dict(zip(RUN, run, strict=True))
+        yield {**where, "masking_ok": evaluation.get("masking_ok")}, evaluation
+
+
 def _of_evaluations(scores: Scores, name: str, key: str) -> pd.DataFrame:
     """Rows that each evaluation lists under `key`, with the run they are of."""
     rows = []
-    for run, evaluation in scores.evaluations.items():
-        where = dict(zip(RUN, run, strict=True))
-        where["masking_ok"] = evaluation.get("masking_ok")
+    for where, evaluation in _each_evaluation(scores):
         rows += [{**where, **row} for row in evaluation.get(key) or []]
     return _table(name, rows)
 
@@ -274,16 +275,14 @@ def perturbations(scores: Scores) -> pd.DataFrame:
 def cost(scores: Scores) -> pd.DataFrame:
     """Seconds per stage and every other number that an evaluation measured."""
     rows = []
-    for run, evaluation in scores.evaluations.items():
-        row = dict(zip(RUN, run, strict=True))
-        row |= {k: v for k, v in evaluation.items() if type(v) in (int, float)}
-        row["masking_ok"] = evaluation.get("masking_ok")
+    for where, evaluation in _each_evaluation(scores):
         seconds = evaluation.get("seconds") or {}
-        row |= {f"seconds_{stage}": value for stage, value in seconds.items()}
-        rows.append(row)
-    found = dict.fromkeys(key for row in rows for key in row)
-    columns = dict.fromkeys([*COLUMNS["cost"], *found])
-    return pd.DataFrame(rows, columns=list(columns))
+        numbers = {k: v for k, v in evaluation.items() if type(v) in (int, float)}
+        stages = {f"seconds_{stage}": value for stage, value in seconds.items()}
+        rows.append({**where, **numbers, **stages})
+    table = pd.DataFrame(rows)
+    columns = pd.Index(COLUMNS["cost"]).union(table.columns, sort=False)
+    return table.reindex(columns=columns)
 
 
 def pretraining(runs: Iterable[Run], paths: Paths) -> pd.DataFrame:
