@@ -86,6 +86,22 @@ class Ball:
         return (norm / self._count(delta).sqrt()).clamp(min=smallest)
 
 
+def value_and_gradient(
+    value: Callable[[Tensor], Tensor], signals: Tensor, delta: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Objective of each record at `signals` + `delta`, and its gradient by δ.
+
+    Parameters
+    ----------
+    value, signals, delta
+        As of `ascend`.
+    """
+    delta = delta.detach().requires_grad_()
+    values = value(signals + delta)
+    (gradient,) = torch.autograd.grad(values.sum(), delta)
+    return values.detach(), gradient
+
+
 def ascend(
     value: Callable[[Tensor], Tensor],
     signals: Tensor,
@@ -113,11 +129,8 @@ def ascend(
         Called with (δ, objective) at every iterate before the last, to keep the best.
     """
     for _ in range(steps):
-        delta = delta.detach().requires_grad_()
-        values = value(signals + delta)
-        (gradient,) = torch.autograd.grad(values.sum(), delta)
-        delta = delta.detach()
+        values, gradient = value_and_gradient(value, signals, delta)
         if visit is not None:
-            visit(delta, values.detach())
+            visit(delta, values)
         delta = ball.project_(delta + step_mv * ball.direction(gradient))
     return delta

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from ecgstudy.attacks.api import Best, Budget, Problem, best_candidate
-from ecgstudy.attacks.ball import ascend
+from ecgstudy.attacks.ball import ascend, value_and_gradient
 
 MOMENTUM = 0.75
 """Share of the new step in APGD's update; the rest continues the last move (α of Croce
@@ -95,17 +95,15 @@ def _pgd_once(problem: Problem, rows: slice, start: Tensor, budget: Budget) -> B
     """One PGD run for the records `rows`."""
     clean = problem.signals[rows]
     best = Best(start, clean.new_full((len(clean),), -torch.inf))
-    last = ascend(
-        lambda perturbed: problem.objective(perturbed, rows),
-        clean,
-        start,
-        budget.ball.select(rows, problem.signals),
-        steps=budget.steps,
-        step_mv=budget.step_mv,
-        visit=best.update,
-    )
+
+    def value(perturbed: Tensor) -> Tensor:
+        return problem.objective(perturbed, rows)
+
+    how = {"steps": budget.steps, "step_mv": budget.step_mv, "visit": best.update}
+    ball = budget.ball.select(rows, problem.signals)
+    last = ascend(value, clean, start, ball, **how)
     with torch.no_grad():
-        best.update(last, problem.objective(clean + last, rows))
+        best.update(last, value(clean + last))
     return best
 
 
@@ -113,9 +111,13 @@ def _apgd_once(problem: Problem, rows: slice, start: Tensor, budget: Budget) -> 
     """One APGD run for the records `rows`; each has a step size of its own."""
     clean = problem.signals[rows]
     ball = budget.ball.select(rows, problem.signals)
+
+    def value(perturbed: Tensor) -> Tensor:
+        return problem.objective(perturbed, rows)
+
     step_mv = clean.new_full((len(clean), 1, 1), 2 * budget.epsilon_mv)
     point = previous = start
-    values, gradient = _value_and_gradient(problem, rows, clean, point)
+    values, gradient = value_and_gradient(value, clean, point)
     best, gradient_at_best = Best(point, values), gradient
 
     rises = torch.zeros_like(values)  # steps since the last checkpoint that went up
@@ -133,7 +135,7 @@ def _apgd_once(problem: Problem, rows: slice, start: Tensor, budget: Budget) -> 
             break  # the last point is valued below; its gradient is not needed
 
         before = values
-        values, gradient = _value_and_gradient(problem, rows, clean, point)
+        values, gradient = value_and_gradient(value, clean, point)
         rises += values > before
         better = best.update(point, values)[:, None, None]
         gradient_at_best = torch.where(better, gradient, gradient_at_best)
@@ -150,7 +152,7 @@ def _apgd_once(problem: Problem, rows: slice, start: Tensor, budget: Budget) -> 
             rises, last_checkpoint = torch.zeros_like(rises), step
             best_then = best.values.clone()
     with torch.no_grad():
-        best.update(point, problem.objective(clean + point, rows))
+        best.update(point, value(clean + point))
     return best
 
 
@@ -165,13 +167,3 @@ def checkpoints(steps: int) -> list[int]:
         interval = max(interval - 3, 6)
         percent += interval
     return sorted(set(found))
-
-
-def _value_and_gradient(
-    problem: Problem, rows: slice, clean: Tensor, delta: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Objective (records,) at `clean` + `delta`, and its gradient."""
-    delta = delta.detach().requires_grad_()
-    values = problem.objective(clean + delta, rows)
-    (gradient,) = torch.autograd.grad(values.sum(), delta)
-    return values.detach(), gradient

@@ -50,8 +50,17 @@ def scores_problem(
     return Problem.of(victim, signals, value, targets, start)
 
 
-def on_scores(search: Search, objective: str, **changes: object) -> Attack:
-    """The attack by `search` on an objective of the scores.
+def attack_scores(
+    search: Search,
+    objective: str,
+    victim: Victim,
+    signals: Tensor,
+    labels: Tensor,
+    budget: Budget,
+    generator: Generator,
+    **changes: object,
+) -> Tensor:
+    """Attack by one search on one objective of the scores.
 
     Parameters
     ----------
@@ -59,21 +68,13 @@ def on_scores(search: Search, objective: str, **changes: object) -> Attack:
         Such as `pgd`.
     objective
         One of `ecgstudy.attacks.objectives.OBJECTIVES`.
+    victim, signals, labels, budget, generator
+        As of an `Attack`.
     changes
         What of the budget is fixed (``norm="l2"``).
     """
-
-    def attack(
-        victim: Victim,
-        signals: Tensor,
-        labels: Tensor,
-        budget: Budget,
-        generator: Generator,
-    ) -> Tensor:
-        problem = scores_problem(objective, victim, signals, labels)
-        return search(problem, replace(budget, **changes), generator)
-
-    return attack
+    problem = scores_problem(objective, victim, signals, labels)
+    return search(problem, replace(budget, **changes), generator)
 
 
 @ATTACKS.register("noise")
@@ -107,12 +108,13 @@ SEARCHES = {
 }
 """Name → search, and the objective of the scores that it maximises."""
 for _name, _how in SEARCHES.items():
-    ATTACKS[_name] = on_scores(*_how)
-ATTACKS["pgd-l2"] = on_scores(pgd, "margin", norm="l2")
-ATTACKS["apgd-l2"] = on_scores(apgd, "margin", norm="l2")
+    ATTACKS[_name] = partial(attack_scores, *_how)
+ATTACKS["pgd-l2"] = partial(attack_scores, pgd, "margin", norm="l2")
+ATTACKS["apgd-l2"] = partial(attack_scores, apgd, "margin", norm="l2")
 # One step of length ε along the sign of the gradient (Goodfellow et al. 2015).
+once = {"steps": 1, "restarts": 1, "step": 1.0}
 fgsm = partial(pgd, random_start=False)
-ATTACKS["fgsm"] = on_scores(fgsm, "ce", steps=1, restarts=1, step=1.0)
+ATTACKS["fgsm"] = partial(attack_scores, fgsm, "ce", **once)
 
 
 def get_attack(name: str) -> Attack:

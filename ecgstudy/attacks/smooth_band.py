@@ -6,6 +6,7 @@ Gradients pass through the shape, and each record keeps the best δ that has it.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import torch
@@ -70,34 +71,41 @@ def sap(
 
 
 def band_limited(
-    low_hz: float, high_hz: float
-) -> Callable[[Victim, Tensor, Tensor, Budget, Generator], Tensor]:
-    """The attack by APGD on the AUROC-weighted margin with one frequency band only.
+    low_hz: float,
+    high_hz: float,
+    victim: Victim,
+    signals: Tensor,
+    labels: Tensor,
+    budget: Budget,
+    generator: Generator,
+) -> Tensor:
+    """APGD on the AUROC-weighted margin with frequencies of one band only.
 
     Frequencies of the record's discrete Fourier transform outside [low_hz, high_hz] are
     exactly 0; at the record's ends δ is periodic. A mask of whole leads keeps that; a
-    mask of samples cuts δ and spreads its spectrum. The attack raises a StudyError
-    without the victim's sampling rate, in an ℓ2 ball, or for too short records.
+    mask of samples cuts δ and spreads its spectrum.
+
+    Parameters
+    ----------
+    low_hz, high_hz
+        Edges of the band in Hz.
+    victim, signals, labels, budget, generator
+        As of `ecgstudy.attacks.named.Attack`.
+
+    Raises
+    ------
+    StudyError
+        Without the victim's sampling rate, in an ℓ2 ball, or for too short records.
     """
-
-    def attack(
-        victim: Victim,
-        signals: Tensor,
-        labels: Tensor,
-        budget: Budget,
-        generator: Generator,
-    ) -> Tensor:
-        rate = _sampling_rate(victim, "band-limited")
-        passed = passed_frequencies(signals, rate, low_hz, high_hz)
-        problem = Problem.of(victim, signals, signed_scores, auroc_targets(labels))
-        shape = lambda theta: limit_band(theta, passed, budget.epsilon_mv)  # noqa: E731
-        return search_shaped(apgd, shape, problem, budget, generator)
-
-    return attack
+    rate = _sampling_rate(victim, "band-limited")
+    passed = passed_frequencies(signals, rate, low_hz, high_hz)
+    problem = Problem.of(victim, signals, signed_scores, auroc_targets(labels))
+    shape = lambda theta: limit_band(theta, passed, budget.epsilon_mv)  # noqa: E731
+    return search_shaped(apgd, shape, problem, budget, generator)
 
 
 for _name, _edges in BANDS_HZ.items():
-    ATTACKS[_name] = band_limited(*_edges)
+    ATTACKS[_name] = partial(band_limited, *_edges)
 
 
 def search_shaped(
