@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ecgstudy.errors import StudyError
 from ecgstudy.pretraining.distributed import own_range, sum_over_processes
 from ecgstudy.pretraining.pairs import MASKED, Pairs, Rows, Weights
 
@@ -96,7 +95,8 @@ def weighted_contrastive_loss(
     temperature
         τ > 0.
     tau_plus
-        τ⁺ in [0, 1): assumed probability that a negative has the anchor's class.
+        τ⁺ in [0, 1): assumed probability that a negative has the anchor's class. Not with
+        the denominator `none`.
     denominator
         den_ip, see above.
     detach_candidates
@@ -121,11 +121,6 @@ def weighted_contrastive_loss(
         Detached scalars: `effective_negatives` (Σw)²/Σw², `negatives`,
         `positive_similarity` and `negative_similarity` (S τ), `floor_fraction`.
 
-    Raises
-    ------
-    StudyError
-        For τ ≤ 0, τ⁺ outside [0, 1), or τ⁺ > 0 with the denominator `none`.
-
     Examples
     --------
     >>> from ecgstudy.pretraining.weighting import uniform
@@ -138,14 +133,6 @@ def weighted_contrastive_loss(
     >>> float(log["negatives"])
     6.0
     """
-    if not temperature > 0:
-        raise StudyError(f"temperature {temperature} must be positive")
-    if not 0 <= tau_plus < 1:
-        raise StudyError(f"tau_plus {tau_plus} must be in [0, 1)")
-    if tau_plus > 0 and denominator == "none":
-        raise StudyError(
-            "tau_plus > 0 needs the positive in the denominator; 'none' leaves it out"
-        )
     if embeddings.dtype != torch.float64:
         embeddings = embeddings.float()
     candidates = embeddings.detach() if detach_candidates else embeddings

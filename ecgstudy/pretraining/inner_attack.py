@@ -23,14 +23,14 @@ from ecgstudy.pretraining.state import (
 from ecgstudy.pretraining.weighting import compose
 from ecgstudy.registry import Registry
 
-Views = dict[str, Tensor]
-Objective = Callable[[Views], Tensor]
+Objective = Callable[[Tensor], Tensor]
 OBJECTIVES: Registry = Registry("objective of an inner attack", "", "")
 """Name → function of (batch, adversary), called once a batch with the held views
-embedded. It returns what the attack raises, a function of the attacked signals."""
+embedded. It returns what the attack raises: a function of the attacked signals, the
+starred views one below the other."""
 
 
-def attack_views(batch: Batch, adversary: Adversary) -> Views:
+def attack_views(batch: Batch, adversary: Adversary) -> dict[str, Tensor]:
     """The starred views of `adversary`: signals (records, leads, samples) in mV.
 
     K steps of projected steepest ascent on the adversary's objective, within ±ε of the
@@ -69,12 +69,8 @@ def attack_views(batch: Batch, adversary: Adversary) -> Views:
         with torch.no_grad():
             inside.embed(held, adversarial=False)
             objective = OBJECTIVES.find(adversary.loss)(inside, adversary)
-
-        def value(signals: Tensor) -> Tensor:
-            return objective(split_views(signals, starred))
-
         step_mv = step * epsilon_mv
-        delta = ascend(value, clean, delta, ball, steps=steps, step_mv=step_mv)
+        delta = ascend(objective, clean, delta, ball, steps=steps, step_mv=step_mv)
     return split_views(clean + delta, starred)
 
 
@@ -101,10 +97,10 @@ def _contrastive(batch: Batch, adversary: Adversary, schemes: Schemes) -> Object
     anchors = None if adversary.both_sides else len(starred) * len(batch.rows)
     weighting = keep_weights(compose(schemes))
 
-    def value(attacked: Views) -> Tensor:
-        ours = state.embed(stack_views(list(attacked.values())), adversarial=True)
+    def objective(signals: Tensor) -> Tensor:
+        attacked = state.embed(signals, adversarial=True)
         loss, _ = weighted_contrastive_loss(
-            torch.cat([ours, *(batch.embedded[view] for view in held)]),
+            torch.cat([attacked, *(batch.embedded[view] for view in held)]),
             rows,
             weighting,
             temperature=state.options.temperature,
@@ -114,43 +110,30 @@ def _contrastive(batch: Batch, adversary: Adversary, schemes: Schemes) -> Object
         )
         return loss
 
-    return value
+    return objective
 
 
 @OBJECTIVES.register("labels")
 def miss_labels(batch: Batch, adversary: Adversary) -> Objective:
     """Cross-entropy of the labels, per record (Madry et al. 2018)."""
-
-    def value(attacked: Views) -> Tensor:
-        (signals,) = attacked.values()
-        return label_loss(batch.state.logits(signals), batch.labels, batch.multilabel)
-
-    return value
+    logits, labels = batch.state.logits, batch.labels
+    return lambda signals: label_loss(logits(signals), labels, batch.multilabel)
 
 
 @OBJECTIVES.register("kl")
 def shift_predictions(batch: Batch, adversary: Adversary) -> Objective:
     """KL divergence from the clean view's predictions, per record (TRADES)."""
     (view,) = adversary.held
-    clean = batch.logits(view)
-
-    def value(attacked: Views) -> Tensor:
-        (signals,) = attacked.values()
-        return divergence(clean, batch.state.logits(signals), batch.multilabel)
-
-    return value
+    logits, clean = batch.state.logits, batch.logits(view)
+    return lambda signals: divergence(clean, logits(signals), batch.multilabel)
 
 
 @OBJECTIVES.register("teacher")
 def leave_teacher(batch: Batch, adversary: Adversary) -> Objective:
     """−cosine to the teacher's features of the clean view, per record (DeACL)."""
-
-    def value(attacked: Views) -> Tensor:
-        ((view, signals),) = attacked.items()
-        features = batch.state.features(signals, True).float()
-        return -cosine_similarity(features, batch.teacher[view[:-1]])
-
-    return value
+    (view,) = adversary.starred
+    features, target = batch.state.features, batch.teacher[view[:-1]]
+    return lambda signals: -cosine_similarity(features(signals, True).float(), target)
 
 
 @OBJECTIVES.register("permuted-codes")
@@ -160,19 +143,12 @@ def reach_other_codes(batch: Batch, adversary: Adversary) -> Objective:
     The other record is the next one in the batch of which the largest code is at
     another prototype.
     """
-    state, targets = batch.state, {}
-    for view, embedded in batch.embedded.items():
-        codes = sinkhorn(state.prototype_scores(embedded))
-        targets[view] = codes[next_of_another_cluster(codes.argmax(1))]
-
-    def value(attacked: Views) -> Tensor:
-        values = []
-        for view, signals in attacked.items():
-            embedded = state.embed(signals, adversarial=True)
-            values.append(-code_loss(state, embedded, targets[view[:-1]]))
-        return torch.stack(values).sum(0)
-
-    return value
+    state, targets = batch.state, []
+    for view in adversary.starred:
+        codes = sinkhorn(state.prototype_scores(batch.embedded[view[:-1]]))
+        targets.append(codes[next_of_another_cluster(codes.argmax(1))])
+    target = stack_views(targets)
+    return lambda signals: -code_loss(state, state.embed(signals, True), target)
 
 
 def next_of_another_cluster(clusters: Tensor) -> Tensor:

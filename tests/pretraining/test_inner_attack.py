@@ -9,7 +9,7 @@ from loss_loops import equal_pull, equal_push, label_pull, label_push, shared
 from ecgstudy.pretraining import losses, step
 from ecgstudy.pretraining.arms import Adversary
 from ecgstudy.pretraining.inner_attack import OBJECTIVES, next_of_another_cluster
-from ecgstudy.pretraining.state import evaluation_mode
+from ecgstudy.pretraining.state import evaluation_mode, split_views, stack_views
 from ecgstudy.pretraining.step import draw_views, embed_batch
 from ecgstudy.pretraining.suffixes import arm_names, get_arm
 
@@ -28,9 +28,9 @@ def watched(name, monkeypatch, **options):
         def watch(batch, adversary):
             raised = make_objective(batch, adversary)
 
-            def value(attacked):
-                values = raised(attacked)
-                found = {v: x.detach().clone() for v, x in attacked.items()}
+            def value(signals):
+                values = raised(signals)
+                found = split_views(signals.detach().clone(), adversary.starred)
                 total = values.detach().sum().item()
                 seen.append((found, total, state.model.training, batch))
                 return values
@@ -51,11 +51,12 @@ def watched(name, monkeypatch, **options):
         ]
         left["training"], left["clean"] = state.model.training, dict(batch.signals)
         if seen:  # in the statistics of the attack, before the training pass moves them
-            clean = {view: batch.signals[view[:-1]] for view in attacked}
+            clean = [batch.signals[view[:-1]] for view in attacked]
             with evaluation_mode(state.model), torch.no_grad():
                 raised = make_objective(seen[0][3], adversary)
-                left["last"] = raised(attacked).sum().item()
-                left["unattacked"] = raised(clean).sum().item()
+                last = stack_views([*attacked.values()])
+                left["last"] = raised(last).sum().item()
+                left["unattacked"] = raised(stack_views(clean)).sum().item()
         return attacked
 
     monkeypatch.setattr(step, "attack_views", around)
@@ -170,7 +171,8 @@ def test_the_contrastive_attack_raises_the_plain_loss_of_its_views(name, adversa
     rows, labelled = batch.rows_of(views), adversary.loss == "labelled-contrast"
     pull, push = (label_pull, label_push) if labelled else (equal_pull, equal_push)
     with evaluation_mode(state.model):
-        value = OBJECTIVES[adversary.loss](batch, adversary)(attacked)
+        raised = OBJECTIVES[adversary.loss](batch, adversary)
+        value = raised(stack_views(moved))
         held = {
             v: state.embed(batch.signals[v], False).detach()
             for v in views
@@ -209,7 +211,7 @@ def test_attacks_on_predictions_raise_cross_entropy_or_kl_of_each_record(multila
         batch, attacked = both(state, data, ("1", "1*"))
         with evaluation_mode(state.model), torch.no_grad():
             adversary = state.arm.adversary
-            values = OBJECTIVES[adversary.loss](batch, adversary)(attacked)
+            values = OBJECTIVES[adversary.loss](batch, adversary)(attacked["1*"])
             clean, worse = (
                 state.logits(batch.signals["1"]),
                 state.logits(attacked["1*"]),
@@ -225,7 +227,7 @@ def test_the_attack_on_a_student_leaves_its_teacher():
     state, data = fresh("deacl")
     batch, attacked = both(state, data, ("0", "0*"))
     with evaluation_mode(state.model), torch.no_grad():
-        values = OBJECTIVES["teacher"](batch, state.arm.adversary)(attacked)
+        values = OBJECTIVES["teacher"](batch, state.arm.adversary)(attacked["0*"])
         student, teacher = (
             state.features(attacked["0*"], True),
             state.teacher(batch.signals["0"]),
