@@ -1,4 +1,4 @@
-"""Batches whose embeddings, features and predictions are filled in by hand, for package and loops."""
+"""Batches with embeddings, features and predictions filled in by hand."""
 
 import dataclasses
 import functools
@@ -33,7 +33,7 @@ VIEWS = ("1", "2", "h", "0", "1*", "2*", "0*")
 
 @functools.cache
 def state_of(name, multilabel=False, loss="shared"):
-    """A fresh state in float64, with heads that say something."""
+    """A fresh state in float64, with random heads."""
     records = toy_records(multilabel=multilabel)
     data = Data.of(records, CPU)
     data.pseudo_labels = torch.stack([torch.arange(80) % 2, torch.arange(80) % 3], 1)
@@ -117,12 +117,14 @@ class Case:
         return Rows.of_views(
             [
                 Rows(
-                    torch.arange(n), torch.tensor(self.patients), torch.full((n,), v.endswith("*")),
+                    torch.arange(n),
+                    torch.tensor(self.patients),
+                    torch.full((n,), v.endswith("*")),
                     self.metadata | self.known[v],
                 )
                 for v in views.split()
             ]
-        )  # fmt: skip
+        )
 
     def batch(self):
         """What the package gets."""
@@ -134,9 +136,17 @@ class Case:
             self.metadata,
         )
         return Batch(
-            self.state, rows, self.y, self.multilabel, self.clusters, {},
-            dict(self.f), dict(self.z), self.teacher, self.known,
-        )  # fmt: skip
+            self.state,
+            rows,
+            self.y,
+            self.multilabel,
+            self.clusters,
+            {},
+            dict(self.f),
+            dict(self.z),
+            self.teacher,
+            self.known,
+        )
 
     # What the oracles below are made of.
 
@@ -229,8 +239,11 @@ class Case:
         ) / 2
 
     def claf(self, **factors):
-        logits = [f.detach() @ h.weight.T + h.bias for h in [self.state.model["head"]]
-                  for f in (self.f["1"], self.f["2"])]  # fmt: skip
+        logits = [
+            f.detach() @ h.weight.T + h.bias
+            for h in [self.state.model["head"]]
+            for f in (self.f["1"], self.f["2"])
+        ]
         head = mean(
             [mean(cross_entropy(found, self.y, self.multilabel)) for found in logits]
         )
@@ -292,7 +305,7 @@ def assert_same(case, oracle, monkeypatch, tolerance=1e-6):
 
 
 def fresh(name, multilabel=False, **options):
-    """A state with heads that say something, and a teacher where the arm needs one; and the data."""
+    """A state with random heads, a teacher where the arm needs one; and the data."""
     data = Data.of(toy_records(multilabel=multilabel), CPU)
     data.pseudo_labels = torch.stack([torch.arange(80) % 2, torch.arange(80) % 3], 1)
     state = make_state(toy_run(name, **options), data)

@@ -1,4 +1,4 @@
-"""Losses of predictions, codes and features as loops over records and classes (methods 7, 8, 10, 13-15).
+"""Losses of predictions, codes and features, as loops over records and classes.
 
 Logits are (records, classes), labels multi-hot; exp directly, gradients by autograd.
 """
@@ -47,7 +47,7 @@ def kl(clean, attacked, y, multilabel):
 
 
 def mart(clean, attacked, y, multilabel, beta=6.0):
-    """MART (methods 15), each label a problem of two classes when there are several."""
+    """MART, each label a problem of two classes when there are several."""
     found = []
     for ours, theirs in zip(
         outcomes(clean, y, multilabel), outcomes(attacked, y, multilabel), strict=True
@@ -68,7 +68,7 @@ def mart(clean, attacked, y, multilabel, beta=6.0):
     return mean(found)
 
 
-# ---- SwARo (methods 7) and DeACL (methods 8) --------------------------------------------------------
+# ---- SwARo and DeACL
 
 
 def sinkhorn(scores, eta=0.05, rounds=3):
@@ -96,7 +96,7 @@ def cosine(a, b):
 
 
 def pair_margin(z, rows, near, far):
-    """Wang et al. 2024 as reconstructed (methods 10): means over like and over unlike pairs."""
+    """Wang et al. 2024 as reconstructed: means over like and over unlike pairs."""
     alike, apart = [], []
     for i in range(len(z)):
         for k in range(len(z)):

@@ -1,4 +1,4 @@
-"""Contrastive losses as plain double loops, one function an equation, on small batches of unit vectors.
+"""Contrastive losses as plain double loops, one function an equation.
 
 They use exp directly and leave the gradient to autograd; ecgstudy works in log space on
 whole matrices.
@@ -13,7 +13,7 @@ from ecgstudy.pretraining.pairs import Rows
 
 
 def batch(n=5, views=2, adversarial=False, seed=0, patients=None, dimensions=4):
-    """Correlated unit vectors (views·n, dimensions), stacked view by view, and their rows."""
+    """Correlated unit vectors (views·n, dimensions), view below view; their rows."""
     stream = torch.Generator().manual_seed(seed)
     centre = torch.randn(n, dimensions, generator=stream, dtype=torch.float64).repeat(
         views, 1
@@ -22,8 +22,10 @@ def batch(n=5, views=2, adversarial=False, seed=0, patients=None, dimensions=4):
     z = torch.nn.functional.normalize(centre + 0.7 * noise, dim=1)
     record = torch.arange(n)
     patient = record if patients is None else torch.tensor(patients)
-    metadata = {"risk": torch.rand(n, generator=stream, dtype=torch.float64),
-                "missing": torch.rand(n, generator=stream, dtype=torch.float64)}  # fmt: skip
+    metadata = {
+        "risk": torch.rand(n, generator=stream, dtype=torch.float64),
+        "missing": torch.rand(n, generator=stream, dtype=torch.float64),
+    }
     attacked = [adversarial and view == views - 1 for view in range(views)]
     parts = [
         Rows(record, patient, torch.full((n,), flag), metadata) for flag in attacked
@@ -38,8 +40,11 @@ def of_record(rows, i):
 
 def of_others(rows, i):
     """Negatives of row i: rows of other records and other patients."""
-    return [k for k in range(len(rows))
-            if rows.record[k] != rows.record[i] and rows.patient[k] != rows.patient[i]]  # fmt: skip
+    return [
+        k
+        for k in range(len(rows))
+        if rows.record[k] != rows.record[i] and rows.patient[k] != rows.patient[i]
+    ]
 
 
 def mean(terms):
@@ -47,7 +52,7 @@ def mean(terms):
 
 
 def nt_xent(z, rows, tau):
-    """Chen et al. 2020, eq. 1: two views, everything but the row itself in the denominator."""
+    """Chen et al. 2020, eq. 1: two views, all but the row itself in the denominator."""
     terms = []
     for i in range(len(z)):
         (p,) = of_record(rows, i)
@@ -57,7 +62,7 @@ def nt_xent(z, rows, tau):
 
 
 def debiased(z, rows, tau, tau_plus, beta=None):
-    """Chuang et al. 2020, eq. 7 and 8; with β Robinson et al. 2021 with detached importance weights.
+    """Chuang et al. 2020, eq. 7 and 8; with β Robinson et al. 2021, weights detached.
 
     Returns the loss and the share of rows on the estimator's floor.
     """
@@ -95,7 +100,7 @@ def supcon(z, labels, tau):
 
 
 def dclw(z, rows, tau, sigma):
-    """Yeh et al. 2022, eq. 6 and 7: no positive in the denominator, von Mises-Fisher positive weights."""
+    """Yeh et al. 2022, eq. 6 and 7, with von Mises-Fisher weights of positives."""
     positive = [of_record(rows, i)[0] for i in range(len(z))]
     kernel = [exp(z[i] @ z[positive[i]] / sigma).detach() for i in range(len(z))]
     terms = []
@@ -110,21 +115,24 @@ def dclw(z, rows, tau, sigma):
 
 
 def clef_softmax(rows):
-    """CLEF's weights as published: softmax over the row of the damped, scaled squared risk difference."""
+    """CLEF's published weights: softmax over the row of the damped risk distance."""
     risk, missing, n = rows.metadata["risk"], rows.metadata["missing"], len(rows)
     squared = [[float((risk[i] - risk[j]) ** 2) for j in range(n)] for i in range(n)]
     largest = max(max(row) for row in squared)
     weights = []
     for i in range(n):
-        distance = [(0.8 * squared[i][j] / (largest + 1e-6) + 0.2) * math.exp(-missing[i] * missing[j])
-                    for j in range(n)]  # fmt: skip
+        distance = [
+            (0.8 * squared[i][j] / (largest + 1e-6) + 0.2)
+            * math.exp(-missing[i] * missing[j])
+            for j in range(n)
+        ]
         total = sum(math.exp(d) for d in distance)
         weights.append([math.exp(d) / total for d in distance])
     return weights
 
 
 def clef(z, rows, tau, *, mean_one):
-    """CLEF's weighted InfoNCE; its own softmax averages the negatives, ours has a row mean of 1."""
+    """CLEF's weighted InfoNCE, with its own softmax or a row mean of 1."""
     softmax, terms = clef_softmax(rows), []
     for i in range(len(z)):
         (p,), negatives = of_record(rows, i), of_others(rows, i)
@@ -136,7 +144,7 @@ def clef(z, rows, tau, *, mean_one):
 
 
 def a_infonce_rocl(z, n, tau, alpha, clean_weight=1.0):
-    """RoCL with inferior positives as the authors implement it (rows [t1; t2; a], columns detached).
+    """RoCL with inferior positives as in the authors' code (rows t1, t2, a).
 
     α None is the RoCL loss itself, every ordered pair with weight 1.
     """
@@ -160,7 +168,7 @@ def a_infonce_rocl(z, n, tau, alpha, clean_weight=1.0):
 
 
 def contract(z, rows, tau, *, tau_plus=0.0, denominator="own", detach=False, beta=0.0):
-    """The design's equation with uniform pull, W ∝ exp(βS): any number of views, any denominator."""
+    """The shared equation with uniform pull and W ∝ exp(βS), any denominator."""
     fixed = z.detach() if detach else z
     total = norm = 0.0
     for i in range(len(z)):
@@ -186,7 +194,7 @@ def contract(z, rows, tau, *, tau_plus=0.0, denominator="own", detach=False, bet
     return total / norm
 
 
-# ---- the design's equation with any weights (shared forms) ------------------------------------------
+# ---- the shared equation with any weights
 
 
 def labels_of(rows, i):
@@ -236,7 +244,7 @@ def label_push(rows):
 
 
 def inferior(pull, rows, alpha):
-    """2α where a clean anchor meets an adversary, 2(1−α) where an adversary meets a clean row."""
+    """2α where a clean anchor meets an adversary, 2(1−α) the other way round."""
 
     def factor(i, p):
         if rows.adversarial[i] == rows.adversarial[p]:
@@ -272,8 +280,10 @@ def predicted_alike(weights, rows, rescale):
 
 def hard_push(push, z, tau, beta):
     """HN: weights times exp(s/τ)^β."""
-    return [{k: w * math.exp(beta * float(z[i] @ z[k]) / tau) for k, w in row.items()}
-            for i, row in enumerate(push)]  # fmt: skip
+    return [
+        {k: w * math.exp(beta * float(z[i] @ z[k]) / tau) for k, w in row.items()}
+        for i, row in enumerate(push)
+    ]
 
 
 def risk_distance(rows, i, k, damped):
@@ -286,8 +296,10 @@ def risk_distance(rows, i, k, damped):
 
 def risk_push(push, rows):
     """CLEF: weights times exp(D″)."""
-    return [{k: w * math.exp(risk_distance(rows, i, k, True)) for k, w in row.items()}
-            for i, row in enumerate(push)]  # fmt: skip
+    return [
+        {k: w * math.exp(risk_distance(rows, i, k, True)) for k, w in row.items()}
+        for i, row in enumerate(push)
+    ]
 
 
 def shared(z, rows, tau, pull, push, *, tau_plus=0.0, detach=False, denominator="own"):
@@ -320,11 +332,11 @@ def shared(z, rows, tau, pull, push, *, tau_plus=0.0, detach=False, denominator=
     return total / norm if norm else total
 
 
-# ---- as the sources have them -----------------------------------------------------------------------
+# ---- as the sources have them
 
 
 def a_infonce_hn(z, rows, tau, tau_plus, beta, *, detach, pair=None):
-    """A-InfoNCE's hard negatives as intended (methods 2.4): mean positive and debiased negatives below.
+    """A-InfoNCE's hard negatives as intended: mean positive and debiased negatives.
 
     `pair` gives each ordered pair's weight and whether its columns are detached; the
     sum is over anchors of the mean over their positives, as everywhere here.
@@ -353,7 +365,7 @@ def a_infonce_hn(z, rows, tau, tau_plus, beta, *, detach, pair=None):
 
 
 def advcl(z, rows, tau, pair=None):
-    """AdvCL's four views (methods 4), t_base = t: all other rows below, gradient through both sides."""
+    """AdvCL's four views: all other rows below, gradient through both sides."""
     terms = []
     for i in range(len(z)):
         row = []
@@ -367,7 +379,7 @@ def advcl(z, rows, tau, pair=None):
 
 
 def asymmetric(rows, alpha):
-    """A-InfoNCE's IP on AdvCL (methods 2.3) with all columns stopped, α from clean anchors.
+    """A-InfoNCE's IP on AdvCL with all columns stopped, α from clean anchors.
 
     The factor 2 keeps the pull of mixed pairs, which the original halves. The original
     stops columns of mixed pairs only, which changes gradients and not the value.
@@ -382,7 +394,7 @@ def asymmetric(rows, alpha):
 
 
 def ascl(z, rows, tau):
-    """ASCL's leaked-local loss (methods 13): largest coordinate differences, rows with positives."""
+    """ASCL's leaked-local loss: largest coordinate differences, rows with positives."""
     said = [tuple(float(v) for v in p) for p in rows.metadata["predictions"]]
 
     def e(i, k):
@@ -400,7 +412,7 @@ def ascl(z, rows, tau):
 
 
 def anchor(z, rows, tau, gamma):
-    """ANCHOR's L_HW (methods 12): SupCon with hardness weights of mean 1 over the positives."""
+    """ANCHOR's L_HW: SupCon with hardness weights of mean 1 over the positives."""
     terms = []
     for i in range(len(z)):
         below = sum(exp(z[i] @ z[k].detach() / tau) for k in range(len(z)) if k != i)
@@ -410,16 +422,29 @@ def anchor(z, rows, tau, gamma):
             if p != i and labels_of(rows, p) == labels_of(rows, i)
         ]
         hardness = [math.exp(gamma * (1 - (z[i] @ z[p]).item())) for p in same]
-        terms.append(-mean([h / mean(hardness) * log(exp(z[i] @ z[p].detach() / tau) / below)
-                            for p, h in zip(same, hardness, strict=True)]))  # fmt: skip
+        terms.append(
+            -mean(
+                [
+                    h / mean(hardness) * log(exp(z[i] @ z[p].detach() / tau) / below)
+                    for p, h in zip(same, hardness, strict=True)
+                ]
+            )
+        )
     return mean(terms)
 
 
 def clef_original(z, rows, tau):
-    """CLEF as released, without damping (methods 16.1): ½ (L_nce + L_sim)."""
+    """CLEF as released, without damping: ½ (L_nce + L_sim)."""
     size = len(z)
-    distance = [[0.0 if rows.record[i] == rows.record[k] else risk_distance(rows, i, k, False)
-                 for k in range(size)] for i in range(size)]  # fmt: skip
+    distance = [
+        [
+            0.0
+            if rows.record[i] == rows.record[k]
+            else risk_distance(rows, i, k, False)
+            for k in range(size)
+        ]
+        for i in range(size)
+    ]
     nce, cosines = [], [[z[i] @ z[k] for k in range(size)] for i in range(size)]
     for i in range(size):
         (p,), total = of_record(rows, i), sum(math.exp(d) for d in distance[i])
@@ -431,7 +456,12 @@ def clef_original(z, rows, tau):
     smallest = min((c for row in cosines for c in row), key=lambda v: v.item())
     largest = max((c for row in cosines for c in row), key=lambda v: v.item())
     squares = [
-        ((cosines[i][k] - smallest) / (largest - smallest + 1e-6) - (1 - distance[i][k])) ** 2
-        for i in range(size) for k in range(size)
-    ]  # fmt: skip
+        (
+            (cosines[i][k] - smallest) / (largest - smallest + 1e-6)
+            - (1 - distance[i][k])
+        )
+        ** 2
+        for i in range(size)
+        for k in range(size)
+    ]
     return (mean(nce) + mean(squares)) / 2

@@ -1,4 +1,4 @@
-"""A data set and a study that train in a second: each class has its bump at another time."""
+"""A small data set and study: each class has its bump at another time."""
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ CLASSES = ("A", "B", "C")
 
 
 def toy_records(train=80, multilabel=False):
-    """`train` + 16 validation + 16 test records of two leads and 96 samples at 100 Hz, two a patient."""
+    """`train` + 16 + 16 records of two leads and 96 samples at 100 Hz, two a patient."""
     rng = np.random.default_rng(5)
     split = ["train"] * train + ["validation"] * 16 + ["test"] * 16
     n, time = len(split), np.arange(96)
@@ -43,7 +43,7 @@ def toy_records(train=80, multilabel=False):
 
 
 def toy_run(arm, seed=0, **training):
-    """A run of `arm` in a study of the toy data set; keywords change its training options."""
+    """A run of `arm` on the toy data set; keywords change its training options."""
     options = {
         "epochs": 1,
         "batch_size": 16,

@@ -9,9 +9,15 @@ from ecgstudy.pretraining.augment import draw_view
 from ecgstudy.study import ViewOptions
 
 NOTHING = {
-    "stretch": 0.0, "shift_s": 0.0, "amplitude": 0.0, "noise_mv": 0.0, "wander_mv": 0.0,
-    "powerline_mv": 0.0, "timeout": 0.0, "lead_dropout": 0.0,
-}  # fmt: skip
+    "stretch": 0.0,
+    "shift_s": 0.0,
+    "amplitude": 0.0,
+    "noise_mv": 0.0,
+    "wander_mv": 0.0,
+    "powerline_mv": 0.0,
+    "timeout": 0.0,
+    "lead_dropout": 0.0,
+}
 
 
 def seeded(seed=0):
@@ -28,7 +34,7 @@ def one(x, fs=100.0, seed=0, **strengths):
 
 
 def ramp(records=400, samples=500):
-    """Two leads whose value is the sample number, so that a view shows where it was taken."""
+    """Two leads whose value is the sample number: a view shows where it was taken."""
     return torch.arange(samples, dtype=torch.float64).repeat(records, 2, 1)
 
 

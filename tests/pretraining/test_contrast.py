@@ -1,4 +1,4 @@
-"""The weighted contrastive loss against plain double loops, values and gradients (`loss_loops`)."""
+"""The weighted contrastive loss against plain double loops (`loss_loops`)."""
 
 import math
 
@@ -48,7 +48,7 @@ def value_and_gradient(loss, z):
 
 
 def assert_same(ours, oracle, z):
-    """Equal value and gradient: to 1e-6 in float64, to 1e-5 in float32 (relative to the largest entry)."""
+    """Equal value and gradient: to 1e-6 in float64, to 1e-5 in float32."""
     value, gradient = value_and_gradient(oracle, z)
     assert gradient.abs().max() > 1e-4, "a vanishing gradient would prove nothing"
     for dtype, tolerance in ((torch.float64, 1e-6), (torch.float32, 1e-5)):
@@ -63,7 +63,7 @@ def ours(rows, weighting=PLAIN, temperature=0.5, **options):
     )[0]
 
 
-# ---- equalities ------------------------------------------------------------------------------------
+# ---- equalities
 
 
 @pytest.mark.parametrize("temperature", [0.07, 0.5, 2.0])
@@ -172,7 +172,7 @@ def test_clinical_risk_gives_clef_with_negatives_of_mean_weight_one():
 
 
 def test_clefs_own_scaling_is_another_loss():
-    """Its weights sum to less than 1, so that the negatives count about 1/(2B) of ours (methods 16.1)."""
+    """Its weights sum to less than 1: negatives count about 1/(2B) of ours."""
     z, rows = batch(n=6)
     assert max(sum(row) for row in clef_softmax(rows)) == pytest.approx(1)
     assert clef(z, rows, 0.5, mean_one=False) < 0.5 * ours(rows, RISK)(z)
@@ -192,7 +192,7 @@ def test_rocl_is_half_the_authors_sum_over_pairs():
 
 
 def test_inferior_positives_are_the_authors_loss_with_the_clean_pairs_halved():
-    """Their α and 1−α halve the clean-adversarial pull; ours keeps it, so that clean pairs count ½ there."""
+    """Their α and 1−α halve the pull of mixed pairs, ours keep it."""
     z, rows = batch(n=4, views=3, adversarial=True)
     loss = ours(rows, inferior(0.2), denominator="all", detach_candidates=True)
     assert_same(loss, lambda z: a_infonce_rocl(z, 4, 0.5, 0.2, clean_weight=0.5), z)
@@ -209,7 +209,7 @@ def test_inferior_positives_move_adversaries_more_than_clean_views():
     assert moved[rows.adversarial].min() > 1 > moved[~rows.adversarial].max()
 
 
-# ---- negatives, floor, log -------------------------------------------------------------------------
+# ---- negatives, floor, log
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_records_of_one_patient_never_push_each_other(weighting):
 
 
 def test_a_push_between_records_of_one_patient_would_show():
-    """Records 0 and 1 are alike: as one patient they are left alone, as two they dominate the loss."""
+    """Two equal records: of one patient they do nothing, of two they repel."""
     z, rows = batch(n=2)
     z = torch.cat([z[:1], z[:1], z[:1], z[:1]])
     one_patient = Rows(
@@ -292,7 +292,7 @@ def test_effective_number_of_negatives_equals_its_closed_form(weighting):
     assert logged["effective_negatives"] < logged["negatives"]
 
 
-# ---- invariances -----------------------------------------------------------------------------------
+# ---- invariances
 
 
 @settings(max_examples=30, deadline=None)
@@ -414,9 +414,8 @@ def test_anchors_are_the_first_rows_and_the_others_candidates_only(weighting, bl
 
 
 def test_an_inner_attack_that_moves_some_rows_has_the_gradient_of_the_loss_of_all():
-    z, rows = batch(
-        n=6
-    )  # every row pulls one other: the losses of 6 and of 12 anchors differ by a factor of 2
+    # Every row has one positive: losses of 6 and of 12 anchors differ by a factor of 2.
+    z, rows = batch(n=6)
     moved, held = z.split(6)
 
     def gradient(anchors):
@@ -446,7 +445,7 @@ def test_many_rows_are_taken_in_blocks_unless_told_otherwise(records, most):
     torch.testing.assert_close(moved, gradient, rtol=1e-9, atol=1e-14)
 
 
-# ---- extremes --------------------------------------------------------------------------------------
+# ---- extremes
 
 EXTREMES = {
     "batch of two": batch(n=2),
@@ -484,7 +483,7 @@ def test_bfloat16_embeddings_are_summed_in_float32():
 
 
 def test_small_temperatures_keep_their_value():
-    """S reaches ±100, where float32 carries the loss to about 1e-5 in absolute terms."""
+    """S reaches ±100, where float32 has the loss to about 1e-5 in absolute terms."""
     z, rows = batch(n=4, seed=2)
     value, gradient = value_and_gradient(lambda z: nt_xent(z, rows, 0.01), z)
     assert value > 0.1

@@ -1,4 +1,4 @@
-"""Two gloo processes train as one does, to float64's rounding; what they cannot share is refused."""
+"""Two gloo processes train as one does, to float64's rounding."""
 
 from dataclasses import replace
 
@@ -53,7 +53,7 @@ def run_of(arm, encoder, **options):
 
 
 def trained(case, folder):
-    """Losses and logs, the first gradient, and weights and buffers after `STEPS` steps, in float64."""
+    """Losses, logs, gradients, and weights and buffers after `STEPS` steps."""
     arm, options, encoder = CASES[case]
     run = run_of(arm, encoder, **options)
     state, data = prepare_training(run, RECORDS, folder / "runs" / arm / "seed0")

@@ -1,4 +1,4 @@
-"""The inner attack of every arm: what it raises, where it stays, what it leaves alone."""
+"""The inner attack of every arm: what it raises and where it stays."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ INDEX = torch.arange(0, 24, 2)  # twelve patients
 
 
 def watched(name, monkeypatch, **options):
-    """A batch of `name`, what its inner attack saw at each step, and what it left behind."""
+    """A batch of `name`, and what its inner attack saw and left behind."""
     state, data = fresh(name, **options)
     adversary, seen = state.arm.adversary, []
     if adversary.loss in OBJECTIVES:
@@ -133,15 +133,17 @@ def test_noise_is_uniform_and_uses_the_arms_own_stream(monkeypatch):
 
 
 def both(state, data, views):
-    """A batch of clean views in evaluation mode, and starred `views` attacked by noise."""
+    """A batch of clean views in evaluation mode, and starred `views` with noise."""
     with evaluation_mode(state.model), torch.no_grad():
         batch = draw_views(state, data, INDEX, {v.rstrip("*") for v in views})
         batch.embed([v for v in views if not v.endswith("*")], False)
     noise = torch.Generator().manual_seed(0)
     attacked = {
-        v: batch.signals[v[:-1]] + 0.02 * torch.randn(batch.signals[v[:-1]].shape, generator=noise)
-        for v in views if v.endswith("*")
-    }  # fmt: skip
+        v: batch.signals[v[:-1]]
+        + 0.02 * torch.randn(batch.signals[v[:-1]].shape, generator=noise)
+        for v in views
+        if v.endswith("*")
+    }
     return batch, attacked
 
 
@@ -257,13 +259,23 @@ def test_the_attack_on_codes_nears_the_codes_of_another_cluster(monkeypatch):
 
 
 GROUPS = {
-    "rocl": ("rocl-ip", "rocl-debiased", "rocl-hn", "rocl-ip-hn", "rocl-clef", "rocl-clef-ip-hn", "rocl-long",
-             "rocl-hn-shuffled", "rocl-hn-temperature", "adv-supcon"),
+    "rocl": (
+        "rocl-ip",
+        "rocl-debiased",
+        "rocl-hn",
+        "rocl-ip-hn",
+        "rocl-clef",
+        "rocl-clef-ip-hn",
+        "rocl-long",
+        "rocl-hn-shuffled",
+        "rocl-hn-temperature",
+        "adv-supcon",
+    ),
     "acl": ("acl-hn", "dynacl"),
     "advcl": ("advcl-ip", "advcl-hn", "advcl-ip-hn"),
     "clae": ("clae-hcl", "clae-supcon"),
     "claf": ("claf-ip-hn",),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every arm learns: a linear probe on its encoder beats one on an untrained encoder (slow, half an hour)."""
+"""Every arm learns: its linear probe beats that of an untrained encoder (half an hour)."""
 
 import numpy as np
 import pytest
@@ -16,20 +16,22 @@ from ecgstudy.study import ROOT, Run, load_study
 
 CPU = torch.device("cpu")
 EPOCHS = {"dynacl": 100}
-"""Its momentum encoder of rate 0.99 has hardly left its start after 40 epochs of 15 steps."""
+"""Its momentum encoder has hardly moved after 40 epochs of 15 steps."""
 
 
 @pytest.fixture(scope="module")
 def study():
-    """The quick study with 400 patients, 40 epochs and a probe that is trained to its end."""
+    """The quick study with 400 patients, 40 epochs and a long probe."""
     quick = load_study(ROOT / "params/quick.yaml")
     data = quick.datasets["builtin"]
     options = {"patients": 400, "records_per_patient": 4}
-    return quick.model_copy(update={
-        "datasets": {"builtin": data.model_copy(update={"options": options})},
-        "training": quick.training.model_copy(update={"epochs": 40}),
-        "probe": quick.probe.model_copy(update={"epochs": 300}),
-    })  # fmt: skip
+    return quick.model_copy(
+        update={
+            "datasets": {"builtin": data.model_copy(update={"options": options})},
+            "training": quick.training.model_copy(update={"epochs": 40}),
+            "probe": quick.probe.model_copy(update={"epochs": 300}),
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def records(study, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def auroc(study, records, tmp_path_factory):
-    """Arm → clean macro AUROC on test records of a linear probe, or of the model on engineered features."""
+    """Arm → clean macro AUROC of its linear probe or engineered features."""
     root = tmp_path_factory.mktemp("runs")
 
     def train(name):

@@ -49,7 +49,7 @@ def nt_xent(first, second, temperature):
 
 @pytest.fixture(scope="module")
 def trained_simclr(tmp_path_factory):
-    """Folders with a trained simclr, by whether ECGs have several labels: what other arms need."""
+    """Folders with a trained simclr, by whether ECGs have several labels."""
     roots = {
         multilabel: tmp_path_factory.mktemp("runs") for multilabel in (False, True)
     }
@@ -63,7 +63,7 @@ def trained_simclr(tmp_path_factory):
 
 
 def trained(arm, root, records, **options):
-    """Whether a short run left the stem as it was, its history, and loss and log on a batch, twice."""
+    """Of a short run: is the stem unchanged, history, loss and log before and after."""
     run, folder = toy_run(arm, attack_steps=1, **options), root / f"{arm}-run" / "seed0"
     state, data = prepare_training(run, records, folder)
     start = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Every arm's loss on random embeddings and features against plain loops, value and gradients.
+"""Every arm's loss and its gradients against plain loops, on random embeddings.
 
 No encoder is involved: the batch's embeddings, features and predictions are filled in
 by hand.
@@ -69,20 +69,26 @@ ORACLES = {
     "adv-supcon-labels": adv_supcon,
     "adv-supcon-noise": adv_supcon,
     "supcon-margin": lambda c: c.ce("1") + pair_margin(*c.of("1 2"), 0.5, 1.0),
-    "anchor": lambda c: c.pairs("1 1*", labels=True, gamma=1.0, detach=True) + c.ce("1*"),
-    "ascl": lambda c: c.ce("1*") + c.pairs("1 1*", labels=True, alike=True, detach=True)
-        + 2 * c.kl("1", "1*"),
+    "anchor": lambda c: (
+        c.pairs("1 1*", labels=True, gamma=1.0, detach=True) + c.ce("1*")
+    ),
+    "ascl": lambda c: (
+        c.ce("1*")
+        + c.pairs("1 1*", labels=True, alike=True, detach=True)
+        + 2 * c.kl("1", "1*")
+    ),
     "rocl-hn-temperature": lambda c: c.rocl(),
     "rocl-ip-hn-temperature": lambda c: c.rocl(ip=0.2),
     "hcl-temperature": lambda c: c.pairs("1 2"),
     "clef-shuffled": lambda c: c.pairs("1 2", clef=True),
-}  # fmt: skip
+}
 """Arm → its loss in the study's shared form."""
 
 CASES = {
     "two records of a patient": {},
     "several labels, or none": {
-        "patients": (0, 1, 2, 3, 3), "multilabel": True,
+        "patients": (0, 1, 2, 3, 3),
+        "multilabel": True,
         "labels": ((1, 1, 0), (1, 0, 0), (0, 0, 1), (0, 0, 0), (0, 1, 1)),
     },
     "batch of two": {"patients": (0, 1), "labels": ((1, 0, 0), (0, 1, 0))},
@@ -91,14 +97,17 @@ CASES = {
     "no labels": {"labels": ((0, 0, 0),) * 5, "multilabel": True},
     "none predicted alike": {"predictions": "all different"},
     "missing metadata": {"missing": 1.0},
-}  # fmt: skip
+}
 
 
 def test_every_arm_has_an_oracle():
     assert set(TRAINED) <= set(ORACLES)
     assert {name for name in arm_names() if not get_arm(name).losses} == {
-        "random", "features-lr", "features-tree", "features-forest",
-    }  # fmt: skip
+        "random",
+        "features-lr",
+        "features-tree",
+        "features-forest",
+    }
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -125,14 +134,14 @@ def test_equal_ecgs_leave_loss_and_gradients_finite(name, monkeypatch):
     ("progress", "clean"), [(0.0, 1 / 2), (0.5, 1 / 3), (0.95, 0.5 - 0.95 / 3)]
 )
 def test_dynacl_moves_its_weight_to_attacked_views(progress, clean, monkeypatch):
-    """w = 1 + 2/3 · done; half of 2 − w on clean views, half of w on attacked ones (methods 16.7)."""
+    """w = 1 + 2/3 · done; half of 2 − w on clean views, half of w on attacked ones."""
     case = Case()
     state = case.fill("dynacl")
     case.state = dataclasses.replace(state, progress=progress)
     assert_same(case, lambda c: c.acl(clean), monkeypatch)
 
 
-# ---- the small functions ----------------------------------------------------------------------------
+# ---- the small functions
 
 
 def test_codes_of_each_row_sum_to_one_and_use_the_prototypes_alike():
@@ -156,8 +165,10 @@ def test_codes_of_each_row_sum_to_one_and_use_the_prototypes_alike():
     ).abs().max()
 
 
-@pytest.mark.parametrize(("clusters", "others"), [([0, 0, 1, 1], [2, 2, 0, 0]), ([0, 1, 0, 2], [1, 2, 3, 0]),
-                                                  ([3, 3], [0, 1])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("clusters", "others"),
+    [([0, 0, 1, 1], [2, 2, 0, 0]), ([0, 1, 0, 2], [1, 2, 3, 0]), ([3, 3], [0, 1])],
+)
 def test_the_next_record_of_another_cluster_is_attacked_towards(clusters, others):
     assert next_of_another_cluster(torch.tensor(clusters)).tolist() == others
 
@@ -183,8 +194,22 @@ def test_claf_trains_its_head_without_the_encoder():
     value = LOSSES["head"](case.batch(), term)
     slopes = torch.autograd.grad(value, [*state.model["head"].parameters()])
     assert all(slope.abs().max() > 1e-3 for slope in slopes)
-    assert torch.count_nonzero(torch.cat([g.flatten() for g in torch.autograd.grad(
-        value, [*case.f.values()], allow_unused=True, materialize_grads=True)])) == 0  # fmt: skip
+    assert (
+        torch.count_nonzero(
+            torch.cat(
+                [
+                    g.flatten()
+                    for g in torch.autograd.grad(
+                        value,
+                        [*case.f.values()],
+                        allow_unused=True,
+                        materialize_grads=True,
+                    )
+                ]
+            )
+        )
+        == 0
+    )
 
 
 @pytest.mark.parametrize("multilabel", [False, True])

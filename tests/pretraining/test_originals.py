@@ -1,4 +1,4 @@
-"""Arms with ``training.loss: original`` against the published formulas, and the sources' errors."""
+"""Arms with ``training.loss: original`` against the published formulas."""
 
 import pytest
 import torch
@@ -52,9 +52,8 @@ def rocl_hn_original(c):
 
 
 # Inferior positives on AdvCL: the source stops the columns of mixed pairs only and
-# takes the gradient of clean-clean pairs through both sides, term by term (methods
-# 2.3). We stop them all: same value, and the gradient of clean-clean pairs through
-# their anchor alone.
+# takes the gradient of clean-clean pairs through both sides, term by term. We stop them
+# all: same value, and the gradient of clean-clean pairs through their anchor alone.
 
 
 def advcl_original(c, alpha=None):
@@ -76,7 +75,7 @@ def two_streams(c, first, second, loss):
 
 
 def labelled(views):
-    """SupCon over the rows of `views`, columns stopped as in all arms with adversaries."""
+    """SupCon over the rows of `views`, without gradient of the columns."""
     return lambda c: anchor(*c.of(views), c.tau, 0.0)
 
 
@@ -86,34 +85,54 @@ ORIGINALS = {
     "rocl": rocl_original(),
     "rocl-long": rocl_original(),
     "rocl-ip": rocl_original(0.2),
-    "rocl-debiased": lambda c: contract(*c.of("1 2 1*"), c.tau, tau_plus=0.1, denominator="all", detach=True)
-        + rocl_side(c),
+    "rocl-debiased": lambda c: (
+        contract(*c.of("1 2 1*"), c.tau, tau_plus=0.1, denominator="all", detach=True)
+        + rocl_side(c)
+    ),
     "rocl-hn": rocl_hn_original,
-    "rocl-ip-hn": lambda c: c.pairs("1 2 1*", ip=0.2, detach=True, denominator="mean", **HN) + rocl_side(c),
-    "rocl-clef": lambda c: c.pairs("1 2 1*", clef=True, detach=True, denominator="all") + rocl_side(c),
-    "rocl-clef-ip-hn": lambda c: c.pairs("1 2 1*", clef=True, ip=0.2, detach=True, denominator="mean", **HN)
-        + rocl_side(c),
-    "acl": lambda c: two_streams(c, "1 2", "1* 2*", lambda z, rows: nt_xent(z, rows, c.tau)),
-    "dynacl": lambda c: two_streams(c, "1 2", "1* 2*", lambda z, rows: nt_xent(z, rows, c.tau)),
-    "acl-hn": lambda c: two_streams(c, "1 2", "1* 2*",
-        lambda z, rows: a_infonce_hn(z, rows, c.tau, 0.1, 1.0, detach=False)),
+    "rocl-ip-hn": lambda c: (
+        c.pairs("1 2 1*", ip=0.2, detach=True, denominator="mean", **HN) + rocl_side(c)
+    ),
+    "rocl-clef": lambda c: (
+        c.pairs("1 2 1*", clef=True, detach=True, denominator="all") + rocl_side(c)
+    ),
+    "rocl-clef-ip-hn": lambda c: (
+        c.pairs("1 2 1*", clef=True, ip=0.2, detach=True, denominator="mean", **HN)
+        + rocl_side(c)
+    ),
+    "acl": lambda c: two_streams(
+        c, "1 2", "1* 2*", lambda z, rows: nt_xent(z, rows, c.tau)
+    ),
+    "dynacl": lambda c: two_streams(
+        c, "1 2", "1* 2*", lambda z, rows: nt_xent(z, rows, c.tau)
+    ),
+    "acl-hn": lambda c: two_streams(
+        c,
+        "1 2",
+        "1* 2*",
+        lambda z, rows: a_infonce_hn(z, rows, c.tau, 0.1, 1.0, detach=False),
+    ),
     "advcl": advcl_original,
     "advcl-ip": lambda c: advcl_original(c, 0.2),
     "advcl-hn": advcl_hn_original,
     "advcl-ip-hn": lambda c: advcl_hn_original(c, 0.2),
-    "clae": lambda c: two_streams(c, "1 2", "1 1*", lambda z, rows: nt_xent(z, rows, c.tau)),
-    "clae-supcon": lambda c: two_streams(c, "1 2", "1 1*",
-        lambda z, rows: supcon(z, c.y.argmax(1).repeat(2), c.tau)),
-    "clae-hcl": lambda c: two_streams(c, "1 2", "1 1*",
-        lambda z, rows: debiased(z, rows, c.tau, 0.1, 1.0)[0]),
+    "clae": lambda c: two_streams(
+        c, "1 2", "1 1*", lambda z, rows: nt_xent(z, rows, c.tau)
+    ),
+    "clae-supcon": lambda c: two_streams(
+        c, "1 2", "1 1*", lambda z, rows: supcon(z, c.y.argmax(1).repeat(2), c.tau)
+    ),
+    "clae-hcl": lambda c: two_streams(
+        c, "1 2", "1 1*", lambda z, rows: debiased(z, rows, c.tau, 0.1, 1.0)[0]
+    ),
     "claf-ip-hn": lambda c: c.claf(ip=0.2, denominator="mean", **HN),
     "adv-supcon": labelled("1 2 1*"),
     "adv-supcon-labels": labelled("1 2 1*"),
     "adv-supcon-noise": labelled("1 2 1*"),
     "anchor": lambda c: anchor(*c.of("1 1*"), c.tau, 1.0) + c.ce("1*"),
     "ascl": lambda c: ascl(*c.of("1 1*"), 0.2) + c.ce("1*") + 2 * c.kl("1", "1*"),
-}  # fmt: skip
-"""Arm → its loss as published, of records of five patients. Mixed pairs keep their total pull under IP."""
+}
+"""Arm → its loss as published. Under IP mixed pairs keep the sum of their weights."""
 
 
 def test_every_arm_whose_source_differs_has_an_oracle_of_the_original():
@@ -129,11 +148,11 @@ def test_the_original_form_of_an_arm_equals_the_published_loss(name, monkeypatch
     assert gradient.abs().max() > 1e-3
 
 
-# ---- known errors of the sources, not repeated ------------------------------------------------------
+# ---- known errors of the sources, not repeated
 
 
 def test_the_self_term_leaves_the_denominator_whole(monkeypatch):
-    """An old pl_bolts subtracts e¹ instead of e^(1/τ) (methods 1)."""
+    """An old pl_bolts subtracts e¹ instead of e^(1/τ)."""
     case = Case(patients=(0, 1, 2), labels=((1, 0, 0),) * 3)
     case.fill("simclr")
     case.z = {v: torch.eye(3, 4, dtype=torch.float64) for v in VIEWS}
@@ -147,7 +166,7 @@ def test_the_self_term_leaves_the_denominator_whole(monkeypatch):
 
 
 def test_supcon_is_not_scaled_by_a_base_temperature(monkeypatch):
-    """t/t_base = 0.5/0.07 multiplies the authors' loss by 7.14; of equal rows it is log(2B − 1)."""
+    """The authors' factor is 0.5/0.07; the loss of equal rows is log(2B − 1)."""
     case = Case(patients=(0, 1, 2), labels=((1, 0, 0),) * 3)
     case.fill("supcon", "original")
     case.z = {v: torch.ones(3, 4, dtype=torch.float64) / 2 for v in VIEWS}
@@ -157,7 +176,7 @@ def test_supcon_is_not_scaled_by_a_base_temperature(monkeypatch):
 
 
 def test_advcl_keeps_both_directions_of_a_clean_adversarial_pair(monkeypatch):
-    """A-InfoNCE's baseline replaces ℓ(c→a) by ℓ(a→c) (methods 2.3)."""
+    """A-InfoNCE's baseline replaces ℓ(c→a) by ℓ(a→c)."""
     case = Case(patients=(0, 1, 2, 3, 4))
     case.fill("advcl", "original")
     ours = package_loss(case, monkeypatch) - 0.028 * case.pseudo()
@@ -171,7 +190,7 @@ def test_advcl_keeps_both_directions_of_a_clean_adversarial_pair(monkeypatch):
 
 
 def test_hard_negatives_of_advcl_keep_off_the_floor(monkeypatch):
-    """With the authors' shifted exponentials nearly all rows sit on an unshifted floor (methods 2.4c)."""
+    """With the authors' shifted exponentials nearly all rows sit on the floor."""
     case = Case(patients=tuple(range(8)), labels=((1, 0, 0),) * 8, width=32)
     state = case.fill("advcl-hn", "original")
     monkeypatch.setattr(step, "embed_batch", lambda *given: case.batch())

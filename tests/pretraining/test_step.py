@@ -1,4 +1,4 @@
-"""From rows to batches: momentum, teacher, pseudo-labels, controls, and what arms of one seed share."""
+"""Batches: shared views, momentum, teacher, pseudo-labels and controls."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ TRAINED = [name for name in arm_names() if get_arm(name).losses]
 INDEX = torch.arange(0, 24, 2)  # twelve patients
 
 
-# ---- what arms of one seed share --------------------------------------------------------------------
+# ---- what arms of one seed share
 
 
 def test_arms_of_one_seed_see_the_same_views():
@@ -52,7 +52,7 @@ def test_equal_parts_of_models_begin_with_equal_weights():
     assert {"head.weight", "projector.out.weight", "prototypes.weight"} <= set(known)
 
 
-# ---- momentum, teacher, pseudo-labels, shuffled risk, adaptive α ------------------------------------
+# ---- momentum, teacher, pseudo-labels, permuted risk, adaptive α
 
 
 def test_the_momentum_encoder_follows_without_gradient(monkeypatch):
@@ -61,9 +61,12 @@ def test_the_momentum_encoder_follows_without_gradient(monkeypatch):
     before = {n: p.clone() for n, p in followed.named_parameters()}
     views, embed = [], State.features
     monkeypatch.setattr(
-        State, "features",
-        lambda self, x, a: views.append((self.model is followed, a, len(x))) or embed(self, x, a),
-    )  # fmt: skip
+        State,
+        "features",
+        lambda self, x, a: (
+            views.append((self.model is followed, a, len(x))) or embed(self, x, a)
+        ),
+    )
     batch = embed_batch(
         state, data, INDEX, views_of(state.arm), Adversary("1* 2*", "noise")
     )
@@ -178,7 +181,7 @@ def test_shuffled_clinical_risk_is_permuted_over_patients(tmp_path):
 
 
 def shuffled_pushes(batches=40):
-    """Push weights of `rocl-hn-shuffled` and those before shuffling, of random similarities."""
+    """Weights of `rocl-hn-shuffled` and of `rocl-hn`, of random similarities."""
     state, data = fresh("rocl-hn-shuffled")
     stream = torch.Generator().manual_seed(0)
     for _ in range(batches):
@@ -214,7 +217,7 @@ def test_shuffled_weights_are_each_rows_own_in_random_order():
 
 
 def test_shuffling_tears_the_views_of_a_record_apart():
-    """Two negatives of a row are (n + 1)/3 ranks apart on average, also when they show one record."""
+    """Two negatives are (n + 1)/3 ranks apart on average, also if of one record."""
     apart = []
     for _, shuffled, _ in shuffled_pushes(10):
         ranks = (
@@ -237,7 +240,7 @@ def test_adaptive_alpha_averages_distances_first_and_then_follows_them(monkeypat
     running, distances, views = state.model["running-distance"], [], ("1", "2", "1*")
 
     def alpha_and_distance():
-        """α of all rows, and how far the adversary is, in the clean statistics of evaluation."""
+        """α of all rows, and the adversary's distance, in clean statistics."""
         batch = embed_batch(state, data, INDEX, views, state.arm.adversary)
         with evaluation_mode(state.model), torch.no_grad():
             ours, theirs = (
@@ -264,7 +267,7 @@ def test_adaptive_alpha_averages_distances_first_and_then_follows_them(monkeypat
     assert running.count == count
 
 
-# ---- published options ------------------------------------------------------------------------------
+# ---- published options
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -1,4 +1,4 @@
-"""Each weighting scheme by itself: what it gives, row by row, and what it must not give."""
+"""Each weighting scheme by itself, row by row."""
 
 import math
 
@@ -96,7 +96,7 @@ def test_hard_negatives_weigh_by_the_exponential_of_their_similarity():
 
 
 def test_hard_negatives_are_normalised_by_their_own_row():
-    """A-InfoNCE's code divides entry (i, k) by the mean of row k, masked entries included (methods 2.4)."""
+    """A-InfoNCE's code divides by the mean of row k, masked entries included."""
     pairs = pairs_of()
     similarity = similarity_of(pairs)
     weights = compose([("hard-negatives", {"beta": 1.0})])(similarity, pairs)
@@ -111,7 +111,7 @@ def test_hard_negatives_are_normalised_by_their_own_row():
 
 
 def test_the_loss_uses_the_row_mean_of_the_true_negatives():
-    """The loss with its own normaliser, and the value that another row's mean would give instead."""
+    """The loss has another value with another row's mean."""
     pairs, tau = pairs_of(), 0.5
     similarity = similarity_of(pairs, temperature=1.0)
     z = torch.linalg.cholesky(
@@ -165,8 +165,17 @@ def test_clinical_weights_spread_by_at_most_a_factor_of_2_23():
     weights = compose([("clinical-risk", {})])(similarity_of(pairs), pairs)
     w = weights.log_push[weights.eligible].exp()
     assert 1.3 < w.max() / w.min() <= math.exp(1.0)
-    undamped = Pairs(*[Rows(r.record, r.patient, r.adversarial, {**r.metadata, "missing": torch.zeros(8)})
-                       for r in (pairs.anchors, pairs.candidates)])  # fmt: skip
+    undamped = Pairs(
+        *[
+            Rows(
+                r.record,
+                r.patient,
+                r.adversarial,
+                {**r.metadata, "missing": torch.zeros(8)},
+            )
+            for r in (pairs.anchors, pairs.candidates)
+        ]
+    )
     w = (
         compose([("clinical-risk", {})])(similarity_of(pairs), undamped)
         .log_push[weights.eligible]
