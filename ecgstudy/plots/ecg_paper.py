@@ -220,7 +220,7 @@ def _draw_rows(rows: list[Row], fs: float, title: str) -> Figure:
         baselines.append(tops[-1] - (height + room + low + high) / 2)
         tops.append(tops[-1] - height)
     width, height = length + MARGIN_MM + 5, 13 - tops[-1]
-    scale = min(3.0, max(1.0, 180 / width))  # short strips are enlarged
+    scale = min(2.0, max(1.0, 180 / width))  # short strips are enlarged
     figure = plt.figure(figsize=(width * scale / 25.4, height * scale / 25.4))
     plt.close(figure)
     limits = {"xlim": (-MARGIN_MM, length + 5), "ylim": (tops[-1] - 5, 8)}

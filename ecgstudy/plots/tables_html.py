@@ -103,9 +103,8 @@ def answer(verdicts: pd.DataFrame, contrasts: pd.DataFrame) -> Markdown:
     The tables are ``verdicts.csv`` and ``contrasts.csv``.
     """
     lines = [f"**{name}**: {text}" for name, text in in_words(verdicts).items()]
-    large = contrasts[
-        contrasts["headline"].eq(True) & contrasts["delta"].abs().ge(LARGE)
-    ]
+    large = contrasts["headline"].eq(True) & contrasts["family"].ne("primary")
+    large = contrasts[large & contrasts["delta"].abs().ge(LARGE)]
     for dataset, rows in large.groupby("dataset", sort=False):
         effects = [
             f"{row['adaptive']} − {row['standard']} {format_interval(row)}"

@@ -218,19 +218,45 @@ es.show_table(effects, columns)
 # %% [markdown]
 # ## Does it hold?
 #
-# The verdicts for other margins; gradient-masking checks that failed; the headline ε
-# and the rule that chose it, on validation records; and results under other choices:
-# without classes that hang on one patient, with the `sensitivity` records, without each
-# patient, after rounding to ADC units, by seed, class, age and sex.
+# ### Other margins of equivalence
 
 # %%
 pair = ["dataset", "measure", "adaptive", "standard"]
 by_margin = verdicts.pivot_table("verdict", pair, "margin", "first", sort=False)
-display(es.show_table(by_margin.rename(columns="within ±{:g}".format).reset_index()))
+by_margin = by_margin.rename(columns="within ±{:g}".format).rename_axis(columns=None)
+es.show_table(by_margin.reset_index())
+
+# %% [markdown]
+# ### Gradient-masking checks that failed
+
+# %%
 checks = tables["masking_checks"]
-display(es.show_table(checks[checks["verdict"] == "fail"]))
-display(es.show_table(tables["headline_check"]))
-display(es.show_table(tables["sensitivity"].drop(columns="note")))
+es.show_table(checks[checks["verdict"] == "fail"])
+
+# %% [markdown]
+# ### The headline ε, and the rule that chose it
+#
+# AUROC of the supervised arm on validation records; the rule takes the smallest ε at
+# which it is at most 0.5.
+
+# %%
+es.show_table(tables["headline_check"])
+
+# %% [markdown]
+# ### Arms under other choices
+#
+# Without classes that hang on one patient, with the `sensitivity` records, without each
+# patient, after rounding to ADC units.
+
+# %%
+es.show_table(tables["sensitivity"].drop(columns="note"))
+
+# %% [markdown]
+# ### Planned comparisons under other choices
+#
+# The same, and by seed, class, age and sex.
+
+# %%
 es.show_table(tables["contrast_sensitivity"].drop(columns="note"))
 
 # %% [markdown]
