@@ -95,8 +95,8 @@ def weighted_contrastive_loss(
     temperature
         τ > 0.
     tau_plus
-        τ⁺ in [0, 1): assumed probability that a negative has the anchor's class. Not with
-        the denominator `none`.
+        τ⁺ in [0, 1): assumed probability that a negative has the anchor's class. Not
+        with the denominator `none`.
     denominator
         den_ip, see above.
     detach_candidates
