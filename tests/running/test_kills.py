@@ -147,7 +147,9 @@ def mounted(tmp_path):
 def test_a_study_whose_outputs_are_read_only_says_so(mounted):
     folder = mounted("ro")
     assert start(folder).wait() == 1
-    why = "Read-only file system); free some space or use a folder you may write to"
+    why = (
+        "Read-only file system); free some space or use a folder that you may write to"
+    )
     assert (
         folder / "tiny.log"
     ).read_text() == f"error: {folder}/outputs/tiny cannot be written ({why}\n"
