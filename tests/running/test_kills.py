@@ -35,7 +35,11 @@ def tables(folder, study="tiny"):
     }
     assert len(found) >= 10
     return {
-        name: [line for line in lines if b"extra time" not in line]
+        name: [
+            line
+            for line in lines
+            if b"extra time" not in line and b",step_ms," not in line
+        ]
         for name, lines in found.items()
     }
 
