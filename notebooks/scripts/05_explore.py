@@ -72,7 +72,7 @@ es.show_table(ecg.scores.reset_index())
 # %% [markdown]
 # ## Spectral and temporal distribution
 #
-# Energy by frequency, part of the beat and lead, over what white noise would have there.
+# Energy by frequency, part of the beat and lead, over what white noise would have.
 
 # %%
 es.plots.energy_heatmap(run.perturbation_energy(ecg).assign(attack=attack))
