@@ -74,9 +74,7 @@ def leave_one_out(
     return values
 
 
-def _leave_one_out(
-    y: np.ndarray, score: np.ndarray, patients: np.ndarray
-) -> np.ndarray:
+def _leave_one_out(y, score, patients):
     """AUROC of one class without each patient, (patients,).
 
     AUROC is pairs won over pairs. Leaving a patient out takes away the pairs that its
@@ -144,7 +142,7 @@ class _Ranked:
     (ties half).
     """
 
-    def __init__(self, y: np.ndarray, score: np.ndarray):
+    def __init__(self, y, score):
         self.order = np.argsort(score)  # the order within a tie never matters
         ranked = score[self.order]
         new = np.r_[True, ranked[1:] != ranked[:-1]]
@@ -155,11 +153,11 @@ class _Ranked:
         self.negative = ~self.positive
         self.placements = self.below(self.negative)
 
-    def below(self, flags: np.ndarray) -> np.ndarray:
+    def below(self, flags):
         """Flagged records ranked below each record; those of its own tie count half."""
         count = _counts(flags)
         return (count[self.start] + count[self.stop]) / 2
 
 
-def _counts(flags: np.ndarray) -> np.ndarray:
+def _counts(flags):
     return np.concatenate([np.zeros_like(flags[:1]), np.cumsum(flags, axis=0)])

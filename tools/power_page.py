@@ -12,7 +12,6 @@ import numpy as np
 from ecgstudy.analysis.contrasts import (
     PRIMARY,
     group_scores,
-    is_headline,
     outcomes,
     pair_by_seed,
 )
@@ -76,11 +75,10 @@ def read_pilots(study: Study, paths: Paths) -> list[Pilot]:
     StudyError
         When no primary contrast has scores of two seeds.
     """
-    headline = {name: o.headline_epsilon_mv for name, o in study.datasets.items()}
     scores, pilots = read_scores(paths, study.runs()), []
     for place, group in group_scores(scores, protocol="slf").items():
         found = {}
-        for pair in PRIMARY.items() if is_headline(place, headline) else ():
+        for pair in PRIMARY.items() if place.is_headline else ():
             sets = pair_by_seed(group, pair)
             if sets.shape[1] > 1:
                 sample = sets[0, 0]

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ecgstudy.analysis import statistics as st
+from ecgstudy.analysis.columns import as_table
 from ecgstudy.analysis.verdict import MARGIN
 from ecgstudy.plain_yaml import read_yaml
 
@@ -19,16 +20,8 @@ ESTIMATE = [*PAIR, *"measure dataset protocol value se df heavy seeds".split()]
 ESTIMATE += ["seed_list", "beyond_seeds", "masking_ok"]
 """What is known of a comparison before it is judged."""
 
-COLUMNS = (
-    "number claim verdict effect ci_low ci_high measure evidence masking_ok".split()
-)
-EVIDENCE_COLUMNS = (
-    "number adaptive standard measure side margin dataset protocol value ci_low ci_high"
-    " verdict decides seed_list masking_ok".split()
-)
 
-
-def _read_parts() -> pd.DataFrame:
+def _read_parts():
     rows = [{"number": n, **part} for n in CLAIMS for part in CLAIMS[n]["parts"]]
     defaults = {"side": "above", "margin": 0.0, "protocol": "slf"}
     return pd.DataFrame(rows).fillna(defaults).rename_axis("part").reset_index()
@@ -85,13 +78,10 @@ def judge_claims(
         claims.append(row)
         for part in (rows, _missing(number, rows)):
             evidence += part.to_dict("records")
-    return (
-        pd.DataFrame(claims, columns=COLUMNS),
-        pd.DataFrame(evidence, columns=EVIDENCE_COLUMNS),
-    )
+    return as_table("claims", claims), as_table("claim_evidence", evidence)
 
 
-def _estimate_parts(contrasts: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
+def _estimate_parts(contrasts, cost):
     """Each part on each data set where it was run, not yet judged."""
     robust = contrasts[contrasts["headline"].astype(bool)].assign(measure="robust")
     clean = contrasts[contrasts["attack"] == "none"].assign(measure="clean")
@@ -108,7 +98,7 @@ def _estimate_parts(contrasts: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame
     return parts.merge(known, on=[*PAIR, "measure", "asked"])
 
 
-def _measure_cost(part: tuple, cost: pd.DataFrame) -> list[dict]:
+def _measure_cost(part, cost):
     """A column of the cost table compared, paired by seed: only seeds vary.
 
     A ratio is a difference of logarithms until it is judged.
@@ -144,7 +134,7 @@ JUDGED = ["value", "ci_low", "ci_high", "verdict", "room"]
 """What `_judge_part` gives; `room`: how far the interval is on the right side."""
 
 
-def _judge_part(row: tuple) -> tuple:
+def _judge_part(row):
     """Estimate, interval and verdict of one comparison."""
     t = st.MixedT(row.df, row.heavy, row.seeds)
     half = t.critical(row.level) * row.se if t.df > 0 else np.nan
@@ -169,7 +159,7 @@ def _judge_part(row: tuple) -> tuple:
     return value, low, high, verdict, np.nan_to_num(right, nan=-np.inf)
 
 
-def _verdict(number: int, found: pd.DataFrame) -> str:
+def _verdict(number, found):
     """Of all parts on all data sets.
 
     A claim that needs all its parts is tested where one data set has them all. It is
@@ -194,7 +184,7 @@ def _verdict(number: int, found: pd.DataFrame) -> str:
     return "inconclusive"
 
 
-def _missing(number: int, found: pd.DataFrame) -> pd.DataFrame:
+def _missing(number, found):
     """Parts that were not run, on each data set where others were."""
     datasets = found["dataset"].drop_duplicates()
     datasets = pd.DataFrame({"dataset": datasets if len(datasets) else [None]})
@@ -204,7 +194,7 @@ def _missing(number: int, found: pd.DataFrame) -> pd.DataFrame:
     return parts[~run].assign(verdict="not tested", decides=False)
 
 
-def _describe(row: pd.Series) -> str:
+def _describe(row):
     sign = "/" if row["measure"] in RATIOS else "−"
     where = " ".join([row["dataset"], row["protocol"]]).removesuffix(" slf")
     return f"{row['adaptive']} {sign} {row['standard']}, {row['measure']}, {where}"

@@ -10,14 +10,13 @@ import pandas as pd
 from ecgstudy.analysis import statistics as st
 from ecgstudy.analysis.scores import Place, Scores, ScoreSet
 from ecgstudy.errors import StudyError
-from ecgstudy.params import ENSEMBLE, target
 
 PRIMARY = {arm: "rocl" for arm in ("rocl-ip", "rocl-hn", "rocl-ip-hn", "rocl-clef")}
 """The planned comparisons (adaptive → standard); all others are exploratory."""
 SUBGROUPS = {"age": ["<50", "50–69", "≥70"], "sex": ["female", "male"]}
 
-Sets = np.ndarray
-"""Score sets (arms, seeds) of one place."""
+Sets = np.ndarray | Sequence[ScoreSet]
+"""Score sets of one place: (arms, seeds), or those of one arm."""
 
 
 def group_scores(
@@ -42,25 +41,19 @@ def group_scores(
         groups.setdefault(s.place, {}).setdefault(s.arm, {})[s.seed] = s
     order = list(dict.fromkeys(place[:2] for place in groups))
 
-    def rank(place: Place) -> tuple:
+    def rank(place):
         where = order.index(place[:2])
         return where, place.attack, place.epsilon_mv, place.severity or 0
 
     return {p: pd.DataFrame(groups[p]).sort_index() for p in sorted(groups, key=rank)}
 
 
-def is_headline(place: Place, headline: dict[str, float]) -> bool:
-    """Whether it is the ensemble at the headline ε (mV) of the data set tested on."""
-    epsilon = headline.get(target(place.dataset, place.protocol))
-    return place.attack == ENSEMBLE and place.epsilon_mv == epsilon
-
-
-def mean_macro(sets: Sequence[ScoreSet]) -> float:
+def mean_macro(sets: Sets) -> float:
     """Mean macro AUROC; NaN of none."""
     return float(np.mean([s.macro for s in sets])) if len(sets) else np.nan
 
 
-def masking_flag(sets: Sequence[ScoreSet]) -> bool | None:
+def masking_flag(sets: Sets) -> bool | None:
     """Whether all models passed their masking checks; None: unknown, not applicable."""
     flags = [s.masking_ok for s in sets]
     if False in flags:
@@ -84,7 +77,7 @@ def pair_by_seed(group: pd.DataFrame, arms: Iterable[str]) -> Sets:
     return group.reindex(columns=list(arms)).dropna().T.to_numpy()
 
 
-def require_one_sample(sets: Sequence[ScoreSet]) -> ScoreSet:
+def require_one_sample(sets: Sets) -> ScoreSet:
     """The first of `sets`, which all hold the same records and labels.
 
     Raises
@@ -113,7 +106,7 @@ def outcomes(sets: Sets) -> tuple[np.ndarray, np.ndarray]:
     return macro, left_out
 
 
-def estimate_arm(sets: Sequence[ScoreSet], confidence: float) -> dict:
+def estimate_arm(sets: Sets, confidence: float) -> dict:
     """Macro AUROC of one arm's seeds as columns `auroc`, `ci_low`, `ci_high`."""
     sample = require_one_sample(sets)
     macro, left_out = outcomes([sets])
@@ -205,7 +198,7 @@ def effect_weights(factors: pd.DataFrame) -> pd.DataFrame:
     return weights[estimable].drop(index="mean", errors="ignore")
 
 
-def _adds(terms: dict[str, np.ndarray], column: np.ndarray) -> bool:
+def _adds(terms, column):
     """Whether `column` is no linear combination of `terms`."""
     known = np.column_stack(list(terms.values()))
     more = np.column_stack([known, column])

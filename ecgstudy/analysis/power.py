@@ -1,7 +1,6 @@
 """Seeds and patients that a study needs, from the variances that a pilot shows."""
 
 from bisect import bisect_left
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -126,13 +125,13 @@ def patients_needed(
     if power(found, effect, seeds, alpha, np.inf) < st.POWER:
         return np.inf
 
-    def enough(hundredths: int) -> bool:
+    def enough(hundredths):
         return power(found, effect, seeds, alpha, hundredths / 100) >= st.POWER
 
     return _first(enough, 100) / 100
 
 
-def _first(enough: Callable[[int], bool], low: int) -> float:
+def _first(enough, low):
     """Smallest integer from `low` that is enough, if all beyond are; else infinite."""
     numbers = range(low, MOST)
     place = bisect_left(numbers, True, key=enough)

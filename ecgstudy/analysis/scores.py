@@ -1,11 +1,10 @@
 """Stored scores of a study, read back: what every table is computed from."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from ecgstudy import metrics
 from ecgstudy.analysis import statistics as st
 from ecgstudy.errors import StudyError
 from ecgstudy.files import check_sum
-from ecgstudy.study import Paths, Run
+from ecgstudy.study import ENSEMBLE, Paths, Run
 
 Mask = np.ndarray | slice
 Key = tuple[str, str, int, str]
@@ -23,13 +22,23 @@ Key = tuple[str, str, int, str]
 
 
 class Place(NamedTuple):
-    """Where scores of several arms are compared; `severity` is that of a corruption."""
+    """Where scores of several arms are compared.
+
+    `severity` is that of a corruption, `headline_mv` the headline ε (mV) of the data
+    set tested on.
+    """
 
     dataset: str
     protocol: str
     attack: str
     epsilon_mv: float
     severity: float | None
+    headline_mv: float
+
+    @property
+    def is_headline(self) -> bool:
+        """Whether it is the ensemble at the headline ε."""
+        return self.attack == ENSEMBLE and self.epsilon_mv == self.headline_mv
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +58,7 @@ class ScoreSet:
     view: str
     epsilon_mv: float
     severity: float | None
+    headline_mv: float
     masking_ok: bool | None
     table: pd.DataFrame
     classes: np.ndarray
@@ -61,9 +71,7 @@ class ScoreSet:
     @property
     def place(self) -> Place:
         """What sets of other arms must share to be compared with this one."""
-        return Place(
-            self.dataset, self.protocol, self.attack, self.epsilon_mv, self.severity
-        )
+        return Place(*(getattr(self, name) for name in Place._fields))
 
     @cached_property
     def y(self) -> np.ndarray:
@@ -156,7 +164,7 @@ class Scores:
         ]
 
     @cached_property
-    def _known(self) -> dict[tuple, ScoreSet]:
+    def _known(self):
         return {_WHICH(s): s for s in self.sets}
 
     def other(self, like: ScoreSet, **changed: object) -> ScoreSet | None:
@@ -196,11 +204,15 @@ def read_scores(
                 text = check_sum(folder / "evaluation.json").read_text("utf-8")
                 evaluation = json.loads(text)
             scores.evaluations[key] = evaluation
-            scores.sets.extend(_read_sets(folder, key, evaluation.get("masking_ok")))
+            known = {
+                "headline_mv": run.tested_on(protocol).headline_epsilon_mv,
+                "masking_ok": evaluation.get("masking_ok"),
+            }
+            scores.sets.extend(_read_sets(folder, key, known))
     return scores
 
 
-def _read_sets(folder: Path, run: Key, masking_ok: bool | None) -> Iterator[ScoreSet]:
+def _read_sets(folder, run, known):
     """The score sets of one run, by split, attack, view, ε and severity."""
     file = check_sum(folder / "scores.parquet")
     table = pd.read_parquet(file)
@@ -219,6 +231,5 @@ def _read_sets(folder: Path, run: Key, masking_ok: bool | None) -> Iterator[Scor
     kinds = ["split", "attack", "view", "epsilon_mv", "severity"]
     for kind, rows in table.groupby(kinds, dropna=False, sort=True):
         *names, epsilon, severity = kind
-        epsilon = round(float(epsilon), 9)
-        severity = None if pd.isna(severity) else severity
-        yield ScoreSet(*run, *names, epsilon, severity, masking_ok, rows, classes)
+        names += [round(float(epsilon), 9), None if pd.isna(severity) else severity]
+        yield ScoreSet(*run, *names, **known, table=rows, classes=classes)

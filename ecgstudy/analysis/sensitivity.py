@@ -1,104 +1,83 @@
 """The headline result under other choices than the analysis makes."""
 
-from collections.abc import Callable, Iterator, Sequence
-
 import numpy as np
 import pandas as pd
 
 from ecgstudy import metrics
 from ecgstudy.analysis import statistics as st
+from ecgstudy.analysis.columns import as_table
 from ecgstudy.analysis.contrasts import (
     PRIMARY,
-    Sets,
     combine,
     estimate_arm,
     group_scores,
-    is_headline,
     masking_flag,
     mean_macro,
     outcomes,
     pair_by_seed,
     subgroups,
 )
-from ecgstudy.analysis.scores import Place, Scores, ScoreSet
-
-Choices = Iterator[tuple[str, str, Sets]]
-"""Name of a choice, a note, and the score sets that it leaves."""
+from ecgstudy.analysis.scores import Scores
 
 
-def arm_sensitivity(
-    scores: Scores, headline: dict[str, float], resamples: int, confidence: float
-) -> list[dict]:
-    """Each arm's headline and clean AUROC under other choices.
+def sensitivity(
+    scores: Scores, resamples: int, confidence: float
+) -> dict[str, pd.DataFrame]:
+    """Clean and headline results under other choices.
 
     Parameters
     ----------
     scores : Scores
         Of `read_scores`.
-    headline : dict
-        Data set tested on → headline ε in mV.
     resamples : int
         Of the percentile bootstrap of patients.
     confidence : float
         Level of the intervals.
+
+    Returns
+    -------
+    dict
+        ``sensitivity``: each arm's AUROC; ``contrast_sensitivity``: the planned
+        contrasts, by seed, age and sex too.
     """
-    rows = []
-    for place, group in _outcomes(scores, headline):
+    arms, contrasts = [], []
+    for place, group in group_scores(scores).items():
+        if not (place.attack == "none" or place.is_headline):
+            continue
         for arm in group:
-            pair = pair_by_seed(group, [arm])
-            found = [
+            sets = pair_by_seed(group, [arm])
+            where = {**place._asdict(), "arm": arm, "masking_ok": masking_flag(*sets)}
+            rows = [
                 {"variant": name, "note": note, **estimate_arm(*chosen, confidence)}
-                for name, note, chosen in _choices(scores, pair)
+                for name, note, chosen in _choices(scores, sets)
             ]
-            found.insert(1, _bootstrap(*pair, resamples, confidence))
-            found += _leave_out(pair, [1], "auroc")
-            whole = [scores.evaluations[s.run].get("clean_all") for s in pair[0]]
+            rows.insert(1, _bootstrap(*sets, resamples, confidence))
+            rows += _leave_out(sets, [1], "auroc")
+            whole = [scores.evaluations[s.run].get("clean_all") for s in sets[0]]
             if place.attack == "none" and all(whole):
                 mean = np.mean([clean["macro"] for clean in whole])
-                found.append({"variant": "all test records", "auroc": mean})
-            where = {**place._asdict(), "arm": arm, "masking_ok": masking_flag(*pair)}
-            rows += [{**row, **where} for row in found]
-    return rows
-
-
-def contrast_sensitivity(
-    scores: Scores, headline: dict[str, float], confidence: float
-) -> list[dict]:
-    """The planned contrasts under other choices, and by seed, age and sex.
-
-    Parameters
-    ----------
-    scores, headline, confidence
-        As for `arm_sensitivity`.
-    """
-    rows = []
-    for place, group in _outcomes(scores, headline):
+                rows.append({"variant": "all test records", "auroc": mean})
+            arms += [{**row, **where} for row in rows]
         for adaptive, standard in PRIMARY.items():
             sets = pair_by_seed(group, [adaptive, standard])
             if not sets.size:
                 continue
-            found = [
+            where = {**place._asdict(), "adaptive": adaptive, "standard": standard}
+            where["masking_ok"] = masking_flag(sets.ravel())
+            rows = [
                 {"variant": name, "note": note, **combine(chosen, [1, -1], confidence)}
                 for name, note, chosen in [*_choices(scores, sets), *_parts(sets)]
             ]
-            found += _leave_out(sets, [1, -1], "delta")
-            where = {**place._asdict(), "adaptive": adaptive, "standard": standard}
-            where["masking_ok"] = found[0]["masking_ok"]
-            rows += [{**row, **where} for row in found]
-    return rows
+            rows += _leave_out(sets, [1, -1], "delta")
+            contrasts += [{**row, **where} for row in rows]
+    return {
+        "sensitivity": as_table("sensitivity", arms),
+        "contrast_sensitivity": as_table("contrast_sensitivity", contrasts),
+    }
 
 
-def _outcomes(
-    scores: Scores, headline: dict[str, float]
-) -> Iterator[tuple[Place, pd.DataFrame]]:
-    """Clean and headline sets."""
-    for place, group in group_scores(scores).items():
-        if place.attack == "none" or is_headline(place, headline):
-            yield place, group
-
-
-def _choices(scores: Scores, sets: Sets) -> Choices:
-    """The analysis itself; without dominated labels; with more records; rounded."""
+def _choices(scores, sets):
+    """Name, note and score sets of each choice; the analysis itself is the first."""
     yield "primary analysis", "", sets
     sample = sets[0, 0]
     dominated = sample.labels & (sample.shares > st.DOMINANCE)
@@ -107,7 +86,7 @@ def _choices(scores: Scores, sets: Sets) -> Choices:
         part = _each(sets, lambda s: s.part(labels=kept))
         yield "without dominated labels", f"without {sample.named(dominated)}", part
 
-    def more(s: ScoreSet) -> ScoreSet | None:
+    def more(s):
         return scores.other(s, split="sensitivity")
 
     if all(map(more, sets.flat)):
@@ -119,8 +98,8 @@ def _choices(scores: Scores, sets: Sets) -> Choices:
         yield "rounded to ADC units", "", rounded
 
 
-def _parts(sets: Sets) -> Choices:
-    """Each seed; each age band and sex that defines a label."""
+def _parts(sets):
+    """The same of each seed; each age band and sex that defines a label."""
     for column in sets.T:
         yield f"seed {column[0].seed}", "", column[:, None]
     for _, name, mask in subgroups(sets[0, 0]):
@@ -131,11 +110,11 @@ def _parts(sets: Sets) -> Choices:
             yield name, f"{len(sample.names)} patients; labels {labels}", part
 
 
-def _each(sets: Sets, change: Callable[[ScoreSet], ScoreSet | None]) -> Sets:
+def _each(sets, change):
     return np.frompyfunc(change, 1, 1)(sets)
 
 
-def _leave_out(sets: Sets, weights: list[float], column: str) -> Iterator[dict]:
+def _leave_out(sets, weights, column):
     """The lowest and the highest estimate that leaving one patient out gives."""
     left_out = np.array(weights) @ outcomes(sets)[1].mean(axis=1)
     ends = {"lowest": left_out.argmin(), "highest": left_out.argmax()}
@@ -145,7 +124,7 @@ def _leave_out(sets: Sets, weights: list[float], column: str) -> Iterator[dict]:
         yield {"variant": variant, "note": note, column: left_out[index]}
 
 
-def _bootstrap(sets: Sequence[ScoreSet], resamples: int, confidence: float) -> dict:
+def _bootstrap(sets, resamples, confidence):
     y, patients = sets[0].y, sets[0].patients
     rng = np.random.default_rng(0)
     drawn, redrawn = st.draw_patients(y, patients, resamples, rng)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import brentq
 from scipy.special import expit, logit, stdtr, stdtrit
 
@@ -53,10 +54,8 @@ def patient_df(y: np.ndarray, patients: np.ndarray) -> float:
     return max(1.0, 1 / (weights**2).sum() - 1)
 
 
-def _per_patient(flags: np.ndarray, patients: np.ndarray) -> np.ndarray:
-    held = np.zeros((patients.max() + 1, flags.shape[1]))
-    np.add.at(held, patients, flags)
-    return held
+def _per_patient(flags, patients):
+    return pd.DataFrame(flags).groupby(patients).sum().to_numpy()
 
 
 def draw_patients(
@@ -189,7 +188,7 @@ def variance_parts(
     return _jackknife(mean), of_seeds, of_both
 
 
-def _jackknife(left_out: np.ndarray) -> float:
+def _jackknife(left_out):
     return (len(left_out) - 1) * float(np.var(left_out))
 
 

@@ -1,7 +1,7 @@
 """From stored scores to a study's tables: no model, the same bytes each time."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,24 +9,23 @@ import pandas as pd
 
 from ecgstudy.analysis import statistics as st
 from ecgstudy.analysis.claims import claimed_pairs, judge_claims
+from ecgstudy.analysis.columns import COLUMNS, as_table
 from ecgstudy.analysis.contrasts import (
     PRIMARY,
     combine,
     effect_weights,
     estimate_arm,
     group_scores,
-    is_headline,
     masking_flag,
     mean_macro,
     pair_by_seed,
     pull_and_push,
     subgroups,
 )
-from ecgstudy.analysis.scores import Scores, ScoreSet, read_scores
-from ecgstudy.analysis.sensitivity import arm_sensitivity, contrast_sensitivity
+from ecgstudy.analysis.scores import Scores, read_scores
+from ecgstudy.analysis.sensitivity import sensitivity
 from ecgstudy.analysis.verdict import adjust_family, judge_family
 from ecgstudy.files import write_result
-from ecgstudy.params import target
 from ecgstudy.pretraining.suffixes import bases, control_pairs, factor_table
 from ecgstudy.study import ENSEMBLE, Paths, Run, Study
 
@@ -37,44 +36,8 @@ UNIDENTIFIED = "record-"
 """How ids of patients begin that stand for a record without a patient id."""
 RUN = ["dataset", "arm", "seed", "protocol"]
 
-_PLACE = "dataset protocol attack epsilon_mv"
-_RUN = "dataset arm seed protocol"
-_TEST = (
-    "delta ci_low ci_high satterthwaite_low satterthwaite_high p se df heavy mde seeds"
-    " beyond_seeds n_records masking_ok severity"
-)
-_NAMES = {
-    "robust_auroc": f"{_RUN} attack epsilon_mv auroc_shared auroc_label ci_low ci_high"
-    " n_records n_patients masking_ok labels_absent severity n_unidentified",
-    "per_class": f"{_RUN} attack epsilon_mv class auroc auroc_label auprc positives"
-    " patients largest_share dominated masking_ok severity",
-    "subgroups": f"{_RUN} attack epsilon_mv group value auroc_shared labels n_records"
-    " n_patients masking_ok",
-    "contrasts": f"{_PLACE} adaptive standard {_TEST} family headline p_holm joint_low"
-    " joint_high error_reduction clean_delta clean_ci_low equal_clean seed_list",
-    "factor_effects": f"{_PLACE} effect {_TEST} arms design",
-    "masking_checks": f"{_RUN} check value limit verdict",
-    "perturbations": f"{_RUN} attack kind name share size masking_ok",
-    "cost": f"{_RUN} training_seconds step_ms attack_steps_per_second peak_memory_mb"
-    " parameters masking_ok",
-    "pretraining": "dataset arm seed epochs loss positive_similarity"
-    " negative_similarity negatives effective_negatives",
-    "sensitivity": f"arm {_PLACE} variant auroc ci_low ci_high note masking_ok",
-    "contrast_sensitivity": f"{_PLACE} adaptive standard variant delta ci_low ci_high"
-    " note masking_ok",
-    "headline_check": f"{_PLACE} auroc_shared seeds chosen in_params masking_ok",
-}
-COLUMNS = {name: columns.split() for name, columns in _NAMES.items()}
-"""The columns of each table; ``cost`` may have more."""
 
-
-def _table(name: str, rows: list[dict]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=COLUMNS[name])
-
-
-def _each_arm(
-    scores: Scores,
-) -> Iterator[tuple[dict, Sequence[ScoreSet], Sequence[ScoreSet]]]:
+def _each_arm(scores):
     """Of each arm under each attack, every seed and all: columns, sets, label sets.
 
     Clean sets are their own label sets; there are none where a seed lacks them.
@@ -112,7 +75,7 @@ def robust_auroc(scores: Scores, confidence: float = 0.95) -> pd.DataFrame:
             "n_unidentified": sum(unidentified),
         }
         rows.append(row)
-    return _table("robust_auroc", rows)
+    return as_table("robust_auroc", rows)
 
 
 def per_class(scores: Scores) -> pd.DataFrame:
@@ -134,7 +97,7 @@ def per_class(scores: Scores) -> pd.DataFrame:
             "dominated": sample.shares > st.DOMINANCE,
         }
         rows += pd.DataFrame(values).to_dict("records")
-    return _table("per_class", rows)
+    return as_table("per_class", rows)
 
 
 def subgroup_auroc(scores: Scores) -> pd.DataFrame:
@@ -159,13 +122,12 @@ def subgroup_auroc(scores: Scores) -> pd.DataFrame:
                 "n_patients": len(sample.names),
             }
             rows.append(row)
-    return _table("subgroups", rows)
+    return as_table("subgroups", rows)
 
 
 def contrasts(
     scores: Scores,
     pairs: Sequence[tuple[str, str]],
-    headline: dict[str, float],
     confidence: float,
     primary: bool = True,
 ) -> pd.DataFrame:
@@ -177,8 +139,6 @@ def contrasts(
         Of `read_scores`.
     pairs : sequence of tuple
         Exploratory pairs (adaptive, standard or control); the planned ones are added.
-    headline : dict
-        Data set tested on → headline ε in mV.
     confidence : float
         Level of the intervals.
     primary : bool
@@ -186,10 +146,8 @@ def contrasts(
     """
     rows = []
     for place, group in group_scores(scores).items():
-        main = is_headline(place, headline)
-        in_family = (
-            primary and place.protocol == "slf" and (main or place.attack == "none")
-        )
+        outcome = place.is_headline or place.attack == "none"
+        in_family = primary and outcome and place.protocol == "slf"
         for pair in dict.fromkeys([*PRIMARY.items(), *pairs]):
             sets = pair_by_seed(group, pair)
             if not sets.size:
@@ -202,12 +160,12 @@ def contrasts(
                 **found,
                 "adaptive": pair[0],
                 "standard": pair[1],
-                "headline": main,
+                "headline": place.is_headline,
                 "family": "primary" if planned else "exploratory",
                 "error_reduction": found["delta"] / (errors or np.nan),
             }
             rows.append(row)
-    table = adjust_family(_table("contrasts", rows), confidence)
+    table = adjust_family(as_table("contrasts", rows), confidence)
     run = ["dataset", "protocol", "adaptive", "standard"]
     clean = table[table["attack"] == "none"].set_index(run)[["delta", "ci_low"]]
     beside = clean.reindex(pd.MultiIndex.from_frame(table[run])).to_numpy(float)
@@ -244,22 +202,22 @@ def factor_effects(
             for effect, weights in effect_weights(table).iterrows():
                 found = combine(sets, weights, confidence)
                 rows.append({**where, "effect": effect, **found})
-    return _table("factor_effects", rows)
+    return as_table("factor_effects", rows)
 
 
-def _each_evaluation(scores: Scores) -> Iterator[tuple[dict, dict]]:
+def _each_evaluation(scores):
     """Of each evaluated run: columns that name it, and its evaluation."""
     for run, evaluation in scores.evaluations.items():
         where = dict(zip(RUN, run, strict=True))
         yield {**where, "masking_ok": evaluation.get("masking_ok")}, evaluation
 
 
-def _of_evaluations(scores: Scores, name: str, key: str) -> pd.DataFrame:
+def _of_evaluations(scores, name, key):
     """Rows that each evaluation lists under `key`, with the run they are of."""
     rows = []
     for where, evaluation in _each_evaluation(scores):
         rows += [{**where, **row} for row in evaluation.get(key) or []]
-    return _table(name, rows)
+    return as_table(name, rows)
 
 
 def masking_checks(scores: Scores) -> pd.DataFrame:
@@ -298,40 +256,28 @@ def pretraining(runs: Iterable[Run], paths: Paths) -> pd.DataFrame:
         if lines:
             where = {"dataset": run.dataset, "arm": run.arm, "seed": run.seed}
             rows.append({**json.loads(lines[-1]), **where, "epochs": len(lines)})
-    return _table("pretraining", rows)
+    return as_table("pretraining", rows)
 
 
-def headline_check(
-    scores: Scores, headline: dict[str, float], arm: str = "supervised"
-) -> pd.DataFrame:
+def headline_check(scores: Scores, arm: str = "supervised") -> pd.DataFrame:
     """Which ε the rule picks on validation records, beside the one of the params file.
 
     The rule: the smallest ε at which the seed-mean shared AUROC of `arm` under PGD with
     the margin objective is at most 0.5, else the largest.
-
-    Parameters
-    ----------
-    scores : Scores
-        Of `read_scores`.
-    headline : dict
-        Data set tested on → headline ε in mV.
-    arm : str
-        The reference that the rule looks at.
     """
     rows = []
     for place, group in group_scores(scores, "validation", attack="pgd-margin").items():
         sets = pair_by_seed(group, [arm]).ravel()
         if sets.size:
-            used = headline.get(target(place.dataset, place.protocol))
             row = {
                 **place._asdict(),
                 "auroc_shared": mean_macro(sets),
                 "seeds": len(sets),
                 "masking_ok": masking_flag(sets),
-                "in_params": place.epsilon_mv == used,
+                "in_params": place.epsilon_mv == place.headline_mv,
             }
             rows.append(row)
-    table = _table("headline_check", rows)
+    table = as_table("headline_check", rows)
     where = [table["dataset"], table["protocol"]]
     at_chance = table["epsilon_mv"].where(table["auroc_shared"] <= CHANCE)
     largest = table.groupby(where, sort=False)["epsilon_mv"].transform("max")
@@ -348,26 +294,20 @@ def write_tables(study: Study, paths: Paths) -> dict[str, pd.DataFrame]:
         Name → table.
     """
     level = study.statistics.confidence
-    headline = {name: o.headline_epsilon_mv for name, o in study.datasets.items()}
     scores = read_scores(paths, study.runs())
     pairs = [*bases(study.arms).items(), *claimed_pairs(), *control_pairs(study.arms)]
-    by_arm = arm_sensitivity(scores, headline, study.statistics.resamples, level)
-    by_contrast = contrast_sensitivity(scores, headline, level)
     tables = {
         "robust_auroc": robust_auroc(scores, level),
         "per_class": per_class(scores),
         "subgroups": subgroup_auroc(scores),
-        "contrasts": contrasts(
-            scores, pairs, headline, level, study.statistics.primary
-        ),
+        "contrasts": contrasts(scores, pairs, level, study.statistics.primary),
         "factor_effects": factor_effects(scores, factor_table(study.arms), level),
         "masking_checks": masking_checks(scores),
         "perturbations": perturbations(scores),
         "cost": cost(scores),
         "pretraining": pretraining(study.runs(), paths),
-        "sensitivity": _table("sensitivity", by_arm),
-        "contrast_sensitivity": _table("contrast_sensitivity", by_contrast),
-        "headline_check": headline_check(scores, headline),
+        **sensitivity(scores, study.statistics.resamples, level),
+        "headline_check": headline_check(scores),
     }
     tables["verdicts"] = judge_family(tables["contrasts"], level)
     claims, evidence = judge_claims(tables["contrasts"], tables["cost"], level)

@@ -5,12 +5,11 @@ AUROC at the headline ε and in clean AUROC, together. All adjustments are over 
 family; none is made across studies.
 """
 
-from collections.abc import Iterable
-
 import numpy as np
 import pandas as pd
 
 from ecgstudy.analysis import statistics as st
+from ecgstudy.analysis.columns import as_table
 
 MARGIN = 0.01
 """Differences of macro AUROC within ±0.01 count as equal.
@@ -20,12 +19,6 @@ adversarial pretraining gives (0.23), and below the spread of single seeds.
 """
 MARGINS = (0.005, MARGIN, 0.02)
 """Margins that verdicts are shown for; `MARGIN` is the planned one."""
-COLUMNS = [
-    *("dataset", "protocol", "measure", "epsilon_mv", "adaptive", "standard", "margin"),
-    *("verdict", "delta", "p_holm", "p_equivalence", "p_equivalence_holm"),
-    *("ci_low", "ci_high", "joint_low", "joint_high"),
-    *("satterthwaite_low", "satterthwaite_high", "seeds", "masking_ok"),
-]
 
 
 def decide(
@@ -80,10 +73,9 @@ def adjust_family(contrasts: pd.DataFrame, confidence: float) -> pd.DataFrame:
     level = 1 - (1 - confidence) / max(1, len(tested))
     for row in tested.itertuples():
         t = st.MixedT(row.df, row.heavy, row.seeds)
-        half = t.critical(level) * row.se
-        low, high = np.clip([row.delta - half, row.delta + half], -1, 1)
-        mde = min(1.0, t.detectable(level) * row.se)
-        table.loc[row.Index, ["joint_low", "joint_high", "mde"]] = low, high, mde
+        half, mde = t.critical(level) * row.se, t.detectable(level) * row.se
+        found = np.clip([row.delta - half, row.delta + half, mde], -1, 1)
+        table.loc[row.Index, ["joint_low", "joint_high", "mde"]] = found
     return table
 
 
@@ -103,18 +95,19 @@ def judge_family(contrasts: pd.DataFrame, confidence: float = 0.95) -> pd.DataFr
     )
     rows = []
     for margin in MARGINS:
-        tests = family.to_dict("records")
-        for row in tests:
-            t = st.MixedT(row["df"], row["heavy"], row["seeds"])
-            row["margin"] = margin
-            row["p_equivalence"] = st.equivalence_p(row["delta"], row["se"], t, margin)
-        adjusted = st.holm([row["p_equivalence"] for row in tests])
-        for row, p in zip(tests, adjusted, strict=True):
-            row["p_equivalence_holm"] = p
-            known = row["delta"], row["p_holm"], p, row["beyond_seeds"]
-            row["verdict"] = decide(*known, margin, 1 - confidence)
-        rows += tests
-    return pd.DataFrame(rows, columns=COLUMNS)
+        tests = family.assign(margin=margin)
+        tests["p_equivalence"] = [
+            st.equivalence_p(
+                row.delta, row.se, st.MixedT(row.df, row.heavy, row.seeds), margin
+            )
+            for row in family.itertuples()
+        ]
+        tests["p_equivalence_holm"] = st.holm(tests["p_equivalence"])
+        given = ["delta", "p_holm", "p_equivalence_holm", "beyond_seeds", "margin"]
+        known = tests[given].itertuples(index=False)
+        tests["verdict"] = [decide(*row, level=1 - confidence) for row in known]
+        rows += tests.to_dict("records")
+    return as_table("verdicts", rows)
 
 
 def in_words(verdicts: pd.DataFrame) -> dict[str, str]:
@@ -130,8 +123,8 @@ def in_words(verdicts: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def _sentences(rows: pd.DataFrame) -> str:
-    standard = listed(rows["standard"].unique())
+def _sentences(rows):
+    standard = _listed(rows["standard"].unique())
     if (rows["verdict"] == "no claim").all():
         return (
             f"No claim: {rows['seeds'].min()} seeds are too few to compare with"
@@ -142,12 +135,12 @@ def _sentences(rows: pd.DataFrame) -> str:
         failed = tests["masking_ok"].astype(str) == "False"
         arms = tests["adaptive"] + failed.map({True: " †", False: ""})
         by = arms.groupby(tests["verdict"], sort=False)
-        found = "; ".join(f"{verdict}: {listed(names)}" for verdict, names in by)
+        found = "; ".join(f"{verdict}: {_listed(names)}" for verdict, names in by)
         said.append(f"{measure.capitalize()} AUROC against {standard}: {found}.")
     return " ".join(said)
 
 
-def listed(names: Iterable[str]) -> str:
+def _listed(names):
     """“a, b and c”."""
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last

@@ -7,11 +7,10 @@ from scipy import stats
 
 from ecgstudy.analysis.claims import (
     CLAIMS,
-    COLUMNS,
-    EVIDENCE_COLUMNS,
     claimed_pairs,
     judge_claims,
 )
+from ecgstudy.analysis.columns import COLUMNS
 
 
 def contrast(
@@ -71,8 +70,8 @@ def hard_negatives(robust, clean, **more):
 def test_all_fourteen_claims_are_listed_and_untested_without_results():
     no_contrasts = pd.DataFrame(columns=list(contrast("a", "b", 0.0)))
     claims, evidence = judge_claims(no_contrasts, NO_COST)
-    assert list(claims.columns) == COLUMNS
-    assert list(evidence.columns) == EVIDENCE_COLUMNS
+    assert list(claims.columns) == COLUMNS["claims"]
+    assert list(evidence.columns) == COLUMNS["claim_evidence"]
     assert list(claims["number"]) == list(CLAIMS) == list(range(1, 15))
     assert set(claims["verdict"]) == set(evidence["verdict"]) == {"not tested"}
     assert len(evidence) == sum(len(claim["parts"]) for claim in CLAIMS.values())

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from ecgstudy.analysis.scores import Scores, ScoreSet
-from ecgstudy.analysis.sensitivity import arm_sensitivity, contrast_sensitivity
+from ecgstudy.analysis.sensitivity import sensitivity
 
 N = 24
 
@@ -16,8 +16,9 @@ def score_set(arm, seed, scores):
     y = np.repeat([[1], [0]], N // 2, axis=0)
     table["y_N"], table["score_N"] = y, scores(y)
     place = {"attack": "ensemble", "view": "shared", "epsilon_mv": 0.02}
+    place |= {"severity": None, "headline_mv": 0.02}
     return ScoreSet(
-        "mitdb", arm, seed, "slf", "test", **place, severity=None, masking_ok=True,
+        "mitdb", arm, seed, "slf", "test", **place, masking_ok=True,
         table=table, classes=np.array(["N"]),
     )  # fmt: skip
 
@@ -30,9 +31,7 @@ def scored(scores):
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_arms_at_the_floor_or_ceiling_have_no_interval(sign):
     at_the_end = scored(lambda y: 1.0 * sign * y)
-    headline = {"mitdb": 0.02}
-    arms = pd.DataFrame(arm_sensitivity(at_the_end, headline, 20, 0.95))
-    pairs = pd.DataFrame(contrast_sensitivity(at_the_end, headline, 0.95))
+    arms, pairs = sensitivity(at_the_end, 20, 0.95).values()
     assert set(arms["auroc"]) == {(1 + sign) / 2}
     assert set(pairs["delta"]) == {0}
     assert "percentile bootstrap of patients" in set(arms["variant"])
@@ -42,7 +41,7 @@ def test_arms_at_the_floor_or_ceiling_have_no_interval(sign):
 
 def test_equal_scores_between_floor_and_ceiling_have_intervals():
     middle = scored(lambda y: np.arange(N)[:, None] % 5 + 0.0)
-    arms = pd.DataFrame(arm_sensitivity(middle, {"mitdb": 0.02}, 20, 0.95))
+    arms = sensitivity(middle, 20, 0.95)["sensitivity"]
     rows = arms.set_index("variant")
     assert (rows.loc["primary analysis", "ci_low"] < rows["auroc"].max()).all()
     assert rows.loc["percentile bootstrap of patients", "ci_low"].notna().all()

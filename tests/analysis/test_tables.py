@@ -8,6 +8,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ecgstudy.analysis import tables as tb
+from ecgstudy.analysis.columns import COLUMNS
 from ecgstudy.analysis.scores import read_scores
 from ecgstudy.analysis.statistics import holm
 from ecgstudy.errors import StudyError
@@ -21,11 +22,13 @@ FACTORS = pd.DataFrame(
 ).astype(bool)
 
 
-def make_study(datasets=("mitdb",), seeds=(0, 1, 2), protocols=("slf",)) -> Study:
+def make_study(
+    datasets=("mitdb",), seeds=(0, 1, 2), protocols=("slf",), headline=0.02
+) -> Study:
     return Study(
         study="small",
         title="Synthetic scores",
-        datasets={name: {"headline_epsilon_mv": 0.02} for name in datasets},
+        datasets={name: {"headline_epsilon_mv": headline} for name in datasets},
         arms=ARMS,
         seeds=list(seeds),
         protocols=list(protocols),
@@ -267,7 +270,7 @@ def test_verdicts_are_those_of_the_primary_family(stored):
 def test_a_study_without_primary_family_is_all_exploratory(stored):
     study, paths, _ = stored
     scores = read_scores(paths, study.runs())
-    table = tb.contrasts(scores, [], {"mitdb": 0.02}, 0.95, primary=False)
+    table = tb.contrasts(scores, [], 0.95, primary=False)
     assert set(table["family"]) == {"exploratory"}
     assert table["p_holm"].isna().all()
 
@@ -294,8 +297,7 @@ def test_holm_runs_over_all_data_sets(tmp_path):
             n=160 if run.dataset == "mitdb" else 176,
         )
     scores = read_scores(paths, study.runs(), study.protocols)
-    headline = dict.fromkeys(("mitdb", "ptbxl"), 0.02)
-    primary = tb.contrasts(scores, [], headline, 0.95).query("family == 'primary'")
+    primary = tb.contrasts(scores, [], 0.95).query("family == 'primary'")
     assert list(primary["dataset"]) == ["mitdb"] * 4 + ["ptbxl"] * 4
     np.testing.assert_allclose(primary["p_holm"], holm(primary["p"].to_numpy()))
 
@@ -454,8 +456,8 @@ def test_headline_check_falls_back_to_the_largest_epsilon(tmp_path):
     folder = paths.protocol("mitdb", "supervised", 0, "slf")
     folder.mkdir(parents=True)
     pd.concat(parts).to_parquet(folder / "scores.parquet")
-    scores = read_scores(paths, make_study().runs(), ["slf"])
-    rows = tb.headline_check(scores, {"mitdb": 0.01}).set_index("epsilon_mv")
+    scores = read_scores(paths, make_study(headline=0.01).runs(), ["slf"])
+    rows = tb.headline_check(scores).set_index("epsilon_mv")
     assert rows["chosen"].to_dict() == {0.01: False, 0.05: True}
     assert rows["in_params"].to_dict() == {0.01: True, 0.05: False}
 
@@ -512,9 +514,10 @@ def test_a_study_without_results_gives_empty_tables_with_the_contracts_columns(
     tmp_path,
 ):
     tables = tb.write_tables(make_study(), Paths("small", tmp_path))
-    for name, columns in tb.COLUMNS.items():
-        assert list(tables[name]) == columns
-        assert tables[name].empty
+    assert set(tables) == set(COLUMNS)
+    for name, table in tables.items():
+        assert list(table) == COLUMNS[name]
+        assert table.empty != name.startswith("claim")
     assert set(tables["claims"]["verdict"]) == {"not tested"}
 
 
@@ -533,7 +536,7 @@ def test_contrasts_use_only_the_seeds_that_both_arms_have(tmp_path):
         for seed in seeds:
             write_run(paths, "mitdb", arm, seed)
     scores = read_scores(paths, make_study().runs(), ["slf"])
-    assert set(tb.contrasts(scores, [], {"mitdb": 0.02}, 0.95)["seeds"]) == {2}
+    assert set(tb.contrasts(scores, [], 0.95)["seeds"]) == {2}
 
 
 def test_a_single_seed_is_listed_alone_and_as_all(tmp_path):
@@ -554,7 +557,7 @@ def test_arms_scored_on_other_records_are_refused(tmp_path):
     with pytest.raises(
         StudyError, match="rocl seed 0 scored other records than rocl-ip seed 0"
     ):
-        tb.contrasts(scores, [], {"mitdb": 0.02}, 0.95)
+        tb.contrasts(scores, [], 0.95)
 
 
 def test_scores_without_age_and_sex_have_no_subgroups(tmp_path):

@@ -559,7 +559,7 @@ def test_tables_grade_corruptions_beside_the_clean_ecgs(tmp_path):
         expected = [auroc(arm, severity) for severity in (1.0, 5.0, None)]
         np.testing.assert_allclose(own["auroc_shared"], expected)
         assert own["auroc_label"].isna().tolist() == [True, True, False]
-    found = tables.contrasts(scores, [], {"mitdb": 0.02}, 0.95)
+    found = tables.contrasts(scores, [], 0.95)
     graded = found[found["attack"] == "muscle"].set_index("severity")
     assert len(graded) == 2
     for severity, row in graded.iterrows():

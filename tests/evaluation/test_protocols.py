@@ -376,10 +376,7 @@ def test_tables_and_claims_find_transfer(transferred):
     table = robust_auroc(scores)
     rows = table[table["protocol"] == "slf@other"]
     assert set(rows["dataset"]) == {"toy"}
-    headline = {
-        name: options.headline_epsilon_mv for name, options in one.datasets.items()
-    }
-    found = contrasts(scores, [("rocl-ip-hn", "rocl")], headline, 0.95)
+    found = contrasts(scores, [("rocl-ip-hn", "rocl")], 0.95)
     main = found[found["headline"] & (found["adaptive"] == "rocl-ip-hn")]
     assert dict(zip(main["protocol"], main["epsilon_mv"], strict=True)) == {
         "slf": 0.05,
