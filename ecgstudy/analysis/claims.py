@@ -60,14 +60,13 @@ def judge_claims(
         those that were not run too.
     """
     found = _estimate_parts(contrasts, cost)
-    sizes = found.groupby("number")["number"].transform("size")
-    found["level"] = 1 - (1 - confidence) / sizes
-    judged = [_judge_part(row) for row in found.itertuples()]
-    judged = pd.DataFrame(judged, columns=JUDGED, index=found.index)
-    found = found.drop(columns="value").join(judged).assign(decides=False)
     claims, evidence = [], []
     for number, claim in CLAIMS.items():
-        rows = found[found["number"] == number].copy()
+        rows = found[found["number"] == number].assign(decides=False)
+        level = 1 - (1 - confidence) / max(1, len(rows))
+        judged = [_judge_part(row, level) for row in rows.itertuples()]
+        judged = pd.DataFrame(judged, columns=JUDGED, index=rows.index)
+        rows = rows.drop(columns="value").join(judged)
         row = {"number": number, **claim, "verdict": _verdict(number, rows)}
         if row["verdict"] != "not tested":
             rows.loc[rows["room"].idxmin(), "decides"] = True
@@ -134,10 +133,10 @@ JUDGED = ["value", "ci_low", "ci_high", "verdict", "room"]
 """What `_judge_part` gives; `room`: how far the interval is on the right side."""
 
 
-def _judge_part(row):
+def _judge_part(row, level):
     """Estimate, interval and verdict of one comparison."""
     t = st.MixedT(row.df, row.heavy, row.seeds)
-    half = t.critical(row.level) * row.se if t.df > 0 else np.nan
+    half = t.critical(level) * row.se if t.df > 0 else np.nan
     ends = row.value + np.array([-half, 0, half])
     # Differences of AUROCs and of shares lie between −1 and 1.
     ratio = row.measure in RATIOS
@@ -155,7 +154,7 @@ def _judge_part(row):
             verdict = "contradicted"
         elif row.measure in AUROCS and row.margin == 0:
             p = st.equivalence_p(value, row.se, t, MARGIN)
-            verdict = "equivalent" if p <= 1 - row.level else verdict
+            verdict = "equivalent" if p <= 1 - level else verdict
     return value, low, high, verdict, np.nan_to_num(right, nan=-np.inf)
 
 
@@ -186,11 +185,10 @@ def _verdict(number, found):
 
 def _missing(number, found):
     """Parts that were not run, on each data set where others were."""
-    datasets = found["dataset"].drop_duplicates()
-    datasets = pd.DataFrame({"dataset": datasets if len(datasets) else [None]})
+    datasets = pd.Series([*found["dataset"].unique()] or [None], name="dataset")
     parts = PARTS[PARTS["number"] == number].merge(datasets, how="cross")
-    there = pd.MultiIndex.from_frame(found[["part", "dataset"]])
-    run = pd.MultiIndex.from_frame(parts[["part", "dataset"]]).isin(there)
+    where = ["part", "dataset"]
+    run = parts.set_index(where).index.isin(found.set_index(where).index)
     return parts[~run].assign(verdict="not tested", decides=False)
 
 

@@ -120,10 +120,9 @@ class MixedT(NamedTuple):
     def critical(self, confidence: float) -> float:
         """The ratio whose two-sided p is 1 − `confidence`."""
         upper = (1 + confidence) / 2
-        ends = [stdtrit(self.df, upper)]
-        if self.heavy:
-            ends.append(stdtrit((self.seeds - 1) / 2, upper))
-        low, high = min(ends) * (1 - 1e-6), max(ends) * (1 + 1e-6)
+        of_seeds = (self.seeds - 1) / 2 if self.heavy else self.df
+        ends = stdtrit([self.df, of_seeds], upper)
+        low, high = ends.min() * (1 - 1e-6), ends.max() * (1 + 1e-6)
         return brentq(lambda r: self.two_sided_p(r) - (1 - confidence), low, high)
 
     def detectable(self, confidence: float) -> float:
@@ -269,14 +268,10 @@ def combine_arms(
     df_patients, confidence : float
         As for `two_way_t`.
     """
-    combined = weights @ by_seed
     if np.isin(by_seed, (0.0, 1.0)).all():
-        return Interval(
-            float(combined.mean()), len(combined), len(combined) >= MIN_SEEDS
-        )
-    return two_way_t(
-        combined, np.tensordot(weights, left_out, 1), df_patients, confidence
-    )
+        df_patients = 0.0
+    left_out = np.tensordot(weights, left_out, 1)
+    return two_way_t(weights @ by_seed, left_out, df_patients, confidence)
 
 
 def arm_interval(
@@ -311,11 +306,13 @@ def arm_interval(
     if not df_patients > 0 or not 0 < value < 1:
         return np.nan, np.nan
     of_patients, of_seeds, of_both = variance_parts(by_seed, left_out)
-    t_patients = stdtrit(df_patients, (1 + confidence) / 2)
-    squared = t_patients**2 * of_patients
-    if seeds >= MIN_SEEDS:
-        t_seeds = stdtrit(seeds - 1, (1 + confidence) / 2)
-        squared = t_patients**2 * max(of_patients - of_both, 0) + t_seeds**2 * of_seeds
+    if seeds < MIN_SEEDS:
+        of_seeds = of_both = 0.0
+    own = max(of_patients - of_both, 0)
+    t_patients, t_seeds = stdtrit(
+        [df_patients, max(1, seeds - 1)], (1 + confidence) / 2
+    )
+    squared = t_patients**2 * own + t_seeds**2 * of_seeds
     half = np.sqrt(squared) / (value * (1 - value))  # d logit(a) = da / (a (1 − a))
     return expit(logit(value) - half), expit(logit(value) + half)
 
