@@ -177,29 +177,27 @@ def effect_weights(factors: pd.DataFrame) -> pd.DataFrame:
     `factors` are booleans, one row an arm; effects have names such as ``"pull ×
     push"``.
     """
-    main = {"mean": np.ones(len(factors))}
-    main |= {name: factors[name].to_numpy() - 0.5 for name in factors}
-    terms, names = dict(main), {name: name for name in main}
+    design = factors - 0.5
+    design.insert(0, "mean", 1.0)
+    main = list(design)
     for a, b in combinations(factors, 2):
-        name, column = f"{a} × {b}", main[a] * main[b]
-        if _adds(terms, column):
-            terms[name], names[name] = column, name
-        elif _adds(main, column):
+        name, column = f"{a} × {b}", design[a] * design[b]
+        if _adds(design, column):
+            design[name] = column
+        elif _adds(design[main], column):
             # Identified only together with one that has entered: they share its row.
-            for other in [term for term in terms if term not in main]:
-                if not _adds(main, column - terms[other]):
-                    names[other] += f" or {name}"
+            for other in design.columns.drop(main):
+                if not _adds(design[main], column - design[other]):
+                    design = design.rename(columns={other: f"{other} or {name}"})
                     break
-    design = np.column_stack(list(terms.values()))
     inverse = np.linalg.pinv(design)
-    identity = np.eye(len(terms))
+    identity = np.eye(design.shape[1])
     estimable = np.isclose(inverse @ design, identity, atol=1e-8).all(axis=1)
-    weights = pd.DataFrame(inverse, index=list(names.values()), columns=factors.index)
+    weights = pd.DataFrame(inverse, index=design.columns, columns=factors.index)
     return weights[estimable].drop(index="mean", errors="ignore")
 
 
-def _adds(terms, column):
-    """Whether `column` is no linear combination of `terms`."""
-    known = np.column_stack(list(terms.values()))
-    more = np.column_stack([known, column])
-    return np.linalg.matrix_rank(more) > np.linalg.matrix_rank(known)
+def _adds(design, column):
+    """Whether `column` is no linear combination of those of `design`."""
+    rank = np.linalg.matrix_rank
+    return rank(np.column_stack([design, column])) > rank(design)
