@@ -4,7 +4,7 @@
 name is imported when it is first used, so that reading a params file imports no torch.
 """
 
-from __future__ import annotations  # `make doctor` speaks in Python 3.9 too
+from __future__ import annotations  # `make doctor` runs on Python 3.9 too
 
 from importlib import import_module
 

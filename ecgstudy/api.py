@@ -1,4 +1,4 @@
-"""What users call: a study, its runs, their scores, and decorators for one's own parts.
+"""What users call: a study, its runs, their scores, and decorators for your own parts.
 
     import ecgstudy as es
 
@@ -63,7 +63,7 @@ class Run(studies.Run):
         return prepared_records(self.study, tested, self.paths)
 
     def pretrain(self) -> pd.DataFrame:
-        """Pretrain, continue, or return what is there: one row an epoch."""
+        """Pretrain, resume, or read what is stored: one row per epoch."""
         from ecgstudy.pretraining.loop import read_history
         from ecgstudy.running import cache, launch, workflow
 

@@ -1,7 +1,7 @@
 """The one exception for bad input: it says what is wrong, where, and what would be
 right."""
 
-from __future__ import annotations  # `make doctor` speaks in Python 3.9 too
+from __future__ import annotations  # `make doctor` runs on Python 3.9 too
 
 import sys
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """Files that appear whole or not at all."""
 
-from __future__ import annotations  # `make doctor` speaks in Python 3.9 too
+from __future__ import annotations  # `make doctor` runs on Python 3.9 too
 
 import fcntl
 import glob
@@ -15,7 +15,7 @@ from typing import TextIO
 from ecgstudy.errors import StudyError
 
 ROOT = Path(__file__).resolve().parent.parent
-"""The checkout: params, notebooks and outputs lie there."""
+"""The checkout: it holds params, notebooks and outputs."""
 
 
 def in_checkout(path: str | Path) -> Path:
@@ -82,14 +82,14 @@ def lock_file(path: Path) -> TextIO:
 def lock(file: TextIO, *, shared: bool = False, wait: bool = True) -> bool:
     """Lock an open file until it is closed, here and in the programs that inherit it.
 
-    The kernel lets go of what a process holds when it ends, however it ends.
+    The kernel releases a process's locks when it ends, however it ends.
 
     Parameters
     ----------
     shared
         With others that lock it `shared`, instead of alone.
     wait
-        Until others let go of it.
+        Until others release it.
 
     Returns
     -------

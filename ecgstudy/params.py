@@ -185,7 +185,7 @@ class AttackOptions(Section):
     """Attacks run at every ε. Their worst per record is the headline attack,
     ``ensemble``."""
     attacks: Different[str] = ["noise", "fgsm", "pgd-margin"]
-    """Further attacks, at the headline ε only; those that keep to its ℓ∞ ball join the
+    """Further attacks, at the headline ε only; those within its ℓ∞ ball join the
     ensemble there."""
     transfer_from: str = "supervised"
     """Arm on whose model (same data, seed) the attack ``transfer`` is made."""
@@ -239,7 +239,7 @@ class JobOptions(Section):
 
     mem_mb: PositiveInt = 8000
     runtime: PositiveInt = 240
-    """Minutes, after which a cluster stops the job; a stopped pretraining goes on from
+    """Minutes, after which a cluster stops the job; a stopped pretraining resumes from
     its last epoch."""
     gpus: NonNegativeInt | None = 0
     """None: one (in pretraining, one a process), or none where the study's device is

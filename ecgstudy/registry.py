@@ -124,14 +124,14 @@ PLUGINS: dict[str, str] = {}
 
 
 def load_plugins(files: str) -> None:
-    """Run Python files that register one's own parts, each once.
+    """Run Python files that register your own parts, each once.
 
     Parameters
     ----------
     files
         Paths separated by the system's path separator (``:``). They come from the
-        command line (``--plugin``, or `ECGSTUDY_PLUGINS` in the environment), or lie
-        beside a params file under its name; a params file names none.
+        command line (``--plugin``, or `ECGSTUDY_PLUGINS` in the environment), or have
+        the name of a params file beside them; a params file names none.
 
     Raises
     ------

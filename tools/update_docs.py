@@ -79,7 +79,7 @@ def bench(part: str) -> pd.DataFrame:
 
 
 def peers() -> str:
-    """Our attacks beside those of other libraries."""
+    """Our attacks compared with those of other libraries."""
     table = bench("peers")
     variants = ["ours", "ours, gradients in bfloat16", "torchattacks", "foolbox", "ART"]
     rows = []

@@ -30,7 +30,7 @@ def _read_parts():
 CLAIMS = read_yaml(Path(__file__).with_name("claims.yaml").read_text("utf-8"))
 """Number → claim, its parts and its rule."""
 PARTS = _read_parts()
-"""A row a part of a claim."""
+"""One row for each part of a claim."""
 
 
 def claimed_pairs() -> list[tuple[str, str]]:
@@ -42,7 +42,7 @@ def claimed_pairs() -> list[tuple[str, str]]:
 def judge_claims(
     contrasts: pd.DataFrame, cost: pd.DataFrame, confidence: float = 0.95
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Verdicts on the claims, and the comparisons that they rest on.
+    """Verdicts on the claims, and the comparisons that they are based on.
 
     Parameters
     ----------
@@ -54,10 +54,10 @@ def judge_claims(
     Returns
     -------
     tuple
-        ``claims.csv``, a row a claim: `supported`, `contradicted`, `equivalent` (all
+        ``claims.csv``, a row per claim: `supported`, `contradicted`, `equivalent` (all
         differences within ±`MARGIN`), `inconclusive` or `not tested`, with effect and
-        interval of the weakest comparison. ``claim_evidence.csv``, a row a comparison,
-        those that were not run too.
+        interval of the weakest comparison. ``claim_evidence.csv``, a row per
+        comparison, including those that were not run.
     """
     found = _estimate_parts(contrasts, cost)
     claims, evidence = [], []

@@ -22,10 +22,10 @@ Sets = np.ndarray | Sequence[ScoreSet]
 def group_scores(
     scores: Scores, split: str = "test", **wanted: object
 ) -> dict[Place, pd.DataFrame]:
-    """Score sets by place: tables of them, a row a seed and a column an arm.
+    """Score sets by place: tables with a row per seed and a column per arm.
 
-    Data sets and arms are in the order of the study. One δ a record holds for all its
-    labels.
+    Data sets and arms are in the order of the study. There is one δ per record for
+    all its labels.
 
     Parameters
     ----------

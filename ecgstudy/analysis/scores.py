@@ -45,7 +45,7 @@ class Place(NamedTuple):
 class ScoreSet:
     """Scores of one run under one attack at one ε (mV).
 
-    `table` has a row a record: `record`, `patient`, `age`, `sex`, and of each of
+    `table` has a row per record: `record`, `patient`, `age`, `sex`, and of each of
     `classes` the label `y_<class>` and the score `score_<class>`.
     """
 
@@ -180,7 +180,7 @@ def read_scores(
     Parameters
     ----------
     paths : Paths
-        Where the study's outputs lie.
+        Where the study's outputs are.
     runs : iterable of Run
         Runs of the study.
     protocols : iterable of str, optional

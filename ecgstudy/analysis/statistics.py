@@ -300,7 +300,7 @@ def arm_interval(
     -------
     tuple
         Low and high end; NaN at AUROC 0 or 1 and with a single patient. Below
-        `MIN_SEEDS` seeds it speaks of the patients only.
+        `MIN_SEEDS` seeds it covers the patients only.
     """
     seeds, value = len(by_seed), float(np.mean(by_seed))
     if not df_patients > 0 or not 0 < value < 1:

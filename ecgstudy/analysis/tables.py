@@ -33,7 +33,7 @@ EQUAL_CLEAN = -0.01
 """Clean AUROC counts as equal when the difference's lower bound is above this."""
 CHANCE = 0.5
 UNIDENTIFIED = "record-"
-"""How ids of patients begin that stand for a record without a patient id."""
+"""Prefix of the ids of patients that are records without a patient id."""
 RUN = ["dataset", "arm", "seed", "protocol"]
 
 
@@ -57,8 +57,8 @@ def _each_arm(scores):
 def robust_auroc(scores: Scores, confidence: float = 0.95) -> pd.DataFrame:
     """Macro AUROC, clean and under each attack, of each seed and of all.
 
-    Intervals are those of `statistics.arm_interval`; that of one seed speaks of the
-    patients only. `n_unidentified` of the patients are records without a patient id.
+    Intervals are those of `statistics.arm_interval`; that of one seed covers the
+    patients only. `n_unidentified` patients are records without a patient id.
     """
     rows = []
     for columns, sets, paired in _each_arm(scores):
@@ -246,8 +246,8 @@ def cost(scores: Scores) -> pd.DataFrame:
 def pretraining(runs: Iterable[Run], paths: Paths) -> pd.DataFrame:
     """How each pretraining ended: loss, mean cosines and negatives, of its last epoch.
 
-    With `effective_negatives` / `negatives` near 1 all negatives weigh alike, whatever
-    the weighting.
+    With `effective_negatives` / `negatives` near 1 all negatives have the same weight,
+    whatever the weighting.
     """
     rows = []
     for run in runs:
@@ -260,7 +260,7 @@ def pretraining(runs: Iterable[Run], paths: Paths) -> pd.DataFrame:
 
 
 def headline_check(scores: Scores, arm: str = "supervised") -> pd.DataFrame:
-    """Which ε the rule picks on validation records, beside the one of the params file.
+    """Which ε the rule picks on validation records, and which one the params file has.
 
     The rule: the smallest ε at which the seed-mean shared AUROC of `arm` under PGD with
     the margin objective is at most 0.5, else the largest.

@@ -80,7 +80,7 @@ def adjust_family(contrasts: pd.DataFrame, confidence: float) -> pd.DataFrame:
 
 
 def judge_family(contrasts: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
-    """Verdicts on the primary rows of `contrasts`: a row a margin and comparison.
+    """Verdicts on the primary rows of `contrasts`: a row per margin and comparison.
 
     Parameters
     ----------

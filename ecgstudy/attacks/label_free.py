@@ -31,7 +31,7 @@ def label_free(
     Parameters
     ----------
     victim, signals, labels, budget, generator
-        As of `ecgstudy.attacks.named.Attack`; `labels` are not looked at.
+        As of `ecgstudy.attacks.named.Attack`; `labels` are not used.
 
     Raises
     ------

@@ -23,7 +23,7 @@ Attack = Callable[[Victim, Tensor, Tensor, Budget, Generator], Tensor]
 - labels: multi-hot (records, classes) of the whole attacked sample
 - generator: source of random starts, on the signals' device
 
-δ keeps to `budget.ball`. An attack that uses its ℓ2 counterpart instead has a name that
+δ stays in `budget.ball`. An attack that uses its ℓ2 counterpart instead has a name that
 ends in ``-l2`` and stays out of the ensemble.
 """
 
@@ -90,7 +90,7 @@ def noise(
     Parameters
     ----------
     victim, signals, labels, budget, generator
-        As of an `Attack`; victim and labels are not looked at.
+        As of an `Attack`; victim and labels are not used.
     """
     return budget.ball.draw(signals, generator)
 

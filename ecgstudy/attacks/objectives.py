@@ -29,7 +29,7 @@ def auroc_targets(labels: Tensor) -> Tensor:
     """Targets of the AUROC-weighted margin: one perturbation against all labels.
 
     A record counts in the macro AUROC of class c with y/|P_c| + (1 − y)/|N_c|;
-    positives shall score low, negatives high. Classes that lack positives or negatives
+    positives should score low, negatives high. Classes that lack positives or negatives
     have weight 0. `labels` are multi-hot (records, classes) of the whole sample.
     """
     positives, negatives = labels.sum(0), (1 - labels).sum(0)

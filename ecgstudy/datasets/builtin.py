@@ -266,7 +266,7 @@ def _sum_waves(
 def _draw_sines(
     times: ndarray, low: float, high: float, rng: Generator, rows: tuple = ()
 ) -> ndarray:
-    """Sines between `low` and `high` Hz at random phase, one a row of shape `rows`."""
+    """Sines between `low` and `high` Hz at random phase, one for each of `rows`."""
     return np.sin(2 * np.pi * (rng.uniform(low, high, rows) * times + rng.random(rows)))
 
 

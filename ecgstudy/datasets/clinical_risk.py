@@ -1,4 +1,4 @@
-"""Cardiovascular risk from metadata: the clinical knowledge of CLEF's push weights."""
+"""Cardiovascular risk from metadata: the clinical knowledge in CLEF's weights."""
 
 import numpy as np
 import pandas as pd

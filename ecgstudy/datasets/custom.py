@@ -1,4 +1,4 @@
-"""Records of one's own: a folder of WFDB records or arrays, and a table.
+"""Records of your own: a folder of WFDB records or arrays, and a table.
 
 The table has one row a record: `record` (unique), `patient`, the labels, and whatever
 else is known: `split` and `attacked` (made here if absent), `age` in years, `sex`
@@ -52,9 +52,9 @@ def from_arrays(
         Lead names.
     labels
         One column that names the class of each record, or several columns of 0 and
-        1, one a class.
+        1, one per class.
     card
-        What the report shall say of the data: ``source="…"``, ``licence="…"``,
+        What the report should say of the data: ``source="…"``, ``licence="…"``,
         ``adc_mv=0.001``, ….
 
     Returns
@@ -130,7 +130,7 @@ def from_wfdb(
     """
     _check_columns(name, table, ["record"])
     if table.empty:
-        raise StudyError(f"{name}: the table has no rows; it must have one a record")
+        raise StudyError(f"{name}: the table has no rows; it must have one per record")
     folder, records = Path(folder), [str(record) for record in table["record"]]
     shape = len(records), len(leads), round(seconds * fs)
     with TemporaryFile(prefix="ecgstudy-") as file:

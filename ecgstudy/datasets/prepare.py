@@ -1,6 +1,6 @@
 """Data sets by name: find or download, read, check.
 
-A data set of one's own is a function decorated with ``@DATASETS.register("mine")``
+A data set of your own is a function decorated with ``@DATASETS.register("mine")``
 that returns `EcgRecords`. Its keyword arguments are what ``options`` in the params
 file may set, checked against their annotations; if one is called `root`, it gets the
 data set's folder.

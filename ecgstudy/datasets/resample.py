@@ -66,7 +66,7 @@ def _select_leads(records: EcgRecords, leads: Sequence[str]) -> EcgRecords:
 def _resample(records: EcgRecords, fs: float) -> EcgRecords:
     """By a polyphase filter against aliasing.
 
-    Beyond its ends a record goes on as the line between them, not with zeros.
+    Beyond its ends a record continues as the line between them, not with zeros.
     """
     ratio = Fraction(fs / records.fs).limit_denominator(1000)
     up, down = ratio.numerator, ratio.denominator

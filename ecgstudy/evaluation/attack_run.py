@@ -81,7 +81,7 @@ class AttackRun:
         self._keep(self.score(self.signals), "none", 0.0)
 
     def score_corrupted(self) -> None:
-        """Keep scores under natural corruptions, drawn alike for all runs."""
+        """Keep scores under natural corruptions, drawn the same way for all runs."""
         recording, options = Recording.of(self.records), self.options
         names, severities = options.corruptions, options.severities
         for name, severity in product(names, severities):
@@ -157,7 +157,7 @@ class AttackRun:
             self._keep(self.score(signals), f"{ENSEMBLE}-adc", epsilon_mv)
 
     def attack_labels(self, delta: Tensor, names: list[str], epsilon_mv: float) -> None:
-        """Attack every label by itself, and keep the worst scores of each.
+        """Attack every label on its own, and keep the worst scores of each.
 
         Parameters
         ----------

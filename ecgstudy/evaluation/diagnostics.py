@@ -82,7 +82,7 @@ def _pairs_of(state: State, batch: Batch) -> Pairs:
 def _tabulate(
     schemes: Schemes, batch: Batch, pairs: Pairs, shown: Tensor | int
 ) -> pd.DataFrame:
-    """Similarities and weights of pairs, one a row: those `shown`, or of one anchor.
+    """Similarities and weights of pairs, one per row: those `shown`, or of one anchor.
 
     `pull` is P ω, `push` is W with a row mean of 1 on the negatives, NaN elsewhere.
     """

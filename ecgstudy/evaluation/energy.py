@@ -148,7 +148,7 @@ def add_r_peaks(records: EcgRecords) -> EcgRecords:
 def profile_attacks(records: EcgRecords, deltas: dict[str, Tensor]) -> list[dict]:
     """`profile_energy` of each attack's δ, with its name as `attack`.
 
-    At most 200 of the `records`, of all classes in turn, are looked at.
+    At most 200 of the `records`, of all classes in turn, are used.
     """
     rows = pick_evenly(torch.tensor(records.multi_hot()), 200).numpy()
     seen = records.select(np.isin(np.arange(len(records)), rows))

@@ -148,7 +148,7 @@ def most_fragile(
 
 
 def perturbation_energy(ecg: AttackedEcg, records: EcgRecords) -> pd.DataFrame:
-    """Where the energy of the ECG's one perturbation lies, beside white noise's.
+    """Where the energy of the ECG's perturbation is, relative to white noise.
 
     The columns are those of `ecgstudy.evaluation.energy.profile_energy`; `records` are
     those that the ECG is one of.

@@ -133,7 +133,7 @@ def fold_standardisation(head: nn.Sequential) -> nn.Linear:
 
 
 def free_all_weights(model: Classifier) -> None:
-    """Let all weights be trained; of dual batch norms the adversarial set goes on."""
+    """Let all weights be trained, with the adversarial set of dual batch norms."""
     for module in model.encoder.modules():
         if isinstance(module, DualBatchNorm):
             module.norms = module.norms[-1:]

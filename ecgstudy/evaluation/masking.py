@@ -1,4 +1,4 @@
-"""Does a model only hide its gradients? Checks for gradient masking.
+"""Checks for gradient masking of one evaluated model.
 
 After Athalye et al. 2018 and Carlini et al. 2019. Six checks have limits. The share
 of single samples whose gradient is 0 is for information: behind ReLUs and max-pooling

@@ -87,7 +87,7 @@ def evaluate(
     scores = [attack_run.table() for attack_run in attack_runs.values()]
     scores, test = pd.concat(scores, ignore_index=True), attack_runs["test"]
 
-    # Whether the model only hides its gradients, and what all this cost.
+    # Checks for gradient masking, and the cost.
     checks = [NOT_APPLICABLE]
     if gradient:
         seed = derived_seed(run.dataset, run.seed, "checks")

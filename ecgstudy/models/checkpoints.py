@@ -251,7 +251,7 @@ def load_progress(
             begun = "the CPU" if stream.device.type == "cuda" else "a GPU"
             raise StudyError(
                 f"{path}: begun on {begun}, whose random numbers cannot be continued "
-                f"here; go on on {begun}, or delete it to start anew"
+                f"here; continue on {begun}, or delete it to start again"
             )
     load_state(model, _part(tensors, "model."), path)
     state = optimizer.state_dict()

@@ -95,7 +95,7 @@ def _draw_arms(axes: Axes, table: pd.DataFrame) -> None:
 
 
 def _draw_differences(axes: Axes, rows: pd.DataFrame, robust: pd.DataFrame) -> None:
-    """A forest plot: a line a comparison, its seeds beneath, numbers on the right."""
+    """A forest plot: a line per comparison, its seeds beneath, numbers on the right."""
     single = robust[robust["seed"].astype(str).ne("all") & robust["severity"].isna()]
     by_seed = single.pivot_table("auroc_shared", [*PLACE, "seed"], "arm")
     names, drawn = [], [0.0]

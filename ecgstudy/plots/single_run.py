@@ -36,7 +36,7 @@ PULLS = {
     "other ECGs": GREY,
 }
 PUSHES = {"other class": BLUE, "same class": ORANGE}
-"""What pulls and what pushes a view, and its colour."""
+"""Kind of positive or negative pair, and its colour."""
 
 
 @styled
@@ -58,7 +58,7 @@ def class_counts(counts: pd.DataFrame) -> Figure:
 
 @styled
 def age_sex(people: pd.DataFrame) -> Figure:
-    """Ages (years) of patients by sex; `people` has a row a patient."""
+    """Ages (years) of patients by sex; `people` has a row per patient."""
     known = people[people["sex"].isin(["female", "male"]) & people["age"].notna()]
     figure, ((axes,),) = pl.new_panels(1, 1, 3.2)
     sns.histplot(
@@ -126,7 +126,7 @@ def loss_curves(history: pd.DataFrame) -> Figure:
 
 @styled
 def similarities(pairs: pd.DataFrame) -> Figure:
-    """Cosine similarities, a row a kind of pair (columns `similarity`, `kind`)."""
+    """Cosine similarities, a row per kind of pair (columns `similarity`, `kind`)."""
     kinds = sorted(pairs["kind"].unique())
     figure, ((axes,),) = pl.new_panels(1, 1, 0.9 + 0.5 * len(kinds))
     sns.violinplot(

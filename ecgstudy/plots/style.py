@@ -106,7 +106,7 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
         with mpl.rc_context(SETTINGS):
             figure = draw(*args, **options)
             figure.draw_without_rendering()
-        plt.close(figure)  # no window manager shall know it
+        plt.close(figure)  # pyplot must not keep it open
         return figure
 
     return drawn

@@ -43,7 +43,7 @@ NAMES = {
 """Column of a table → what a reader sees; others lose their underscores."""
 TABLES = {
     "claims": "claims from the literature, judged",
-    "claim_evidence": "the comparisons that each claim rests on",
+    "claim_evidence": "the comparisons that each claim is based on",
     "verdicts": "planned tests and their verdicts, for three margins",
     "contrasts": "differences of two arms, under every attack and ε",
     "robust_auroc": "AUROC of every arm and seed, under every attack and ε",

@@ -1,8 +1,8 @@
 """The study's arms, one row of data each; what the fields mean is said in `Arm`.
 
 `ecgstudy.pretraining.suffixes` adds factors and controls by suffixes of a row's name:
-``rocl-ip-hn`` is the row ``rocl`` with two factors more. One's own arm is a function
-that returns an `Arm`, decorated with ``es.arm("its-name")``.
+``rocl-ip-hn`` is the row ``rocl`` with two more factors. An arm of your own is a
+function that returns an `Arm`, decorated with ``es.arm("its-name")``.
 """
 
 from ecgstudy.pretraining.arm_type import Adversary, Arm, Loss, Schemes

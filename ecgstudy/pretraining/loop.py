@@ -120,7 +120,7 @@ def _resume(state: State, checkpoint: Path) -> list[dict]:
         return []
     _, note = load_tensors(checkpoint)
     if note.get("run") != cache_entry(state.run, checkpoint.parent):
-        tqdm.write(f"{checkpoint}: of other parameters or data; this run starts anew")
+        tqdm.write(f"{checkpoint}: of other parameters or data; this run starts again")
         return []
     load_progress(checkpoint, state.model, state.optimizer, state.streams)
     return note["history"]

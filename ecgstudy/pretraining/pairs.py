@@ -128,7 +128,7 @@ class Weights:
 
     @cached_property
     def positives(self) -> tuple[Tensor, Tensor]:
-        """Anchor and candidate of each pair with P > 0: mostly one or two a row."""
+        """Anchor and candidate of each pair with P > 0: mostly one or two per row."""
         return self.pull.nonzero(as_tuple=True)
 
     @cached_property

@@ -56,7 +56,7 @@ FACTORS = {
         {"weighting": (("clinical-risk", {}),)},
     ),
 }
-"""Suffix → idea, source and fields that it adds to a row: a name more for every row."""
+"""Suffix → idea, source and the fields that it adds to a row."""
 
 SINGLE_STEP = {
     "rsfgsm": (

@@ -2,7 +2,7 @@
 
 A scheme takes the similarities S = a·cᵀ/τ (A, C) without gradient, what is known of the
 pairs, and the weights so far, and returns new weights. Arms list the schemes that they
-apply on top of `uniform`, in order. One's own scheme is a function of the same
+apply on top of `uniform`, in order. Your own scheme is a function of the same
 arguments, decorated with ``es.weighting("its-name")``.
 """
 

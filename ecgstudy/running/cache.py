@@ -38,7 +38,7 @@ RESULTS_VERSION = {
     "figures": 1,
     "explore": 1,
 }
-"""Whoever changes what a step computes raises its number: then all is made again."""
+"""Raise a step's number when it computes something else: its results are made again."""
 
 NOTEBOOKS = {
     "prepare": "01_prepare_data",

@@ -1,6 +1,6 @@
 """The command line ``ecgstudy``; the targets of the Makefile call it."""
 
-from __future__ import annotations  # `doctor` speaks where Python is too old, too
+from __future__ import annotations  # `doctor` runs where Python is too old
 
 import argparse
 import os
@@ -96,25 +96,25 @@ def parser() -> argparse.ArgumentParser:
 
 
 def study(chosen: argparse.Namespace) -> None:
-    """Make what is missing or out of date: data, encoders, scores, tables, report."""
+    """Compute what is missing or out of date, from data to report."""
     from ecgstudy.running.report import write_report
     from ecgstudy.running.workflow import run_study
 
     asked = _study(chosen)
     made = run_study(asked, verify=chosen.verify, **_where(chosen))
     if not made:
-        print(f"nothing to do: all of {asked.study} is as {chosen.params} asks")
+        print(f"nothing to do: {asked.study} is up to date with {chosen.params}")
     print(f"report: {write_report(asked)}")
 
 
 def plan(chosen: argparse.Namespace) -> None:
-    """List what `study` would make, and why."""
+    """List what `study` would compute, and why."""
     from ecgstudy.running.workflow import late_steps
 
     todo = late_steps(_study(chosen), verify=chosen.verify)
     for step, reason in todo:
         print(f"{step}: {reason}")
-    print(f"{len(todo)} steps to make" if todo else "nothing to do")
+    print(f"{len(todo)} steps to run" if todo else "nothing to do")
 
 
 def figures(chosen: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 """What is here, what is missing, and the command that fixes it: ``ecgstudy doctor``.
 
-Imports nothing that may be missing, so that it also speaks where the installation is
+Imports nothing that may be missing, so that it also runs where the installation is
 broken or Python too old.
 """
 
@@ -32,7 +32,7 @@ FEW = 10
 
 
 class Finding(NamedTuple):
-    """One line: `good` None is worth knowing, and no fault."""
+    """One line: `good` None is information, not a fault."""
 
     what: str
     found: str

@@ -37,7 +37,7 @@ def make(
     wanted
         Steps, which may need each other.
     profile
-        Where jobs run: a folder of ``profiles/``, or a path to one's own; None: on
+        Where jobs run: a folder of ``profiles/``, or a path to your own; None: on
         this machine's GPUs, or its CPU.
     cores
         Jobs at a time, instead of the profile's.
@@ -120,7 +120,7 @@ def last_line(log: Path) -> str:
 
 
 def profile_folder(name: str) -> Path:
-    """Folder of a Snakemake profile: one of ``profiles/``, or a path to one's own.
+    """Folder of a Snakemake profile: one of ``profiles/``, or a path to your own.
 
     Raises
     ------

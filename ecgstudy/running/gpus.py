@@ -1,7 +1,7 @@
 """Slots on the GPUs of one machine: several jobs share each GPU.
 
-A slot is a file; whoever holds its lock may use the GPU. The kernel lets go of the lock
-when the process dies, however it dies, so there is nothing to clean up.
+A slot is a file; whoever holds its lock may use the GPU. The kernel releases the lock
+when the process ends, however it ends, so there is nothing to clean up.
 ``CUDA_VISIBLE_DEVICES`` is set before torch is loaded, so that it sees no other GPU,
 and `HELD`, so that the job does not compute on the CPU while it holds a GPU. All
 studies of a user on the machine share the slots.
@@ -104,7 +104,7 @@ def held(jobs_per_gpu: int, wanted: int, folder: Path = SLOTS) -> Iterator[None]
 def claim(
     gpus: list[str], jobs_per_gpu: int, wanted: int, folder: Path
 ) -> dict[str, list[TextIO]]:
-    """Take a slot of the emptiest GPU, or all slots of each of several wanted GPUs.
+    """Take a slot of the GPU with most free ones, or all slots of several GPUs.
 
     Parameters
     ----------

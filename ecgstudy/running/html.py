@@ -113,7 +113,7 @@ def _write_page(
         "dark": HtmlFormatter(style="github-dark").get_style_defs(".highlight"),
     }
     html, _ = exporter.from_notebook_node(notebook, resources)
-    write_text(out, html.replace(f"{ROOT}/", ""))  # where the study lies is no result
+    write_text(out, html.replace(f"{ROOT}/", ""))  # the study's place is no result
 
 
 def render_markdown(source: str) -> str:

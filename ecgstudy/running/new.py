@@ -1,4 +1,4 @@
-"""Files to start a study of one's own from, in any folder."""
+"""Files to start a study of your own from, in any folder."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ from ecgstudy.errors import StudyError
 from ecgstudy.files import write_text
 
 PARAMS = """\
-# A study of your own: `ecgstudy study {name}.yaml` runs it, its outputs lie beside it.
+# A study of your own: `ecgstudy study {name}.yaml` runs it, its outputs go beside it.
 # {name}.py is loaded with it. docs/extend.md shows data sets, encoders and attacks.
 study: {name}
 title: A weighting of my own, on simulated ECGs
@@ -57,7 +57,7 @@ def write_templates(folder: Path) -> Path:
             f"{name!r} cannot be a study's name; use lower-case letters, digits and -"
         )
     if folder.exists():
-        raise StudyError(f"{folder} is there already; choose another name")
+        raise StudyError(f"{folder} exists already; choose another name")
     words = {"name": name, "variable": name.replace("-", "_")}
     write_text(folder / f"{name}.yaml", PARAMS.format(**words))
     write_text(folder / f"{name}.py", PLUGIN.format(**words))

@@ -24,7 +24,7 @@ def use_this_checkout() -> None:
 def study_lock(home: Path) -> Iterator[bool]:
     """Hold the study in `home` for this process.
 
-    The kernel lets go of it when the process dies, however it dies. Yields whether the
+    The kernel releases it when the process ends, however it ends. Yields whether the
     process that held it before was killed or interrupted.
 
     Raises
@@ -65,7 +65,7 @@ def at_work(logs: Path) -> Iterator[int]:
 
 
 def await_jobs(logs: Path) -> None:
-    """Wait until nobody is at work: what a killed run left would write the same files.
+    """Wait until no job is running: what a killed run left would write the same files.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def await_jobs(logs: Path) -> None:
     with lock_file(logs / "jobs.lock") as file:
         if not lock(file, wait=False):
             print(
-                f"{logs.parent}: jobs of a run that was killed are still at work; "
+                f"{logs.parent}: jobs of a run that was killed are still running; "
                 "waiting for them to end (`pgrep -fa 'ecgstudy job'` shows which)",
                 file=sys.stderr,
             )

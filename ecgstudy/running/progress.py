@@ -12,7 +12,7 @@ from ecgstudy.files import FAILED, read_json
 from ecgstudy.running.cache import Step
 
 QUIET_S = 60
-"""In a log, which nobody watches, running jobs say so often how far they are."""
+"""In a log, running jobs report their progress this often."""
 
 
 class Progress:

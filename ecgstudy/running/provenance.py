@@ -1,6 +1,6 @@
 """What a result was made with: versions, commit, machine."""
 
-from __future__ import annotations  # `make doctor` speaks in Python 3.9 too
+from __future__ import annotations  # `make doctor` runs on Python 3.9 too
 
 import platform
 import subprocess

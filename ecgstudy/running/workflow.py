@@ -69,7 +69,7 @@ def out_of_date(
         if reason is None and folder in unshown:
             reason = NO_PAGE
         if reason is None and late:
-            reason = f"{late[0]} is made again"
+            reason = f"{late[0]} is computed again"
         if reason is not None:
             found[folder] = reason
     if checked != known:
@@ -118,7 +118,7 @@ def late_steps(
     study
         The study.
     wanted
-        Steps that shall be up to date in the end; None: all.
+        Steps that should be up to date in the end; None: all.
     verify
         As for `out_of_date`.
     """
@@ -162,7 +162,7 @@ def run_study(
     study
         The study, read from a params file.
     wanted
-        Steps that shall be up to date; None: all.
+        Steps that should be up to date; None: all.
     verify
         Read every result again, also where size and time are those of last time.
     profile, cores

@@ -17,7 +17,7 @@
 # # The data
 #
 # What one data set of a study holds: classes and splits, ECGs on ECG paper, patients,
-# and how large attacks are beside the signals. Records are read, cut, labelled and
+# and how large attacks are relative to the signals. Records are read, cut, labelled and
 # split by patient the first time.
 #
 # **To change**: `dataset`, one of the params file's; its window, leads and rate are set
@@ -60,7 +60,7 @@ es.show_table(pd.DataFrame(facts.items(), columns=["fact", dataset]))
 # ## Classes and splits
 #
 # Splits share no patient, which is asserted when the data are prepared. `sensitivity`
-# records, where there are any, are scored beside the test set but stay out of the
+# records, where there are any, are scored like the test set but stay out of the
 # primary analysis.
 
 # %%
@@ -122,5 +122,5 @@ study.save_figure(
     figure,
     f"amplitudes_{dataset}",
     some,
-    "Amplitudes of the ECGs beside the attack budgets",
+    "Amplitudes of the ECGs, and the attack budgets",
 )

@@ -17,7 +17,7 @@
 # # Pretraining one encoder
 #
 # Pretrains the encoder of one arm and seed, continues after an interruption, or reads
-# what is there; then looks at what the loss does with one batch.
+# the stored one; then shows what the loss does with one batch.
 #
 # **To change**: `arm`, `dataset` and `seed`, among those of the params file.
 # **To try**: `arm = "rocl"` beside `"rocl-ip-hn"`, to see what the weights change.

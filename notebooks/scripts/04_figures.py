@@ -197,7 +197,7 @@ if "alignment" in tables["cost"]:
 # ## Claims from the literature
 #
 # A claim is supported or contradicted where the adjusted interval of each comparison
-# that it rests on lies on one side. The effect shown is that of the weakest comparison;
+# that it is based on lies on one side. The effect shown is that of the weakest comparison;
 # `claim_evidence.csv` has all.
 
 # %%
@@ -245,7 +245,7 @@ es.show_table(tables["headline_check"])
 # %% [markdown]
 # ### Arms under other choices
 #
-# Without classes that hang on one patient, with the `sensitivity` records, without each
+# Without classes that come mostly from one patient, with the `sensitivity` records, without each
 # patient, after rounding to ADC units.
 
 # %%

@@ -180,6 +180,6 @@ def test_records_without_a_patient_are_patients_of_their_own():
 
 def test_an_empty_table_is_refused(tmp_path):
     with pytest.raises(
-        StudyError, match="ward: the table has no rows; it must have one a record"
+        StudyError, match="ward: the table has no rows; it must have one per record"
     ):
         folder_records(tmp_path, table().iloc[:0])

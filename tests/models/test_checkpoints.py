@@ -330,7 +330,7 @@ def test_a_checkpoint_of_the_other_kind_of_device_is_an_error_and_changes_nothin
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(
         StudyError,
-        match=rf"checkpoint\.safetensors: {says}.* or delete it to start anew",
+        match=rf"checkpoint\.safetensors: {says}.* or delete it to start again",
     ):
         load_progress(path, model, optimizer, {"views": here})
     assert all(

@@ -77,7 +77,7 @@ def test_a_run_waits_for_jobs_that_a_killed_one_left_and_says_so(tmp_path, capfd
         run.join(60)
         assert not run.is_alive()
     assert (
-        "jobs of a run that was killed are still at work; waiting"
+        "jobs of a run that was killed are still running; waiting"
         in capfd.readouterr().err
     )
 

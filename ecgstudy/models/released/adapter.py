@@ -24,7 +24,7 @@ from ecgstudy.registry import ENCODERS
 
 
 class SwitchedNorm(DualBatchNorm):
-    """Released batch norm, doubled for adversarial input, in a net that knows of none.
+    """Released batch norm, doubled for adversarial input, which its network lacks.
 
     Both sets start as released. `adversarial` is set before each pass.
     """
