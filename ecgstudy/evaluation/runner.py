@@ -57,10 +57,8 @@ def evaluate(
     gradient = arm.features is None
     if gradient:
         victim, form = fit_victim(run, records, folder.parent, protocol)
-        head, splits = (
-            to_float16(victim.model.head.state_dict()),
-            ["test", "sensitivity"],
-        )
+        head = to_float16(victim.model.head.state_dict())
+        splits = ["test", "sensitivity"]
     else:
         from ecgstudy.evaluation.blackbox import fit_features  # loads scikit-learn
         from ecgstudy.models.feature_models import FeatureVictim
@@ -68,10 +66,8 @@ def evaluate(
         model, form = fit_features(run, folder.parent)
         victim = FeatureVictim(model, records.fs, records.leads, records.centre)
         head, splits, options = {}, ["test"], _without_gradient(options)
-    source, fitted = (
-        load_source(run, records, folder.parent, protocol),
-        time.perf_counter(),
-    )
+    source = load_source(run, records, folder.parent, protocol)
+    fitted = time.perf_counter()
 
     # The records that are attacked, and their scores.
     attack_runs = {}
