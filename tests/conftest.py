@@ -10,6 +10,7 @@ torch.set_num_threads(
 MEDIUM = {
     "test_bare_torch",
     "test_attacked",
+    "test_benchmarks",
     "test_bfloat16_gradients",
     "test_diagnostics",
     "test_distributed",
@@ -17,8 +18,10 @@ MEDIUM = {
     "test_explore",
     "test_features",
     "test_finetune",
+    "test_foundation",
     "test_golden",
     "test_gpus",
+    "test_html",
     "test_launch",
     "test_learning",
     "test_loop",
@@ -32,6 +35,7 @@ MEDIUM = {
     "test_robustness",
     "test_workflow",
     "test_single_ecgs",
+    "test_universal",
 }
 """Files whose tests train, attack or start processes: seconds each. They belong to
 `make test`; `make test-fast` runs the others."""
